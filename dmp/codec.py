@@ -1,0 +1,124 @@
+"""User records <-> bytes. Each starts with a version byte; later versions only append.
+
+Profile, version 1, little endian, 8 + 8 n bytes for n tags (808 for 100): u8 version, u8 flags (0),
+u16 n, u32 generation, then columns: u32 tag[n], u8 score[n], u16 as_of_day[n], u8 source[n].
+A profile of no tags is a tombstone: the user has none as of that generation.
+Audiences, version 1, 1 + 8 n bytes: u8 version, then n x (u32 audience, u32 expires_s, 0 = never).
+Contacts, version 1, 1 + 10 n bytes, n <= 64: u8 version, then n x (u32 scope, u32 hour, u16 count).
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from dmp.errors import CorruptRecord
+from dmp.schema import Contact, Tag, User
+
+VERSION = 1
+MAX_CONTACTS = 64
+_HEAD = struct.Struct("<BBHI")
+_PAIR = struct.Struct("<II")
+_CONTACT = struct.Struct("<IIH")
+_U32 = "I"
+assert array(_U32).itemsize == 4  # noqa: S101 - a platform without 32-bit unsigned ints cannot read our bytes
+_SWAP = sys.byteorder == "big"
+
+
+class Profile(msgspec.Struct, frozen=True, gc=False):
+    """A user's long-term tags as one generation wrote them."""
+
+    generation: int
+    tags: tuple[Tag, ...] = ()
+
+
+def encode_profile(generation: int, tags: Sequence[Tag]) -> bytes:
+    """Pack tags in the order given; at most 65,535. Raises struct.error on values out of range."""
+    n = len(tags)
+    return b"".join(
+        (
+            _HEAD.pack(VERSION, 0, n, generation),
+            struct.pack(f"<{n}I", *(t.tag for t in tags)),
+            bytes(t.score for t in tags),
+            struct.pack(f"<{n}H", *(t.as_of_day for t in tags)),
+            bytes(t.source for t in tags),
+        )
+    )
+
+
+def decode_profile(data: bytes) -> Profile:
+    """Everything a profile holds; raises CorruptRecord on unknown versions and wrong lengths."""
+    n, generation = _profile_head(data)
+    ids = struct.unpack_from(f"<{n}I", data, 8)
+    scores = data[8 + 4 * n : 8 + 5 * n]
+    days = struct.unpack_from(f"<{n}H", data, 8 + 5 * n)
+    sources = data[8 + 7 * n : 8 + 8 * n]
+    return Profile(generation, tuple(map(Tag, ids, scores, days, sources)))
+
+
+def _profile_head(data: bytes) -> tuple[int, int]:
+    if len(data) < 8 or data[0] != VERSION:
+        raise CorruptRecord(f"profile record of version {data[0] if data else 'none'}, this release reads {VERSION}")
+    _, _, n, generation = _HEAD.unpack_from(data)
+    if len(data) < 8 + 8 * n:
+        raise CorruptRecord(f"profile record of {len(data)} bytes says it has {n} tags")
+    return n, generation
+
+
+def visible(bank0: bytes | None, bank1: bytes | None, live: int) -> bytes | None:
+    """The bank a reader at generation `live` sees: the highest generation not above it."""
+    best, best_generation = None, -1
+    for data in (bank0, bank1):
+        if data is not None:
+            generation = _profile_head(data)[1]
+            if best_generation < generation <= live:
+                best, best_generation = data, generation
+    return best
+
+
+def tag_scores(data: bytes) -> dict[int, int]:
+    """{tag id: score} of a profile: what the bid path needs, without a Struct per tag."""
+    n, _ = _profile_head(data)
+    ids = array(_U32, data[8 : 8 + 4 * n])
+    if _SWAP:
+        ids.byteswap()
+    return dict(zip(ids, data[8 + 4 * n : 8 + 5 * n], strict=True))
+
+
+def encode_audiences(members: Iterable[tuple[int, int]]) -> bytes:
+    """members: (audience number, expiry in unix seconds or 0 for never)."""
+    return bytes((VERSION,)) + b"".join(_PAIR.pack(audience, expires_s) for audience, expires_s in members)
+
+
+def decode_audiences(data: bytes) -> list[tuple[int, int]]:
+    _check(data, _PAIR.size, "audience")
+    return list(_PAIR.iter_unpack(memoryview(data)[1:]))
+
+
+def encode_contacts(contacts: Iterable[Contact]) -> bytes:
+    return bytes((VERSION,)) + b"".join(_CONTACT.pack(c.scope, c.hour, c.count) for c in contacts)
+
+
+def decode_contacts(data: bytes) -> tuple[Contact, ...]:
+    _check(data, _CONTACT.size, "contact")
+    return tuple(Contact(*entry) for entry in _CONTACT.iter_unpack(memoryview(data)[1:]))
+
+
+def _check(data: bytes, size: int, what: str) -> None:
+    if not data or data[0] != VERSION or (len(data) - 1) % size:
+        raise CorruptRecord(f"{what} record of {len(data)} bytes, version {data[0] if data else 'none'}")
+
+
+def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
+    """A user from the four values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
+    bank0, bank1, aud, contacts = values
+    seen = visible(bank0, bank1, live)
+    return User(
+        tags={} if seen is None else tag_scores(seen),
+        audiences=frozenset(a for a, until in decode_audiences(aud) if not until or until > now_s)
+        if aud
+        else frozenset(),
+        contacts=decode_contacts(contacts) if contacts else (),
+    )

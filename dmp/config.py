@@ -1,0 +1,103 @@
+"""Configuration: one TOML file and the environment become one frozen Struct per room; all errors at once.
+
+`tagbid.toml` has a table per room (`[dmp]`, `[models]`, `[bidder]`, `[loadtest]`). The environment overrides
+a key as `TAGBID_<ROOM>_<KEY>` (TOML syntax, bare text allowed). Defaults live in the Structs only.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dmp.errors import ConfigError
+
+ROOMS = ("dmp", "models", "bidder", "loadtest")
+CONFIG_FILE = Path("tagbid.toml")
+Section = TypeVar("Section", bound=msgspec.Struct)
+
+
+class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp]` table.
+
+    data_dir: where state lives. redis_url: the tag store; empty starts or joins the embedded one in
+    `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
+    min_seed: fewest matched users a look-alike may be learnt from (P-65).
+    """
+
+    data_dir: str = "var"
+    redis_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8100
+    max_upload_bytes: int = 2 * 1024**3
+    min_seed: int = 200
+
+
+def load(
+    section: str, struct: type[Section], path: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Section:
+    """One room's section; an absent default file means defaults, an absent named file is an error.
+
+    Raises ConfigError naming every unknown key (with the nearest valid one) and every wrong value.
+    """
+    table = _read(path)
+    problems: list[str] = []
+    for name in table:
+        if name not in ROOMS:
+            problems.append(f"unknown table [{name}]{_nearest(name, ROOMS)}")
+    raw = table.get(section, {})
+    if not isinstance(raw, dict):
+        problems.append(f"[{section}] must be a table")
+        raw = {}
+    values = dict(raw)
+    prefix = f"TAGBID_{section.upper()}_"
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for name, text in environ.items():
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix).lower()
+            if key in fields:
+                values[key] = _from_text(text)
+            else:
+                problems.append(f"environment {name}: no such key{_nearest(key, fields)}")
+    good: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            problems.append(f"[{section}] unknown key {key!r}{_nearest(key, fields)}")
+            continue
+        try:
+            good[key] = msgspec.convert(value, fields[key].type)
+        except msgspec.ValidationError as error:
+            problems.append(f"[{section}] {key}: {error}")
+    if not problems:
+        try:
+            return msgspec.convert(values, struct)
+        except msgspec.ValidationError as error:
+            problems.append(f"[{section}] {error}")
+    raise ConfigError(str(path or CONFIG_FILE), problems)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    source = path or CONFIG_FILE
+    try:
+        return tomllib.loads(source.read_text())
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise ConfigError(str(path), ["no such file"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(str(source), [str(error)]) from None
+
+
+def _from_text(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,90 @@
+"""Every Redis key: pattern, type, time to live, owner, slot. No other file builds one (S-22).
+
+| key | type | TTL | written by | holds |
+|---|---|---|---|---|
+| `prof:{u}:0`, `prof:{u}:1` | string | 30 d idle | dmp.offline | long-term tags (codec.Profile), two banks, see below |
+| `aud:{u}` | string | longest membership | dmp.audiences | audience ids with expiry |
+| `fc:{u}` | string | longest live cap | bidder.contact | contact counters |
+| `seen:{u}:<event>` | string | token validity | bidder.notices | mark: this contact was counted |
+| `gen:live` | string | none | dmp.store | the live generation number |
+| `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
+| `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
+| `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
+
+`u` is the user's pseudonym as 22 url-safe base64 characters and the hash tag, so that one user is one slot.
+`m<p>` is one of 16 money partitions, by campaign, so that a booking (mark, spend, record) is one atomic script.
+
+**Two banks.** A generation writes a user's profile into the bank that does not hold the record readers see
+now, and leaves unchanged users alone. Readers fetch both and take the record with the highest generation
+that is not above the live one. So a build that dies half-way is invisible, flipping `gen:live` publishes
+everything at once, flipping it back restores the last build, and memory stays near one copy.
+"""
+
+import hashlib
+from base64 import urlsafe_b64encode
+
+from dmp.schema import Uid
+
+GENERATION = b"gen:live"
+PROFILE_TTL_S = 30 * 86_400  # P-70: profiles idle for 30 days expire
+MONEY_PARTITIONS = 16
+
+
+def text(uid: Uid) -> bytes:
+    """The 22 characters that stand for a 16-byte uid in keys and files."""
+    return urlsafe_b64encode(uid)[:22]
+
+
+def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes]:
+    """Keys of one user's read, in the order `dmp.codec.decode_user` takes the values: two banks, audiences, contacts.
+
+    >>> user_keys(bytes(16))[0]
+    b'prof:{AAAAAAAAAAAAAAAAAAAAAA}:0'
+    """
+    u = urlsafe_b64encode(uid)[:22]
+    return b"prof:{%b}:0" % u, b"prof:{%b}:1" % u, b"aud:{%b}" % u, b"fc:{%b}" % u
+
+
+def profile(uid: Uid, bank: int) -> bytes:
+    return b"prof:{%b}:%d" % (text(uid), bank)
+
+
+def audiences(uid: Uid) -> bytes:
+    return b"aud:{%b}" % text(uid)
+
+
+def contacts(uid: Uid) -> bytes:
+    return b"fc:{%b}" % text(uid)
+
+
+def contact_mark(uid: Uid, event_id: str) -> bytes:
+    return b"seen:{%b}:%b" % (text(uid), event_id.encode())
+
+
+def money_partition(campaign: str) -> int:
+    return number(campaign) % MONEY_PARTITIONS
+
+
+def spend(campaign: str, day: int) -> bytes:
+    """Spend of one campaign on one day. day: days since 1970-01-01 in the campaign's budget time zone."""
+    return b"spend:{m%d}:%d:%d" % (money_partition(campaign), number(campaign), day)
+
+
+def money_mark(campaign: str, event_id: str) -> bytes:
+    return b"once:{m%d}:%b" % (money_partition(campaign), event_id.encode())
+
+
+def notices(partition: int) -> bytes:
+    return b"notices:{m%d}" % partition
+
+
+def number(name: str) -> int:
+    """The stable 32-bit number of a campaign, creative, advertiser or audience named in text.
+
+    Stored where names would cost too much (contact scopes, audience membership). Two names with the same
+    number are refused when a campaign file or an audience is created.
+
+    >>> number("acme/spring") == number("acme/spring") != number("acme/autumn")
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")

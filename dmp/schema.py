@@ -1,0 +1,59 @@
+"""The nouns of the DMP as frozen Structs: ids, tags, profiles, contacts, the user as one read returns it."""
+
+from typing import Literal
+
+import msgspec
+
+Uid = bytes
+"""A user id at rest: 16 bytes, a keyed pseudonym (see `dmp.pseudonym`), never a raw id (P-60)."""
+
+IdType = Literal["cookie", "device", "exchange", "email", "phone", "login", "household"]
+"""What kind of identifier was hashed; part of the hash, so the same text as two kinds gives two users."""
+
+NO_SCORE = 0
+MAX_SCORE = 100
+
+
+class Tag(msgspec.Struct, frozen=True, gc=False):
+    """One fact about a user from the standard taxonomy.
+
+    tag: id in `dmp.taxonomy`. score: 0..100, comparable within a tag. as_of_day: days since 1970-01-01 UTC
+    of the youngest behaviour behind it. source: which family of the offline build made it (`SOURCES`).
+    """
+
+    tag: int
+    score: int
+    as_of_day: int
+    source: int
+
+
+SOURCES: tuple[str, ...] = ("unknown", "interest", "rfm", "demographic", "import")
+"""Tag sources by number as stored; append only."""
+
+
+class Contact(msgspec.Struct, frozen=True, gc=False):
+    """Impressions of one scope (`dmp.keys.scope`) shown to a user within one clock hour.
+
+    hour: whole hours since 1970-01-01 UTC. count: impressions in that hour.
+    """
+
+    scope: int
+    hour: int
+    count: int
+
+
+class User(msgspec.Struct, frozen=True, gc=False):
+    """All that one round trip returns about a user.
+
+    tags: {tag id: score 0..100} of the live generation. audiences: ids of live audiences the user is in.
+    contacts: recent contact counters. An unknown user has empty fields, which is not the same as a store
+    that could not be read: that is None wherever a User is expected.
+    """
+
+    tags: dict[int, int] = {}
+    audiences: frozenset[int] = frozenset()
+    contacts: tuple[Contact, ...] = ()
+
+
+NOBODY = User()
+"""A user the store was asked about and knows nothing of."""
