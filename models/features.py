@@ -1,0 +1,379 @@
+"""What the models look at: one definition of 40 features, filled by the same functions in the bidder and the trainer.
+
+A feature belongs to a side, because the bid path computes each side at a different time: *request* features
+(context and user) once per request, *campaign* features once per snapshot, *pair* features per candidate.
+The order request, campaign, pair is the column order of every matrix and every logged vector.
+
+Missing is NaN: an unknown context value, a category the vocabulary has never seen, and every user feature when
+the user is None (contextual bid, or a store that could not be read). A user the store knows nothing of
+(`dmp.schema.NOBODY`) is a fact and gives zeros. Never a feature: bid price, pacing, anything known only after
+the auction.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dmp import keys
+from dmp.schema import User
+from dmp.taxonomy import INTERESTS, tag_id
+
+NAN = math.nan
+HOUR_US = 3_600_000_000
+VERSION = 1  # bump when a function below changes what it returns
+MAX_CATEGORIES = 1000  # LightGBM's native categoricals degrade above; rarer values become missing
+MIN_CATEGORY_ROWS = 5  # a value seen fewer times teaches noise
+
+Floats = npt.NDArray[np.float64]
+
+
+class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where and when an ad would be shown; nothing in it identifies a person.
+
+    Stored in the bid log as a MessagePack array: extend only at the end, with defaults. Empty text and -1 mean
+    unknown, as does 0 for width, height, device_type and connection. domain or bundle: the site or the app.
+    category: first IAB content category ("IAB9-30"). device_type, connection: OpenRTB lists 5.21 and 5.22.
+    position: OpenRTB list 5.4, -1 unknown. country: ISO alpha-3. floor_micros: CPM micros in our accounting currency.
+    at: 1 first price, 2 second price. hour: 0-23 and weekday: 0 = Monday, both local to the user, -1 unknown.
+    n_imps: impressions offered in the request.
+    """
+
+    exchange: str = ""
+    domain: str = ""
+    bundle: str = ""
+    category: str = ""
+    tagid: str = ""
+    width: int = 0
+    height: int = 0
+    position: int = -1
+    instl: int = 0
+    device_type: int = 0
+    os: str = ""
+    browser: str = ""
+    connection: int = 0
+    language: str = ""
+    country: str = ""
+    region: str = ""
+    city: str = ""
+    floor_micros: int = 0
+    at: int = 2
+    hour: int = -1
+    weekday: int = -1
+    n_imps: int = 1
+
+
+class Ad(msgspec.Struct, frozen=True):
+    """One creative of one campaign as the models see it.
+
+    category: IAB category of the advertised thing. interest: tag id (`interest.*`) the ad speaks to, 0 = none.
+    target_tags: tag ids the campaign targets. audiences: numbers (`dmp.keys.number`) of the audiences it targets.
+    """
+
+    campaign: str
+    creative: str
+    advertiser: str = ""
+    category: str = ""
+    interest: int = 0
+    width: int = 0
+    height: int = 0
+    target_tags: tuple[int, ...] = ()
+    audiences: frozenset[int] = frozenset()
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """One column of the matrix. categorical: its value is a vocabulary code or NaN."""
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    side: Literal["request", "campaign", "pair"]
+
+
+_REQUEST = (
+    "exchange:c site:c category:c tagid:c device_type:c os:c browser:c connection:c language:c "
+    "country:c region:c city:c width height position instl floor_micros hour weekday n_imps "
+    "user_interest:c user_tags user_gender user_age user_recency user_frequency user_audiences user_shown_24h"
+)
+_CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c"
+_PAIR = "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown category_match"
+
+
+def _features(side: Literal["request", "campaign", "pair"], names: str) -> tuple[Feature, ...]:
+    return tuple(
+        Feature(name.removesuffix(":c"), "categorical" if name.endswith(":c") else "numeric", side)
+        for name in names.split()
+    )
+
+
+_SIDES = (_features("request", _REQUEST), _features("campaign", _CAMPAIGN), _features("pair", _PAIR))
+FEATURES: tuple[Feature, ...] = _SIDES[0] + _SIDES[1] + _SIDES[2]
+"""Columns of every matrix, in order: request, campaign, pair."""
+
+NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+CATEGORICAL: tuple[int, ...] = tuple(i for i, feature in enumerate(FEATURES) if feature.kind == "categorical")
+N_REQUEST, N_CAMPAIGN, N_PAIR = (len(side) for side in _SIDES)
+USER_COLUMNS: tuple[int, ...] = tuple(
+    i
+    for i, name in enumerate(NAMES)
+    if name.startswith("user_") or (FEATURES[i].side == "pair" and name != "category_match")
+)
+"""Columns that are NaN when the user is None."""
+
+SIGNATURE: str = blake2b(
+    f"{VERSION} {MAX_CATEGORIES} {_REQUEST} | {_CAMPAIGN} | {_PAIR}".encode(), digest_size=16
+).hexdigest()
+"""Names this definition; an artefact trained under another one is refused."""
+
+_MALE, _FEMALE = tag_id("demographic.gender.male"), tag_id("demographic.gender.female")
+_AGES = tuple(
+    (tag_id(f"demographic.age.{name}"), float(i))
+    for i, name in enumerate(("18_24", "25_34", "35_44", "45_54", "55_64", "65_plus"))
+)
+_RECENCY = tuple((tag_id(f"rfm.recency.{i}"), float(i)) for i in range(1, 6))
+_FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6))
+_NO_USER_REQUEST = [NAN] * 8
+_NO_USER_PAIR = [NAN] * 7
+_REQUEST_CODES = 12  # the leading categorical request columns, in the order request_values looks them up
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Context)
+
+
+def encode_context(context: Context) -> bytes:
+    """The bytes of `dmp.events.Bid.context`."""
+    return _encoder.encode(context)
+
+
+def decode_context(data: bytes) -> Context:
+    """Read `dmp.events.Bid.context` back; raises msgspec.DecodeError on anything else."""
+    return _decoder.decode(data)
+
+
+Category = str | int
+
+
+class Vocabulary:
+    """Categorical value -> code, per categorical feature; frozen with the model. Unseen values are NaN.
+
+    values: {feature name: values in code order}, as stored in the manifest (JSON keeps text and ints apart).
+    """
+
+    __slots__ = ("codes", "values")
+
+    def __init__(self, values: Mapping[str, Sequence[Category]]) -> None:
+        self.values: dict[str, tuple[Category, ...]] = {NAMES[i]: tuple(values.get(NAMES[i], ())) for i in CATEGORICAL}
+        self.codes: tuple[dict[Category, float], ...] = tuple(
+            {value: float(code) for code, value in enumerate(known)} for known in self.values.values()
+        )
+
+    def jsonable(self) -> dict[str, list[Category]]:
+        """What `Vocabulary(...)` takes back."""
+        return {name: list(known) for name, known in self.values.items()}
+
+
+Row = tuple[Context, User | None, Ad, int]
+"""What one row of a matrix is made of: context, user as seen at bid time, ad, time of the bid in µs."""
+
+
+def fit_vocabulary(rows: Iterable[Row], min_rows: int = MIN_CATEGORY_ROWS) -> Vocabulary:
+    """Codes by falling frequency (ties by value), at most `MAX_CATEGORIES`, each seen in at least `min_rows` rows.
+
+    Take training rows only: a value first seen in the test slice must stay unseen.
+    """
+    counts: list[Counter[Category]] = [Counter() for _ in CATEGORICAL]
+    for context, user, ad, _ in rows:
+        for counter, value in zip(counts, _categories(context, user, ad), strict=True):
+            counter[value] += 1
+    return Vocabulary(
+        {
+            NAMES[i]: [
+                value
+                for value, n in sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))[:MAX_CATEGORIES]
+                if n >= min_rows and value not in ("", 0)
+            ]
+            for i, counter in zip(CATEGORICAL, counts, strict=True)
+        }
+    )
+
+
+def _categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, ...]:
+    """Raw values of the categorical features, in the order of CATEGORICAL; 0 and "" are missing."""
+    return (
+        context.exchange,
+        context.domain or context.bundle,
+        context.category,
+        context.tagid,
+        context.device_type,
+        context.os,
+        context.browser,
+        context.connection,
+        context.language,
+        context.country,
+        context.region,
+        context.city,
+        0 if user is None else top_interest(user.tags),
+        ad.campaign,
+        ad.creative,
+        ad.advertiser,
+        ad.category,
+    )
+
+
+def top_interest(tags: Mapping[int, int]) -> int:
+    """The interest tag with the highest score (first in the taxonomy on a tie), 0 when there is none."""
+    get = tags.get
+    scores = [get(interest, 0) for interest in INTERESTS]
+    best = max(scores)
+    return INTERESTS[scores.index(best)] if best else 0
+
+
+def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
+    """The N_REQUEST request features. now_us: time of the bid, for contact windows."""
+    exchange, site, category, tagid, device, os, browser, connection, language, country, region, city, interest = (
+        vocabulary.codes[: _REQUEST_CODES + 1]
+    )
+    values = [
+        exchange.get(context.exchange, NAN),
+        site.get(context.domain or context.bundle, NAN),
+        category.get(context.category, NAN),
+        tagid.get(context.tagid, NAN),
+        device.get(context.device_type, NAN),
+        os.get(context.os, NAN),
+        browser.get(context.browser, NAN),
+        connection.get(context.connection, NAN),
+        language.get(context.language, NAN),
+        country.get(context.country, NAN),
+        region.get(context.region, NAN),
+        city.get(context.city, NAN),
+        float(context.width) if context.width else NAN,
+        float(context.height) if context.height else NAN,
+        float(context.position) if context.position >= 0 else NAN,
+        float(context.instl),
+        float(context.floor_micros),
+        float(context.hour) if context.hour >= 0 else NAN,
+        float(context.weekday) if context.weekday >= 0 else NAN,
+        float(context.n_imps),
+    ]
+    if user is None:
+        values += _NO_USER_REQUEST
+        return values
+    tags = user.tags
+    shown = 0
+    if user.contacts:
+        # A campaign counts under its own scope, so this sums what all our campaigns showed.
+        since = now_us // HOUR_US - 24
+        shown = sum([contact.count for contact in user.contacts if contact.hour >= since])
+    if not tags:
+        values += [NAN, 0.0, NAN, NAN, NAN, NAN, float(len(user.audiences)), float(shown)]
+        return values
+    get = tags.get
+    male, female = get(_MALE, 0), get(_FEMALE, 0)
+    values += [
+        interest.get(top_interest(tags), NAN),
+        float(len(tags)),
+        NAN if male == female else 1.0 if male > female else 0.0,
+        _strongest(tags, _AGES),
+        _strongest(tags, _RECENCY),
+        _strongest(tags, _FREQUENCY),
+        float(len(user.audiences)),
+        float(shown),
+    ]
+    return values
+
+
+def _strongest(tags: Mapping[int, int], buckets: tuple[tuple[int, float], ...]) -> float:
+    """The value of the bucket tag with the highest score, NaN when the user has none of them."""
+    best, value = 0, NAN
+    for tag, bucket in buckets:
+        if tag in tags and tags[tag] > best:
+            best, value = tags[tag], bucket
+    return value
+
+
+def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
+    """The N_CAMPAIGN campaign features."""
+    campaign, creative, advertiser, category = vocabulary.codes[_REQUEST_CODES + 1 :]
+    return [
+        campaign.get(ad.campaign, NAN),
+        creative.get(ad.creative, NAN),
+        advertiser.get(ad.advertiser, NAN),
+        category.get(ad.category, NAN),
+    ]
+
+
+_scope = lru_cache(maxsize=65_536)(keys.number)
+
+
+def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
+    """The N_PAIR features of one candidate: how ad and user, ad and page fit together.
+
+    Scores are 0-100. Contact windows cover the running clock hour and the whole hours that touch the window.
+    """
+    match = _category_match(context.category, ad.category)
+    if user is None:
+        return [*_NO_USER_PAIR, match]
+    tags = user.tags
+    total = strongest = 0
+    if tags:
+        for tag in ad.target_tags:
+            if tag in tags:
+                score = tags[tag]
+                total += score
+                if score > strongest:
+                    strongest = score
+    day = week = 0
+    last = -1
+    if user.contacts:
+        scope, hour_now = _scope(ad.campaign), now_us // HOUR_US
+        for contact in user.contacts:
+            if contact.scope == scope:
+                if contact.hour > last:
+                    last = contact.hour
+                if contact.hour >= hour_now - 168:
+                    week += contact.count
+                    if contact.hour >= hour_now - 24:
+                        day += contact.count
+        age = float(hour_now - last) if last >= 0 else NAN
+    else:
+        age = NAN
+    return [
+        float(tags.get(ad.interest, 0)),
+        float(total),
+        float(strongest),
+        float(len(ad.audiences & user.audiences)) if ad.audiences else 0.0,
+        float(day),
+        float(week),
+        age,
+        match,
+    ]
+
+
+def _category_match(page: str, ad: str) -> float:
+    """1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown."""
+    if not page or not ad:
+        return NAN
+    if page == ad:
+        return 1.0
+    return 0.5 if page.partition("-")[0] == ad.partition("-")[0] else 0.0
+
+
+def row(vocabulary: Vocabulary, context: Context, user: User | None, ad: Ad, now_us: int) -> list[float]:
+    """All features of one (context, user, ad): what the bidder logs and the trainer learns from."""
+    values = request_values(vocabulary, context, user, now_us)
+    values += campaign_values(vocabulary, ad)
+    values += pair_values(ad, context, user, now_us)
+    return values
+
+
+def matrix(vocabulary: Vocabulary, rows: Iterable[Row]) -> Floats:
+    """X: float64 (rows, len(FEATURES))."""
+    flat: list[float] = []
+    for context, user, ad, now_us in rows:
+        flat += row(vocabulary, context, user, ad, now_us)
+    return np.array(flat, dtype=np.float64).reshape(-1, len(FEATURES))

@@ -1,0 +1,146 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmp import keys
+from dmp.schema import NOBODY, Contact, User
+from dmp.taxonomy import INTERESTS, tag_id
+from models import features as f
+from models.features import Ad, Context, Vocabulary
+
+HOUR = 500_000
+NOW = HOUR * 3_600_000_000 + 12
+TRAVEL, SPORTS = tag_id("interest.travel"), tag_id("interest.sports")
+AD = Ad(
+    "spring", "spring-300", "acme", "IAB20", interest=TRAVEL, target_tags=(TRAVEL, SPORTS), audiences=frozenset({7, 8})
+)
+CONTEXT = Context(
+    exchange="adx", domain="a.example", category="IAB20-3", width=300, height=250, position=1, hour=9, weekday=0
+)
+
+
+def named(context=CONTEXT, user=NOBODY, ad=AD, now_us=NOW, vocabulary=None):
+    return dict(zip(f.NAMES, f.row(vocabulary or Vocabulary({}), context, user, ad, now_us), strict=True))
+
+
+def same(a, b):
+    return np.array_equal(np.array(a), np.array(b), equal_nan=True)
+
+
+def test_there_are_forty_features_and_each_side_is_filled_by_its_own_function():
+    assert len(f.FEATURES) == 40
+    assert f.N_PAIR >= 4
+    assert [x.side for x in f.FEATURES] == ["request"] * f.N_REQUEST + ["campaign"] * f.N_CAMPAIGN + ["pair"] * f.N_PAIR
+    vocabulary = Vocabulary({})
+    assert len(f.request_values(vocabulary, CONTEXT, NOBODY, NOW)) == f.N_REQUEST
+    assert len(f.request_values(vocabulary, CONTEXT, None, NOW)) == f.N_REQUEST
+    assert len(f.campaign_values(vocabulary, AD)) == f.N_CAMPAIGN
+    assert len(f.pair_values(AD, CONTEXT, NOBODY, NOW)) == len(f.pair_values(AD, CONTEXT, None, NOW)) == f.N_PAIR
+
+
+def test_without_a_user_every_user_feature_is_missing_and_no_other_changes():
+    user = User({TRAVEL: 50, tag_id("rfm.recency.2"): 90}, frozenset({7}), (Contact(keys.number("spring"), HOUR, 2),))
+    known, none = named(user=user), named(user=None)
+    hidden = {f.NAMES[i] for i in f.USER_COLUMNS}
+    assert all(math.isnan(none[name]) for name in hidden)
+    assert all(same(known[name], none[name]) for name in f.NAMES if name not in hidden)
+
+
+def test_a_user_nothing_is_known_of_is_not_a_missing_user():
+    row = named(user=NOBODY)
+    assert (row["user_tags"], row["user_audiences"], row["interest_score"], row["shown_7d"]) == (0, 0, 0, 0)
+    assert math.isnan(row["hours_since_shown"])
+
+
+def test_unknown_context_is_missing():
+    row = named(context=Context())
+    for name in ("site", "width", "height", "position", "hour", "weekday", "category_match", "device_type"):
+        assert math.isnan(row[name]), name
+    assert row["floor_micros"] == 0
+    assert row["n_imps"] == 1
+
+
+def test_a_category_the_training_rows_did_not_hold_often_enough_is_missing():
+    rows = [(Context(domain="often.example"), None, AD, NOW)] * 5 + [
+        (Context(domain="rare.example"), None, AD, NOW)
+    ] * 4
+    vocabulary = f.fit_vocabulary(rows)
+    assert named(Context(domain="often.example"), vocabulary=vocabulary)["site"] == 0.0
+    assert math.isnan(named(Context(domain="rare.example"), vocabulary=vocabulary)["site"])
+    assert math.isnan(named(Context(domain="never.example"), vocabulary=vocabulary)["site"])
+
+
+def test_codes_fall_with_frequency_and_survive_json():
+    rows = [(Context(domain=d, device_type=4), None, AD, NOW) for d in "aabbbcc" * 5]
+    vocabulary = f.fit_vocabulary(rows)
+    assert vocabulary.values["site"] == ("b", "a", "c")
+    again = Vocabulary(json.loads(json.dumps(vocabulary.jsonable())))
+    assert again.values == vocabulary.values
+    assert same(f.matrix(again, rows), f.matrix(vocabulary, rows))
+    assert named(Context(device_type=4), vocabulary=again)["device_type"] == 0.0
+
+
+def test_the_strongest_tag_of_a_group_counts():
+    user = User({tag_id("demographic.gender.male"): 40, tag_id("demographic.gender.female"): 60,
+                 tag_id("demographic.age.25_34"): 70, tag_id("demographic.age.35_44"): 30,
+                 tag_id("rfm.recency.5"): 10, SPORTS: 80, TRAVEL: 20})  # fmt: skip
+    vocabulary = Vocabulary({"user_interest": [TRAVEL, SPORTS]})
+    row = named(user=user, vocabulary=vocabulary)
+    assert (row["user_gender"], row["user_age"], row["user_recency"], row["user_interest"]) == (0.0, 1.0, 5.0, 1.0)
+    assert math.isnan(row["user_frequency"])
+    assert f.top_interest({INTERESTS[3]: 9, INTERESTS[1]: 9}) == INTERESTS[1]
+
+
+def test_an_ad_meets_a_user_through_interest_targets_and_audiences():
+    row = named(user=User({TRAVEL: 30, SPORTS: 50}, frozenset({8, 9})))
+    assert (row["interest_score"], row["target_sum"], row["target_max"], row["in_audiences"]) == (30, 80, 50, 1)
+
+
+@pytest.mark.parametrize(
+    ("page", "ad", "match"),
+    [("IAB20-3", "IAB20-3", 1), ("IAB20-3", "IAB20", 0.5), ("IAB2", "IAB20", 0), ("IAB1", "IAB2", 0)],
+)
+def test_page_and_ad_category_match_by_level(page, ad, match):
+    assert named(context=Context(category=page), ad=Ad("c", "x", category=ad))["category_match"] == match
+
+
+def test_contact_windows_count_the_hours_they_touch_of_this_campaign():
+    mine, other = keys.number("spring"), keys.number("autumn")
+    contacts = tuple(
+        Contact(scope, HOUR - age, 1)
+        for scope, age in [(mine, 3), (mine, 24), (mine, 25), (mine, 168), (mine, 169), (other, 0)]
+    )
+    row = named(user=User(contacts=contacts))
+    assert (row["shown_24h"], row["shown_7d"], row["hours_since_shown"]) == (2, 4, 3)
+    assert row["user_shown_24h"] == 3
+
+
+scores = st.dictionaries(st.sampled_from(INTERESTS) | st.integers(1, 400), st.integers(0, 100), max_size=20)
+
+
+@given(scores, st.text(max_size=4), st.integers(-1, 7), st.none() | st.integers(0, 30))
+def test_a_matrix_row_is_what_the_bidder_computes_side_by_side(tags, domain, position, age):
+    context = Context(domain=domain, position=position)
+    contacts = () if age is None else (Contact(keys.number("spring"), HOUR - age, 1),)
+    user = User(tags, frozenset({7}), contacts)
+    vocabulary = Vocabulary({"site": ["a", "b"], "campaign": ["spring"]})
+    sides = (
+        f.request_values(vocabulary, context, user, NOW)
+        + f.campaign_values(vocabulary, AD)
+        + f.pair_values(AD, context, user, NOW)
+    )
+    assert same(f.matrix(vocabulary, [(context, user, AD, NOW)])[0], sides)
+
+
+def test_a_context_survives_the_bid_log_and_older_bytes_still_read():
+    assert f.decode_context(f.encode_context(CONTEXT)) == CONTEXT
+    # Written by version 1: the first three fields, everything after them at its default.
+    assert f.decode_context(b"\x93\xa3adx\xa9a.example\xa0") == Context(exchange="adx", domain="a.example")
+
+
+def test_the_signature_of_version_one_stands():
+    assert f.SIGNATURE == "288b64e95a0c1214e53fe1719123a083"
