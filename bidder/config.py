@@ -1,0 +1,121 @@
+"""The `[bidder]` table: where to listen, whom to answer, and the policies a bid obeys."""
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from dmp import config as files
+from dmp.errors import ConfigError
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+
+
+class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One exchange: `[bidder.exchanges.<name>]`; its endpoint is `POST /bid/<name>`.
+
+    token: bearer secret the exchange sends; empty is allowed on loopback only (S-42). default_tmax_ms: used
+    when `tmax` is absent or not positive. network_ms: round trip taken off `tmax`, which the exchange measures
+    at its end. margin_ms: kept back for our own queues. at_when_absent: auction type when the request names none
+    (the standard's default is 2, second price). event_of_record: the one notice that spends money and counts
+    contacts. utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`.
+    """
+
+    token: str = ""
+    default_tmax_ms: Milliseconds = 100
+    margin_ms: Milliseconds = 20
+    network_ms: Milliseconds = 0
+    at_when_absent: Literal[1, 2] = 2
+    event_of_record: Literal["billing", "impression", "win"] = "billing"
+    utc_offset_min: int | None = None
+
+
+class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[bidder]` table of `tagbid.toml`.
+
+    port, admin_port: 0 takes a free one. public_url: how exchanges and browsers reach us, for notice and click
+    URLs; empty means `http://<host>:<port>`. campaigns: TOML portfolio. models_dir: registry root. exchanges: by
+    name; a bid for a name not listed uses the defaults while `open_exchanges` is on.
+    gdpr_when_unknown: whether GDPR applies to a request that does not say (P-10). dnt_is_lmt: treat Do-Not-Track
+    as Limit-Ad-Tracking (P-31). use_tags: off looks nobody's tags up, to compare with.
+    rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
+    first_price_keep: share of our value bid in a first-price auction without a price landscape.
+    prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
+    max_candidates: ads scored per impression. offers: best offers kept per impression, for the case that the
+    first has no budget. reload_s: how often campaign file and model pointer are checked.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8081
+    public_url: str = ""
+    campaigns: str = "campaigns.toml"
+    models_dir: str = "var/models"
+    exchanges: dict[str, ExchangeConfig] = {}
+    open_exchanges: bool = True
+    gdpr_when_unknown: Literal["by_country", "always", "never"] = "by_country"
+    dnt_is_lmt: bool = True
+    use_tags: bool = True
+    lane: bool = True
+    rates: dict[str, Rate] = {"USD": 1.0}
+    first_price_keep: Share = 0.85
+    prior_ctr: Share = 0.001
+    max_price_micros: int = 100_000_000
+    max_candidates: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
+    offers: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
+    reload_s: float = 1.0
+
+
+DEFAULT_EXCHANGE = ExchangeConfig()
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> BidderConfig:
+    """The `[bidder]` table, checked as a whole; raises ConfigError with every problem found."""
+    found = (
+        files.load("bidder", BidderConfig, path)
+        if environ is None
+        else files.load("bidder", BidderConfig, path, environ)
+    )
+    problems = problems_of(found)
+    if problems:
+        raise ConfigError(str(path or files.CONFIG_FILE), problems)
+    return found
+
+
+def problems_of(config: BidderConfig) -> list[str]:
+    """What cannot stand together: open endpoints on a public address (S-42), a rate table without dollars."""
+    problems = []
+    if not is_loopback(config.host):
+        if config.open_exchanges:
+            problems.append(
+                f"[bidder] host {config.host} is reachable from outside: list the exchanges with their tokens "
+                f"and set open_exchanges = false"
+            )
+        problems += [
+            f"[bidder.exchanges.{name}] token is empty while host {config.host} is reachable from outside"
+            for name, exchange in config.exchanges.items()
+            if not exchange.token
+        ]
+    if config.rates.get("USD") != 1.0:
+        problems.append("[bidder.rates] USD must be 1.0: rates are US dollars for one unit of a currency")
+    return problems
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

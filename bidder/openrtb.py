@@ -1,0 +1,295 @@
+"""The part of OpenRTB 2.5 and 2.6 that decides a bid, as Structs, and the reasons not to bid.
+
+The Structs are the wire format: one typed decode, unknown fields skipped, nothing copied. A field that appears in
+2.5 under `ext` and in 2.6 as a first-class field is held in both places; `bidder.privacy` reads both.
+A request that breaks these types is read again field by field (`bidder.lenient`): a wrong type in an optional
+field means unknown, in a restriction (marked `Strict` below) that nothing can be bid on what it restricts.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+MAX_IMPS = 100  # S-04
+MAX_DEALS = 200  # S-04
+MAX_CHARS = 8192  # S-04
+
+STRICT = {"strict": True}
+"""Marks a restriction: an unreadable value refuses the request, or the imp it belongs to."""
+
+Str = Annotated[str, Meta(max_length=MAX_CHARS)]
+Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Flag = Int | bool
+Strs = list[Str]
+StrictStrs = Annotated[list[Str], Meta(extra=STRICT)]
+StrictInts = Annotated[list[Int], Meta(extra=STRICT)]
+StrictFlag = Annotated[Int | bool, Meta(extra=STRICT)]
+Money = Annotated[float, Meta(ge=-1e9, le=1e9, extra=STRICT)]
+
+
+class Reason(StrEnum):
+    """Why there is no bid, by the first rule that left nothing; the metric label."""
+
+    BID = "bid"
+    INVALID_REQUEST = "invalid_request"
+    RESTRICTION_UNREADABLE = "restriction_unreadable"
+    NO_TIME = "no_time"
+    OVERLOAD = "overload"
+    PRIVACY = "privacy"
+    NO_CAMPAIGNS = "no_campaigns"
+    CURRENCY = "currency"
+    SEAT = "seat"
+    IMP_UNUSABLE = "imp_unusable"
+    NO_MEDIA_FIT = "no_media_fit"
+    NOT_RUNNING = "not_running"
+    SCHEDULE = "schedule"
+    DEAL = "deal"
+    SIZE = "size"
+    SECURE = "secure"
+    CREATIVE_ATTRIBUTE = "creative_attribute"
+    CREATIVE_TYPE = "creative_type"
+    LANGUAGE = "language"
+    BLOCKED_CATEGORY = "blocked_category"
+    BLOCKED_ADVERTISER = "blocked_advertiser"
+    BLOCKED_APP = "blocked_app"
+    INVENTORY = "inventory"
+    GEO = "geo"
+    DEVICE = "device"
+    OS = "os"
+    CATEGORY = "category"
+    KEYWORD = "keyword"
+    NO_USER = "no_user"
+    TAGS = "tags"
+    AUDIENCE = "audience"
+    FREQUENCY_CAP = "frequency_cap"
+    BELOW_FLOOR = "below_floor"
+    BUDGET = "budget"
+    ERROR = "error"
+
+
+NBR: dict[Reason, int] = {
+    Reason.ERROR: 1,
+    Reason.INVALID_REQUEST: 2,
+    Reason.RESTRICTION_UNREADABLE: 2,
+    Reason.IMP_UNUSABLE: 2,
+    Reason.DEVICE: 6,
+    Reason.NO_USER: 8,
+    Reason.TAGS: 8,
+    Reason.AUDIENCE: 8,
+    Reason.FREQUENCY_CAP: 9,
+    Reason.NO_TIME: 15,
+    Reason.OVERLOAD: 15,
+}
+"""OpenRTB 3.0, List: No-Bid Reason Codes; a reason not listed here is 0, unknown."""
+
+
+def nbr(reason: Reason) -> int:
+    """The standard's code for a reason.
+
+    >>> nbr(Reason.FREQUENCY_CAP), nbr(Reason.GEO)
+    (9, 0)
+    """
+    return NBR.get(reason, 0)
+
+
+class BadRequest(Exception):
+    """The body cannot be read as a bid request: HTTP 400 with an empty body. `reason` is for metrics only."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Present(Struct, frozen=True, gc=False):
+    """An object of which only the presence matters."""
+
+
+class Format(Struct, frozen=True, gc=False):
+    """A permitted size in pixels; flex formats (ratios) have neither and fit no creative of ours."""
+
+    w: Int | None = None
+    h: Int | None = None
+
+
+class Banner(Struct, frozen=True, gc=False):
+    """Either `format` or w and h, or both: then w and h is one more permitted size."""
+
+    w: Int | None = None
+    h: Int | None = None
+    format: list[Format] | None = None
+    btype: StrictInts | None = None
+    battr: StrictInts | None = None
+    pos: Int | None = None
+
+
+class Deal(Struct, frozen=True, gc=False):
+    """bidfloor falls back to USD whatever `imp.bidfloorcur` says. at: 1, 2, or 3 = bidfloor is the agreed price."""
+
+    id: Annotated[Str, Meta(extra=STRICT)]
+    bidfloor: Money | None = None
+    bidfloorcur: Annotated[Str, Meta(extra=STRICT)] | None = None
+    at: Int | None = None
+    wseat: StrictStrs | None = None
+    wadomain: StrictStrs | None = None
+
+
+class Pmp(Struct, frozen=True, gc=False):
+    private_auction: StrictFlag | None = None
+    deals: Annotated[list[Deal], Meta(max_length=MAX_DEALS)] | None = None
+
+
+class Imp(Struct, frozen=True, gc=False):
+    """One impression. bidfloor: CPM in bidfloorcur (USD when absent). unusable: why nothing can be bid on it."""
+
+    id: Annotated[Str, Meta(extra=STRICT)]
+    banner: Banner | None = None
+    video: Present | None = None
+    audio: Present | None = None
+    native: Present | None = None
+    pmp: Annotated[Pmp, Meta(extra=STRICT)] | None = None
+    instl: Flag | None = None
+    tagid: Str | None = None
+    bidfloor: Money | None = None
+    bidfloorcur: Annotated[Str, Meta(extra=STRICT)] | None = None
+    secure: StrictFlag | None = None
+    exp: Int | None = None
+    unusable: str | None = field(default=None, name="tagbid:unusable")
+
+
+class Publisher(Struct, frozen=True, gc=False):
+    id: Str | None = None
+    domain: Str | None = None
+
+
+class Content(Struct, frozen=True, gc=False):
+    cat: Strs | None = None
+    keywords: Str | None = None
+    language: Str | None = None
+
+
+class Site(Struct, frozen=True, gc=False):
+    """The web page. cat, sectioncat, pagecat: categories of site, section and page, widest first."""
+
+    id: Str | None = None
+    domain: Str | None = None
+    page: Str | None = None
+    cat: Strs | None = None
+    sectioncat: Strs | None = None
+    pagecat: Strs | None = None
+    keywords: Str | None = None
+    kwarray: Strs | None = None
+    publisher: Publisher | None = None
+    content: Content | None = None
+
+
+class App(Struct, frozen=True, gc=False):
+    id: Str | None = None
+    bundle: Str | None = None
+    domain: Str | None = None
+    cat: Strs | None = None
+    sectioncat: Strs | None = None
+    pagecat: Strs | None = None
+    keywords: Str | None = None
+    kwarray: Strs | None = None
+    publisher: Publisher | None = None
+    content: Content | None = None
+
+
+class Geo(Struct, frozen=True, gc=False):
+    """country: ISO alpha-3 by the standard, alpha-2 in practice too. utcoffset: minutes."""
+
+    lat: Annotated[float, Meta(ge=-90, le=90)] | None = None
+    lon: Annotated[float, Meta(ge=-180, le=180)] | None = None
+    country: Str | None = None
+    region: Str | None = None
+    city: Str | None = None
+    utcoffset: Annotated[int, Meta(ge=-720, le=840)] | None = None
+
+
+class Device(Struct, frozen=True, gc=False):
+    ua: Str | None = None
+    ip: Str | None = None
+    ipv6: Str | None = None
+    geo: Geo | None = None
+    devicetype: Int | None = None
+    os: Str | None = None
+    language: Str | None = None
+    langb: Str | None = None
+    connectiontype: Int | None = None
+    ifa: Str | None = None
+    lmt: StrictFlag | None = None
+    dnt: StrictFlag | None = None
+
+
+class UserExt(Struct, frozen=True, gc=False):
+    consent: str | None = None
+
+
+class User(Struct, frozen=True, gc=False):
+    """buyeruid: our own id as the exchange stored it. id: the exchange's. consent: a TCF string, any length."""
+
+    id: Str | None = None
+    buyeruid: Str | None = None
+    keywords: Str | None = None
+    consent: str | None = None
+    geo: Geo | None = None
+    ext: UserExt | None = None
+
+
+class RegsExt(Struct, frozen=True, gc=False):
+    gdpr: StrictFlag | None = None
+    us_privacy: Annotated[str, Meta(extra=STRICT)] | None = None
+    gpp: Annotated[str, Meta(extra=STRICT)] | None = None
+    gpp_sid: StrictInts | None = None
+    gpc: Annotated[Int | bool | str, Meta(extra=STRICT)] | None = None
+    coppa: StrictFlag | None = None
+
+
+class Regs(Struct, frozen=True, gc=False):
+    coppa: StrictFlag | None = None
+    gdpr: StrictFlag | None = None
+    us_privacy: Annotated[str, Meta(extra=STRICT)] | None = None
+    gpp: Annotated[str, Meta(extra=STRICT)] | None = None
+    gpp_sid: StrictInts | None = None
+    ext: Annotated[RegsExt, Meta(extra=STRICT)] | None = None
+
+
+class Source(Struct, frozen=True, gc=False):
+    """tid: common to every exchange that sells this impression."""
+
+    tid: Str | None = None
+
+
+class Request(Struct, frozen=True, gc=False):
+    """A bid request. Absent means unknown, except where the standard gives a default.
+
+    at: 1 first price, 2 second price, others first price to us. cur: currencies a bid may use. tmax: ms, at the
+    exchange. test: not billable. refuse: the restriction that could not be read; such a request gets no bid.
+    """
+
+    id: Annotated[Str, Meta(extra=STRICT)]
+    imp: Annotated[list[Imp], Meta(min_length=1, max_length=MAX_IMPS)]
+    site: Site | None = None
+    app: App | None = None
+    dooh: Present | None = None
+    device: Device | None = None
+    user: User | None = None
+    regs: Annotated[Regs, Meta(extra=STRICT)] | None = None
+    source: Source | None = None
+    at: Int | None = None
+    cur: Strs | None = None
+    tmax: float | None = None
+    test: StrictFlag | None = None
+    wseat: StrictStrs | None = None
+    bseat: StrictStrs | None = None
+    bcat: StrictStrs | None = None
+    acat: StrictStrs | None = None
+    cattax: Annotated[Int, Meta(extra=STRICT)] | None = None
+    badv: StrictStrs | None = None
+    bapp: StrictStrs | None = None
+    wlang: StrictStrs | None = None
+    refuse: str | None = field(default=None, name="tagbid:refuse")
+
+
+JsonObject = dict[str, Any]
