@@ -74,16 +74,19 @@ def _offer(imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
 
 def _blocks(request: dict[str, Any], imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
     """Does the bid break a publisher's restriction: advertisers, categories, attributes, secure pages."""
-    found = []
     blocked = [str(name).lower() for name in request.get("badv") or []]
-    for domain in bid.get("adomain") or []:
-        if any(domain.lower() == name or domain.lower().endswith("." + name) for name in blocked):
-            found.append(f"advertiser {domain} is blocked")
+    found = [
+        f"advertiser {domain} is blocked"
+        for domain in bid.get("adomain") or []
+        if any(domain.lower() == name or domain.lower().endswith("." + name) for name in blocked)
+    ]
     if request.get("cattax", 1) == 1:
         categories = {str(category) for category in request.get("bcat") or []}
-        for category in bid.get("cat") or []:
-            if category in categories or category.partition("-")[0] in categories:
-                found.append(f"category {category} is blocked")
+        found += [
+            f"category {category} is blocked"
+            for category in bid.get("cat") or []
+            if category in categories or category.partition("-")[0] in categories
+        ]
     banner = imp.get("banner")
     if isinstance(banner, dict) and set(bid.get("attr") or ()) & set(banner.get("battr") or ()):
         found.append("blocked creative attribute")

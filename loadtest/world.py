@@ -59,10 +59,9 @@ _PLACES: tuple[tuple[str, str, int, float], ...] = (
     ("CO", "Denver", -420, 0.15),
     ("CA", "Los Angeles", -480, 0.3),
 )
-_DESKTOP = (
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
-)
-_PHONE = "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36"
+_BROWSER = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0"
+_DESKTOP = f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {_BROWSER} Safari/537.36"
+_PHONE = f"Mozilla/5.0 (Linux; Android 14; Pixel 8) {_BROWSER} Mobile Safari/537.36"
 
 
 class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,7 +127,7 @@ class World(msgspec.Struct, frozen=True):
 
 
 class Requests(msgspec.Struct, frozen=True):
-    """n requests as columns. stream: names the draw, part of every request id.
+    """Bid requests as columns, n of them. stream: names the draw, part of every request id.
 
     known: whether the request carries the user's id. size: index into SIZES. second: second-price auction.
     floor_micros, rival_micros: CPM micros; the best rival bid is what we must beat. click: (n, K) true probability
