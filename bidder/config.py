@@ -1,6 +1,7 @@
 """The `[bidder]` table: where to listen, whom to answer, and the policies a bid obeys."""
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,7 +64,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dnt_is_lmt: bool = True
     use_tags: bool = True
     lane: bool = True
-    rates: dict[str, Rate] = {"USD": 1.0}
+    rates: dict[str, Rate] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     first_price_keep: Share = 0.85
     prior_ctr: Share = 0.001
     max_price_micros: int = 100_000_000
@@ -75,13 +76,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 DEFAULT_EXCHANGE = ExchangeConfig()
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> BidderConfig:
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> BidderConfig:
     """The `[bidder]` table, checked as a whole; raises ConfigError with every problem found."""
-    found = (
-        files.load("bidder", BidderConfig, path)
-        if environ is None
-        else files.load("bidder", BidderConfig, path, environ)
-    )
+    found = files.load("bidder", BidderConfig, path, environ)
     problems = problems_of(found)
     if problems:
         raise ConfigError(str(path or files.CONFIG_FILE), problems)

@@ -14,8 +14,8 @@ class Offer(Struct, frozen=True, gc=False):
     imp_index: position in `request.imp`. ad_index: position in `snapshot.ads`. price_micros: CPM in `currency`,
     rounded as it will be sent. price_usd_micros: the same in the currency of budgets. value_micros: what the
     impression is worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that
-    priced it. deal: id to echo, "" for the open auction. pctr: calibrated click probability (the prior without a model).
-    row: the 40 features behind it, () without a model.
+    priced it. deal: id to echo, "" for the open auction. pctr: calibrated click probability, the prior without a
+    model. row: the 40 features behind it, () without a model.
     """
 
     imp_index: int

@@ -7,9 +7,12 @@ field means unknown, in a restriction (marked `Strict` below) that nothing can b
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
+
+from bidder import lenient
 
 MAX_IMPS = 100  # S-04
 MAX_DEALS = 200  # S-04
@@ -292,4 +295,38 @@ class Request(Struct, frozen=True, gc=False):
     refuse: str | None = field(default=None, name="tagbid:refuse")
 
 
-JsonObject = dict[str, Any]
+
+_decoder = msgspec.json.Decoder(Request)
+_any_decoder = msgspec.json.Decoder()
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError)
+
+
+def decode(body: bytes) -> Request:
+    """The request in a body, also when it breaks the standard's types (see `bidder.lenient`).
+
+    Raises BadRequest when it is no JSON object, has no id or no imp, or is beyond the limits (S-04).
+    """
+    try:
+        request = _decoder.decode(body)
+    except msgspec.ValidationError:
+        return _decode_leniently(body)
+    except _MALFORMED as error:
+        raise BadRequest("malformed") from error
+    return request if request.id else _decode_leniently(body)
+
+
+def _decode_leniently(body: bytes) -> Request:
+    try:
+        raw = _any_decoder.decode(body)
+    except _MALFORMED as error:
+        raise BadRequest("malformed") from error
+    if not isinstance(raw, dict):
+        raise BadRequest("not an object")
+    name, imps = raw.get("id"), raw.get("imp")
+    if not isinstance(name, str | int) or isinstance(name, bool) or name == "" or len(str(name)) > MAX_CHARS:
+        raise BadRequest("no id")
+    if not isinstance(imps, list) or not any(isinstance(imp, dict) for imp in imps):
+        raise BadRequest("no imp")
+    if len(imps) > MAX_IMPS:
+        raise BadRequest("too many imps")
+    return lenient.read(Request, raw)
