@@ -1,0 +1,225 @@
+"""Everything that happens, as one tagged union of records, and their bytes.
+
+Behaviour comes from sites, apps and servers; advertising events come from our own bidder and its notices. The
+stored form is concatenated MessagePack maps, each with a `kind`; fields are extended only at the end, with
+defaults, so that a later release reads what an earlier one wrote. Unknown fields are ignored.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import msgpack
+import msgspec
+
+from dmp.errors import BadEvents
+from dmp.schema import Uid, User
+
+CONSENT_PROFILE = 1  # may build a profile (TCF purpose 3)
+CONSENT_MEASURE = 2  # may be joined to ads by id (purpose 7)
+CONSENT_TRAIN = 4  # may train models with user features (purpose 10)
+CONSENT_ALL = CONSENT_PROFILE | CONSENT_MEASURE | CONSENT_TRAIN
+
+
+class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):
+    """What every behaviour event has.
+
+    event_id: unique at its source, the key of de-duplication. uid: pseudonym. time_us: when it happened, UTC
+    microseconds. source: who reported it. consent: CONSENT_* bits; 0 may be counted but builds no profile.
+    category: free or standard label of what it was about. site: domain or app bundle. value_micros: money, in
+    micros of the accounting currency.
+    """
+
+    event_id: str
+    uid: Uid
+    time_us: int
+    source: str = ""
+    consent: int = CONSENT_ALL
+    category: str = ""
+    site: str = ""
+    value_micros: int = 0
+
+
+class View(_Behaviour, frozen=True, tag="view"):
+    """A page or item was looked at; dwell_ms is 0 when unknown."""
+
+    dwell_ms: int = 0
+
+
+class Search(_Behaviour, frozen=True, tag="search"):
+    """A query was typed."""
+
+    query: str = ""
+
+
+class Cart(_Behaviour, frozen=True, tag="cart"):
+    """Something was put into a basket."""
+
+
+class Purchase(_Behaviour, frozen=True, tag="purchase"):
+    """Something was bought, for value_micros."""
+
+    order_id: str = ""
+
+
+class Install(_Behaviour, frozen=True, tag="install"):
+    """An app (site = bundle) was installed."""
+
+
+class Location(_Behaviour, frozen=True, tag="location"):
+    """The user was seen at a place, degrees rounded as consent demands."""
+
+    lat: float | None = None
+    lon: float | None = None
+
+
+class AppUse(_Behaviour, frozen=True, tag="app_use"):
+    """An app (site = bundle) was in use."""
+
+    seconds: int = 0
+
+
+class Crm(_Behaviour, frozen=True, tag="crm"):
+    """A customer record: gender "m", "f" or "", birth_year 0 when unknown."""
+
+    gender: Literal["m", "f", ""] = ""
+    birth_year: int = 0
+
+
+class Conversion(_Behaviour, frozen=True, tag="conversion"):
+    """An advertiser's goal was reached; bid_id ties it to one of our bids when the advertiser knows it."""
+
+    campaign: str = ""
+    bid_id: str = ""
+    order_id: str = ""
+
+
+class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="bid", omit_defaults=True):
+    """One bid we sent, with all that is needed to learn from it.
+
+    event_id: our bid id. Prices are CPM micros of `currency`. at: 1 first price, 2 second. model: version of the
+    response model, "" for none. pctr: calibrated click probability the price was made with. vector: the feature
+    vector, float64 little endian, in the order of `models.features.FEATURES`. context: MessagePack of
+    `models.features.Context`. user: as read for this bid; None when the bid was contextual or may not train.
+    """
+
+    event_id: str
+    time_us: int
+    exchange: str
+    auction_id: str
+    imp_id: str
+    campaign: str
+    creative: str
+    advertiser: str = ""
+    uid: Uid | None = None
+    price_micros: int
+    value_micros: int = 0
+    floor_micros: int = 0
+    currency: str = "USD"
+    at: int = 2
+    model: str = ""
+    pctr: float = 0.0
+    vector: bytes = b""
+    context: bytes = b""
+    user: User | None = None
+    arm: str = ""
+
+
+class _Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):
+    """What an exchange or a browser tells about a bid.
+
+    event_id: `<bid id>:<kind>`. price_micros: CPM, 0 when none was given.
+    """
+
+    event_id: str
+    bid_id: str
+    imp_id: str
+    time_us: int
+    campaign: str
+    creative: str
+    exchange: str = ""
+    uid: Uid | None = None
+    price_micros: int = 0
+
+
+class Win(_Notice, frozen=True, tag="win"):
+    """The auction was won; feeds price models, spends nothing."""
+
+
+class Billing(_Notice, frozen=True, tag="billing"):
+    """The impression is billable now."""
+
+
+class Impression(_Notice, frozen=True, tag="impression"):
+    """Our pixel saw the ad rendered."""
+
+
+class Click(_Notice, frozen=True, tag="click"):
+    """The ad was clicked."""
+
+
+class Loss(_Notice, frozen=True, tag="loss"):
+    """The auction was lost; reason from OpenRTB 3.0, List: Loss Reason Codes."""
+
+    reason: int = 0
+    min_to_win_micros: int = 0
+
+
+Behaviour = View | Search | Cart | Purchase | Install | Location | AppUse | Crm | Conversion
+Notice = Win | Billing | Impression | Click | Loss
+Event = Behaviour | Bid | Notice
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """One record."""
+    return _encoder.encode(event)
+
+
+def encode_all(events: Iterable[Event]) -> bytes:
+    """Concatenated records, as stored."""
+    return b"".join(map(_encoder.encode, events))
+
+
+def decode(record: bytes) -> Event:
+    """One record back; raises BadEvents when it is none."""
+    try:
+        return _decoder.decode(record)
+    except msgspec.DecodeError as error:
+        raise BadEvents(f"not an event record: {error}") from None
+
+
+def read(file: BinaryIO) -> Iterator[Event]:
+    """Records of an open file in order. A torn last record, left by a writer that was killed, ends the stream.
+
+    Raises BadEvents on bytes that are no record.
+    """
+    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=64 * 1024**2)
+    start = 0
+    pending = b""
+    while chunk := file.read(1 << 20):
+        pending += chunk
+        unpacker.feed(chunk)
+        base = start
+        while True:
+            try:
+                unpacker.skip()
+            except msgpack.OutOfData:
+                break
+            except (ValueError, msgpack.UnpackException) as error:
+                raise BadEvents(f"not event records at byte {start}: {error}") from None
+            end = unpacker.tell()
+            yield decode(pending[start - base : end - base])
+            start = end
+        pending = pending[start - base :]
+
+
+def read_file(path: Path) -> Iterator[Event]:
+    """All records of one file; raises BadEvents naming the file."""
+    with path.open("rb") as file:
+        try:
+            yield from read(file)
+        except BadEvents as error:
+            raise BadEvents(f"{path}: {error}") from None
