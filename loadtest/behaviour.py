@@ -1,0 +1,69 @@
+"""What the people of the world did in the days before: the events that tags are built from.
+
+People act on what they care about, but not only: a share of what they do is noise, and somebody who does little
+shows little. So tags recover interests imperfectly, as in life.
+"""
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from loadtest.world import VERTICALS, Ints, World
+
+DAY_US = 86_400_000_000
+KINDS: tuple[tuple[str, float], ...] = (("view", 0.78), ("search", 0.13), ("cart", 0.06), ("purchase", 0.03))
+"""(kind, share of what people do)."""
+NOISE = 0.25  # share of what people do that follows fashion instead of their interests
+KNOWN_TO_ADVERTISER = 0.6  # share of people whose age and gender somebody's customer file tells
+
+
+class Behaviours(msgspec.Struct, frozen=True):
+    """n acts as columns, by time: user, index into KINDS, index into VERTICALS, time in µs UTC, site (-1: none),
+    value in micro-dollars (purchases only).
+    """
+
+    user: Ints
+    kind: Ints
+    vertical: Ints
+    time_us: Ints
+    site: Ints
+    value_micros: Ints
+
+
+def draw(world: World, now_us: int, days: int = 14, per_user: float = 40.0) -> Behaviours:
+    """Everything done in the `days` before now_us; on average per_user acts, more by those who are online more."""
+    people, sites = world.people, world.sites
+    rng = np.random.default_rng([world.config.seed, 2])
+    u = len(people.activity)
+    acts = rng.poisson(people.activity * u * per_user)
+    user = np.repeat(np.arange(u), acts)
+    n = len(user)
+    bounds = np.cumsum(people.interests, axis=1)[user]
+    wanted = (rng.random((n, 1)) * bounds[:, -1:] < bounds).argmax(axis=1)
+    vertical = np.where(rng.random(n) < NOISE, rng.integers(0, len(VERTICALS), n), wanted)
+    kind = rng.choice(len(KINDS), n, p=[share for _, share in KINDS])
+    site = np.empty(n, dtype=np.int64)
+    for k in range(len(VERTICALS)):
+        about, here = np.flatnonzero(sites.vertical == k), vertical == k
+        weight = sites.popularity[about]
+        site[here] = rng.choice(about, int(here.sum()), p=weight / weight.sum())
+    time_us = now_us - (rng.random(n) * days * DAY_US).astype(np.int64)
+    spent = np.where(kind == len(KINDS) - 1, rng.lognormal(3.4, 0.8, n) * 1e6, 0).astype(np.int64)
+    order = np.argsort(time_us, kind="stable")
+    return Behaviours(user[order], kind[order], vertical[order], time_us[order], site[order], spent[order])
+
+
+def known(world: World) -> npt.NDArray[np.bool_]:
+    """(U,) whose age and gender are in a customer file."""
+    rng = np.random.default_rng([world.config.seed, 3])
+    found: npt.NDArray[np.bool_] = rng.random(len(world.people.activity)) < KNOWN_TO_ADVERTISER
+    return found
+
+
+def buyers(world: World, vertical: int, n: int) -> Ints:
+    """Customers of an advertiser of this vertical: users who care for it, those who care most the likeliest."""
+    rng = np.random.default_rng([world.config.seed, 4, vertical])
+    caring = world.people.interests[:, vertical] ** 2
+    eligible = int((caring > 1e-4).sum())
+    found: Ints = rng.choice(len(caring), min(n, eligible), replace=False, p=caring / caring.sum())
+    return found

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from loadtest import behaviour, world
+from loadtest.world import VERTICALS, WorldConfig
+
+NOW = 1_780_000_000_000_000
+EARTH = world.build(WorldConfig(seed=2, users=1_500, sites=60))
+
+
+@pytest.fixture(scope="module")
+def done():
+    return behaviour.draw(EARTH, NOW, days=14)
+
+
+def test_one_seed_is_one_past(done):
+    again = behaviour.draw(EARTH, NOW, days=14)
+    assert all(np.array_equal(getattr(done, name), getattr(again, name)) for name in done.__struct_fields__)
+
+
+def test_everything_happened_within_the_days_before_now_and_in_order(done):
+    assert done.time_us.max() <= NOW
+    assert done.time_us.min() >= NOW - 14 * behaviour.DAY_US
+    assert (np.diff(done.time_us) >= 0).all()
+
+
+def test_people_mostly_do_what_they_care_about(done):
+    share = np.zeros((1_500, len(VERTICALS)))
+    np.add.at(share, (done.user, done.vertical), 1)
+    busy = share.sum(axis=1) >= 30
+    top = EARTH.people.interests[busy].argmax(axis=1)
+    assert (share[busy].argmax(axis=1) == top).mean() > 0.8
+
+
+def test_some_of_what_people_do_is_noise(done):
+    caring = EARTH.people.interests[done.user, done.vertical]
+    assert 0.1 < (caring < 0.01).mean() < 0.3
+
+
+def test_a_page_is_about_what_was_done_there_and_only_purchases_have_a_value(done):
+    assert np.array_equal(EARTH.sites.vertical[done.site], done.vertical)
+    bought = np.array([kind for kind, _ in behaviour.KINDS])[done.kind] == "purchase"
+    assert (done.value_micros[bought] > 0).all()
+    assert not done.value_micros[~bought].any()
+
+
+def test_customers_are_people_who_care(done):
+    customers = behaviour.buyers(EARTH, 0, 200)
+    assert len(set(customers)) == 200
+    assert EARTH.people.interests[customers, 0].mean() > 3 * EARTH.people.interests[:, 0].mean()
