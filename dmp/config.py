@@ -44,10 +44,7 @@ def load(
     Raises ConfigError naming every unknown key (with the nearest valid one) and every wrong value.
     """
     table = _read(path)
-    problems: list[str] = []
-    for name in table:
-        if name not in ROOMS:
-            problems.append(f"unknown table [{name}]{_nearest(name, ROOMS)}")
+    problems = [f"unknown table [{name}]{_nearest(name, ROOMS)}" for name in table if name not in ROOMS]
     raw = table.get(section, {})
     if not isinstance(raw, dict):
         problems.append(f"[{section}] must be a table")
