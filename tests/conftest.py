@@ -1,0 +1,46 @@
+"""Fixtures every room uses: a real tag store, never a mock of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from dmp.config import DmpConfig
+from dmp.store import Store, open_store
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One server a test process, the one inside the wheel so that every machine tests the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_STORE", "embedded")
+        with open_store(DmpConfig(data_dir=str(tmp_path_factory.mktemp("store")))) as store:
+            yield store
+
+
+@pytest.fixture
+def store(store_server: Store) -> Store:
+    """An empty tag store."""
+    client = store_server.sync()
+    client.flushall()
+    client.close()
+    return store_server
+
+
+@pytest.fixture
+def client(store: Store) -> Iterator[redis.Redis]:
+    """A synchronous client of the empty store."""
+    connection = store.sync()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real logs and requests; tests that read it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared, which is not here")
+    return SHARED
