@@ -1,9 +1,24 @@
 """Campaigns and creatives as data: one TOML portfolio, validated whole, every problem told at once."""
 
 import datetime
-from typing import Annotated, Literal
+import difflib
+import hashlib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
+
+from bidder.geo import COUNTRIES
+from dmp import keys
+from dmp.errors import ConfigError
+from dmp.taxonomy import UnknownTag, tag_id
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Pixels = Annotated[int, Meta(ge=1, le=10_000)]
@@ -118,3 +133,211 @@ class Portfolio(Struct, frozen=True):
 
     campaigns: tuple[Campaign, ...]
     digest: str = ""
+
+
+def is_secure(creative: Creative) -> bool:
+    """Whether an imp that asks for https can show it: as declared, else no address of an asset is plain http."""
+    if creative.secure is not None:
+        return creative.secure
+    return not any("http://" in text for text in (creative.image_url, creative.html, creative.iurl))
+
+
+_IAB = re.compile(r"IAB\d{1,2}(-\d{1,2})?")
+_DOMAIN = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]", re.IGNORECASE)
+_REGION = re.compile(r"[A-Z]{3}-[A-Z0-9]{1,3}")
+_CITY = re.compile(r"[A-Z]{3}-.+")
+_AUDIENCE = re.compile(r"[^/\s]+/[^/]+")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+
+
+def load(path: Path) -> Portfolio:
+    """The campaigns of a TOML file (`[[campaign]]` tables). Raises ConfigError with every problem in it."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [str(error)]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Portfolio:
+    """As `load`, from the text itself; source: how to name it in an error."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [str(error)]) from None
+    problems = [f"unknown key {key!r}; campaigns are [[campaign]] tables" for key in tables if key != "campaign"]
+    raws = tables.get("campaign", [])
+    if not isinstance(raws, list) or not raws:
+        problems.append("no [[campaign]] table")
+        raws = []
+    found = [_read(Campaign, raw, f"campaign {_name(raw, i)}", problems) for i, raw in enumerate(raws)]
+    campaigns = [campaign for campaign in found if campaign is not None]
+    problems += check(campaigns)
+    if problems:
+        raise ConfigError(source, problems)
+    return Portfolio(tuple(campaigns), hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+
+
+def check(campaigns: Sequence[Campaign]) -> list[str]:
+    """What is wrong with campaigns that are well typed: names, addresses, dates, and what must be unique."""
+    problems = _collisions("campaign", (campaign.id for campaign in campaigns))
+    problems += _collisions("creative", (creative.id for campaign in campaigns for creative in campaign.creatives))
+    for campaign in campaigns:
+        where = f"campaign {campaign.id}"
+        problems += [f"{where}: {problem}" for problem in _campaign_problems(campaign)]
+        for creative in campaign.creatives:
+            problems += [f"{where}, creative {creative.id}: {problem}" for problem in _creative_problems(creative)]
+    return problems
+
+
+def _name(raw: object, position: int) -> str:
+    name = raw.get("id") if isinstance(raw, Mapping) else None
+    return name if isinstance(name, str) and name else f"#{position + 1}"
+
+
+def _read(struct: type[Any], raw: object, where: str, problems: list[str]) -> Any:
+    """One Struct of a table, or None with every wrong key and value added to `problems`."""
+    if not isinstance(raw, Mapping):
+        problems.append(f"{where}: must be a table")
+        return None
+    before = len(problems)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    hints = typing.get_type_hints(struct, include_extras=True)
+    good: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), list(fields), n=1)
+            problems.append(f"{where}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            continue
+        nested, many = _nested(hints[key])
+        if nested is None:
+            try:
+                good[key] = msgspec.convert(value, hints[key])
+            except msgspec.ValidationError as error:
+                problems.append(f"{where}: {key}: {error}")
+        elif not many:
+            good[key] = _read(nested, value, f"{where}, {key}", problems)
+        elif isinstance(value, list):
+            good[key] = [
+                _read(nested, item, f"{where}, {key} {_name(item, i)}", problems) for i, item in enumerate(value)
+            ]
+        else:
+            problems.append(f"{where}: {key} must be a list of tables")
+    problems += [f"{where}: {key} is missing" for key, field in fields.items() if field.required and key not in raw]
+    if len(problems) > before:
+        return None
+    try:
+        return msgspec.convert(good, struct, from_attributes=True)
+    except msgspec.ValidationError as error:
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _nested(annotation: Any) -> tuple[type[Any] | None, bool]:
+    """(Struct inside an annotation, whether it is a tuple of them), (None, False) for anything else."""
+    many = False
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is Annotated:
+            annotation = typing.get_args(annotation)[0]
+        elif origin is tuple:
+            annotation, many = typing.get_args(annotation)[0], True
+        elif origin in (types.UnionType, typing.Union):
+            return None, False
+        else:
+            return (
+                (annotation, many) if isinstance(annotation, type) and issubclass(annotation, Struct) else (None, False)
+            )
+
+
+def _collisions(what: str, names: Iterable[str]) -> list[str]:
+    """Names used twice, and names whose 32-bit numbers are the same."""
+    owners: dict[int, str] = {}
+    problems = []
+    for name in names:
+        other = owners.setdefault(keys.number(name), name)
+        if other is not name:
+            same = other == name
+            problems.append(
+                f"{what} id {name!r} is used twice"
+                if same
+                else f"{what} ids {other!r} and {name!r} share a number; rename one"
+            )
+    return problems
+
+
+def _campaign_problems(campaign: Campaign) -> list[str]:
+    t = campaign.targeting
+    problems = [] if _DOMAIN.fullmatch(campaign.adomain) else [f"adomain {campaign.adomain!r} is no domain"]
+    for name, start in (("start", campaign.start), ("end", campaign.end)):
+        if start is not None and start.tzinfo is None:
+            problems.append(f"{name} needs a time zone, as in 2030-01-31T00:00:00Z")
+    if (
+        campaign.start is not None
+        and campaign.end is not None
+        and campaign.start.tzinfo is not None
+        and campaign.end.tzinfo is not None
+        and campaign.end <= campaign.start
+    ):
+        problems.append("end is not after start")
+    if t.utc_offset_min % 15:
+        problems.append("utc_offset_min must be a multiple of 15")
+    for name, values, fits, form in (
+        ("cat", campaign.cat, _IAB.fullmatch, "an IAB category such as IAB20-3"),
+        ("categories", t.categories, _IAB.fullmatch, "an IAB category such as IAB20-3"),
+        ("not_categories", t.not_categories, _IAB.fullmatch, "an IAB category such as IAB20-3"),
+        ("countries", t.countries, COUNTRIES.__contains__, "an ISO alpha-3 country such as USA"),
+        ("not_countries", t.not_countries, COUNTRIES.__contains__, "an ISO alpha-3 country such as USA"),
+        ("regions", t.regions, _REGION.fullmatch, "a region such as USA-CA"),
+        ("not_regions", t.not_regions, _REGION.fullmatch, "a region such as USA-CA"),
+        ("cities", t.cities, _CITY.fullmatch, "a city such as USA-New York"),
+        ("domains", t.domains, _DOMAIN.fullmatch, "a domain"),
+        ("not_domains", t.not_domains, _DOMAIN.fullmatch, "a domain"),
+        ("audiences", t.audiences, _AUDIENCE.fullmatch, "an audience such as acme/buyers"),
+        ("not_audiences", t.not_audiences, _AUDIENCE.fullmatch, "an audience such as acme/buyers"),
+    ):
+        problems += _misfits(name, values, fits, form)
+    for tag in (*([campaign.interest] if campaign.interest else []), *t.tags, *t.not_tags):
+        try:
+            tag_id(tag)
+        except UnknownTag as error:
+            problems.append(str(error))
+    return problems
+
+
+def _misfits(name: str, values: Sequence[str], fits: Callable[[str], object], form: str) -> list[str]:
+    return [f"{name}: {value!r} is not {form}" for value in values if not fits(value)]
+
+
+def _creative_problems(creative: Creative) -> list[str]:
+    problems = []
+    if bool(creative.image_url) == bool(creative.html):
+        problems.append("needs exactly one of image_url and html")
+    for name, url in (
+        ("landing_url", creative.landing_url),
+        ("image_url", creative.image_url),
+        ("iurl", creative.iurl),
+    ):
+        if url and not is_web_address(url):
+            problems.append(
+                f"{name} {url!r} is not an http or https address without user name, blanks or control characters"
+            )
+    return problems
+
+
+def is_web_address(url: str) -> bool:
+    """S-15: http or https, a host, no user-info, nothing a header or a browser could read as more than an address.
+
+    >>> is_web_address("https://shop.example/a?b=1"), is_web_address("javascript:alert(1)")
+    (True, False)
+    >>> is_web_address("https://bank.example@evil.example/"), is_web_address("https://a.example/%0d%0a")
+    (False, True)
+    """
+    if _UNSAFE.search(url) or "\\" in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it raises on a port that is none
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc

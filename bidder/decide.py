@@ -1,10 +1,24 @@
-"""The decision, pure: a request, a user, a snapshot and the time become ranked offers or a reason."""
+"""The decision, pure: a request, a user, a snapshot and the time become ranked offers or a reason.
+
+Steps: currency -> request-wide rules -> per imp: rules, floor, at most `max_candidates` ads by the most they can be
+worth, one call of the forest, value, price. Nothing here reads a clock, a file, the store or a global.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from bidder.openrtb import Reason
+from bidder import targeting
+from bidder.config import ExchangeConfig
+from bidder.openrtb import Deal, Imp, Reason, Request
+from bidder.pricing import bid_currency, floor_micros, price_micros, value_micros
+from bidder.privacy import PrivacyDecision, strip
+from bidder.scoring import score
+from bidder.snapshot import Snapshot
+from bidder.view import View, context, view
+from dmp.schema import User
 from models.features import Context
 
 
@@ -37,7 +51,7 @@ class Offer(Struct, frozen=True, gc=False):
 
 
 class Decision(Struct, frozen=True):
-    """offers: per imp (same order as `request.imp`), best first, maybe empty.
+    """offers: per imp (same order as `request.imp`), best first, maybe empty, one per campaign.
 
     A capped campaign stands in the list of one imp only, so any choice of one offer per imp is allowed.
     reason: BID when there is an offer, else why there is none. reasons: the same per imp. contexts: per imp, what
@@ -49,3 +63,176 @@ class Decision(Struct, frozen=True):
     reasons: tuple[Reason, ...] = ()
     contexts: tuple[Context | None, ...] = ()
     currency: str = "USD"
+
+
+_ORDER = {reason: i for i, reason in enumerate(Reason)}
+
+
+def no_bid(request: Request, reason: Reason) -> Decision:
+    """The same reason for every imp."""
+    n = len(request.imp)
+    return Decision(((),) * n, reason, (reason,) * n, (None,) * n)
+
+
+def decide(
+    request: Request,
+    privacy: PrivacyDecision,
+    user: User | None,
+    snapshot: Snapshot,
+    now_us: int,
+    exchange: ExchangeConfig,
+    name: str,
+    exhausted: int = 0,
+) -> Decision:
+    """What to offer for each imp. user: None when nothing may be or could be read about the user.
+
+    name: the exchange's. exhausted: ads that have no money right now (`Snapshot.mask_of`). Floats enter only as
+    probabilities and exchange rates; equal inputs give equal offers.
+    """
+    settings = snapshot.settings
+    if request.refuse is not None:
+        return no_bid(request, Reason.RESTRICTION_UNREADABLE)
+    if not privacy.bid:
+        return no_bid(request, Reason.PRIVACY)
+    imps = request.imp
+    reasons = [_usable(imp) for imp in imps]
+    if Reason.BID not in reasons:
+        return Decision(((),) * len(imps), _furthest(reasons), tuple(reasons), (None,) * len(imps))
+    currency = bid_currency(request.cur, settings.rates)
+    if currency is None:
+        return no_bid(request, Reason.CURRENCY)
+    request = strip(request, privacy)
+    if not privacy.personalise:
+        user = None
+    if user is not None and not settings.use_tags:
+        user = User(contacts=user.contacts)
+    seen = view(request, user, now_us, exchange, name)
+    mask, reason = targeting.eligible(snapshot.index, seen)
+    if not mask:
+        return no_bid(request, reason)
+    mask &= ~exhausted
+    if not mask:
+        return no_bid(request, Reason.BUDGET)
+    offers: list[tuple[Offer, ...]] = [()] * len(imps)
+    contexts: list[Context | None] = [None] * len(imps)
+    names: set[str] = set()
+    for i, imp in enumerate(imps):
+        if reasons[i] is not Reason.BID:
+            continue
+        if imp.id in names:  # an answer could not say which of the two it is for
+            reasons[i] = Reason.IMP_UNUSABLE
+            continue
+        names.add(imp.id)
+        candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
+        if candidates:
+            offers[i], contexts[i] = _offers(i, imp, candidates, seen, snapshot, currency)
+            if not offers[i]:
+                reasons[i] = Reason.BELOW_FLOOR
+    if len(imps) > 1:
+        _keep_capped_once(offers, snapshot)
+        reasons = [
+            Reason.FREQUENCY_CAP if reason is Reason.BID and not found else reason
+            for reason, found in zip(reasons, offers, strict=True)
+        ]
+    return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency)
+
+
+def _usable(imp: Imp) -> Reason:
+    if imp.unusable is not None:
+        return Reason.IMP_UNUSABLE
+    return Reason.NO_MEDIA_FIT if imp.banner is None else Reason.BID
+
+
+def _furthest(reasons: Sequence[Reason]) -> Reason:
+    """BID when any imp has one, else the reason of the imp that passed the most rules."""
+    return Reason.BID if Reason.BID in reasons else max(reasons, key=_ORDER.__getitem__)
+
+
+def _offers(
+    imp_index: int, imp: Imp, mask: int, seen: View, snapshot: Snapshot, currency: str
+) -> tuple[tuple[Offer, ...], Context | None]:
+    """Offers for one imp, best first, from the ads of a non-empty mask; no offer means all are below the floor."""
+    settings = snapshot.settings
+    rates = settings.rates
+    floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, rates)
+    deals = imp.pmp.deals if imp.pmp is not None else None
+    if floor is None and not deals:
+        return (), None
+    rate = rates[currency]
+    floor_usd = round((floor or 0) * rate)
+    candidates = targeting.members(mask, settings.max_candidates)
+    if not deals:
+        # Ads stand by the most they can be worth: the first that cannot meet the floor ends the list.
+        bounds = snapshot.bounds
+        while candidates and bounds[candidates[-1]] + 1 < floor_usd:
+            candidates.pop()
+        if not candidates:
+            return (), None
+    where = context(seen, imp, floor_usd)
+    scores = score(candidates, where, seen, snapshot)
+    chances = scores.chances
+    ranked = []
+    for position, ad in enumerate(candidates):
+        campaign = snapshot.by_ad[ad]
+        value = value_micros(campaign.goal, campaign.price_micros, chances[position])
+        ranked.append((-value, ad, position))
+    ranked.sort()
+    found: list[Offer] = []
+    used: set[int] = set()
+    ceiling = settings.max_price_micros / rate
+    for minus_value, ad, position in ranked:
+        owner = snapshot.owners[ad]
+        if owner in used:
+            continue
+        deal = _deal(deals, ad, snapshot) if snapshot.by_ad[ad].deals else None
+        at, least = seen.at, floor
+        if deal is not None:
+            least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
+            at = deal.at if deal.at in (1, 2, 3) else at
+        if least is None:
+            continue
+        price = price_micros(-minus_value / rate, least, at, settings.first_price_keep, ceiling)
+        if price is None:
+            if deals:
+                continue
+            break  # every further ad is worth less
+        used.add(owner)
+        found.append(
+            Offer(
+                imp_index,
+                ad,
+                price,
+                price if currency == "USD" else round(price * rate),
+                -minus_value,
+                least,
+                currency,
+                at,
+                "" if deal is None else deal.id,
+                chances[position],
+                (*scores.request, *snapshot.values[ad], *scores.pairs[position]) if scores.request else (),
+            )
+        )
+        if len(found) == settings.offers:
+            break
+    return tuple(found), where
+
+
+def _deal(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> Deal | None:
+    """The first offered deal that this ad may answer."""
+    return next((deal for deal in deals or () if targeting.deal_ads(snapshot.index, deal) >> ad & 1), None)
+
+
+def _keep_capped_once(offers: list[tuple[Offer, ...]], snapshot: Snapshot) -> None:
+    """Leave a campaign with a frequency cap in the list of the one imp where it is worth most (the first on a tie)."""
+    best: dict[int, Offer] = {}
+    for found in offers:
+        for offer in found:
+            owner = snapshot.owners[offer.ad_index]
+            if snapshot.by_ad[offer.ad_index].caps and (
+                owner not in best or best[owner].value_micros < offer.value_micros
+            ):
+                best[owner] = offer
+    for i, found in enumerate(offers):
+        offers[i] = tuple(
+            offer for offer in found if best.get(snapshot.owners[offer.ad_index], offer).imp_index == offer.imp_index
+        )

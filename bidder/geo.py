@@ -25,14 +25,52 @@ COUNTRIES: frozenset[str] = frozenset(long for _, long in _PAIRS)
 """ISO 3166-1 alpha-3 codes."""
 
 _SPELLINGS: dict[str, str] = {
-    spelling: long
-    for short, long in _PAIRS
-    for spelling in (short, long, short.lower(), long.lower())
+    spelling: long for short, long in _PAIRS for spelling in (short, long, short.lower(), long.lower())
 }
 
 GDPR_COUNTRIES: frozenset[str] = frozenset(
-    "AUT BEL BGR HRV CYP CZE DNK EST FIN FRA DEU GRC HUN IRL ITA LVA LTU LUX MLT NLD POL PRT ROU SVK SVN ESP SWE "
-    "ISL LIE NOR GBR CHE ALA GUF GLP MTQ MYT REU MAF GIB".split()
+    [
+        "AUT",
+        "BEL",
+        "BGR",
+        "HRV",
+        "CYP",
+        "CZE",
+        "DNK",
+        "EST",
+        "FIN",
+        "FRA",
+        "DEU",
+        "GRC",
+        "HUN",
+        "IRL",
+        "ITA",
+        "LVA",
+        "LTU",
+        "LUX",
+        "MLT",
+        "NLD",
+        "POL",
+        "PRT",
+        "ROU",
+        "SVK",
+        "SVN",
+        "ESP",
+        "SWE",
+        "ISL",
+        "LIE",
+        "NOR",
+        "GBR",
+        "CHE",
+        "ALA",
+        "GUF",
+        "GLP",
+        "MTQ",
+        "MYT",
+        "REU",
+        "MAF",
+        "GIB",
+    ]
 )
 """EEA, United Kingdom, Switzerland and the outermost regions with codes of their own (P-10)."""
 

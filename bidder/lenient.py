@@ -146,6 +146,4 @@ def _list(plan: _Plan, items: _Plan, raw: Any) -> Any:
 def _metas(annotation: Any) -> list[msgspec.Meta]:
     """The constraints on a list that may be optional."""
     parts = [annotation, *typing.get_args(annotation)]
-    return [
-        meta for part in parts for meta in getattr(part, "__metadata__", ()) if isinstance(meta, msgspec.Meta)
-    ]
+    return [meta for part in parts for meta in getattr(part, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]

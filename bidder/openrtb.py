@@ -46,6 +46,7 @@ class Reason(StrEnum):
     IMP_UNUSABLE = "imp_unusable"
     NO_MEDIA_FIT = "no_media_fit"
     NOT_RUNNING = "not_running"
+    AUCTION_TYPE = "auction_type"
     SCHEDULE = "schedule"
     DEAL = "deal"
     SIZE = "size"
@@ -293,7 +294,6 @@ class Request(Struct, frozen=True, gc=False):
     bapp: StrictStrs | None = None
     wlang: StrictStrs | None = None
     refuse: str | None = field(default=None, name="tagbid:refuse")
-
 
 
 _decoder = msgspec.json.Decoder(Request)

@@ -46,7 +46,14 @@ _BROWSER = (
     ("trident", "ie"),
     ("safari", "safari"),
 )
-_OS_NAMES = {"iphone os": "ios", "ipados": "ios", "mac os x": "macos", "os x": "macos", "mac os": "macos", "mac": "macos"}
+_OS_NAMES = {
+    "iphone os": "ios",
+    "ipados": "ios",
+    "mac os x": "macos",
+    "os x": "macos",
+    "mac os": "macos",
+    "mac": "macos",
+}
 
 
 def os_name(text: str | None) -> str:

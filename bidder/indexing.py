@@ -1,0 +1,283 @@
+"""From campaigns to masks: builds the `bidder.targeting.Index` of a snapshot."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from math import ceil, cos, floor, radians
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from bidder import targeting
+from bidder.campaigns import Campaign, Creative, FrequencyCap, Radius, Targeting, is_secure
+from bidder.openrtb import Imp, Reason
+from bidder.targeting import AnyOf, Circle, Index, cell
+from bidder.view import WEEK_HOURS, View
+from dmp import keys
+from dmp.taxonomy import tag_id
+
+K = TypeVar("K", bound=Hashable)
+Rows = Sequence[tuple[Campaign, Creative]]
+
+DEVICES: dict[str, tuple[int, ...]] = {
+    "mobile": (1, 4, 5),
+    "phone": (4,),
+    "tablet": (5,),
+    "desktop": (2,),
+    "tv": (3, 7),
+    "connected": (6,),
+    "ooh": (8,),
+}
+"""OpenRTB device types (AdCOM, List: Device Types) behind our names; 1 is "mobile or tablet"."""
+
+KM_PER_DEGREE = 111.0  # of latitude, rounded down so that cells err on the large side
+HTML_BTYPES = (1, 3, 4)  # XHTML text, JavaScript, iframe: what advertiser HTML may be
+IMAGE_BTYPE = 2
+
+
+def _mask(bits: Iterable[int], n: int) -> int:
+    """Bits to an integer through bytes: linear, where |= of one bit at a time is quadratic in n."""
+    data = bytearray(n // 8 + 1)
+    for bit in bits:
+        data[bit >> 3] |= 1 << (bit & 7)
+    return int.from_bytes(data, "little")
+
+
+def _by_value(rows: Iterable[Iterable[K]], n: int) -> dict[K, int]:
+    bits: dict[K, list[int]] = {}
+    for bit, values in enumerate(rows):
+        for value in values:
+            bits.setdefault(value, []).append(bit)
+    return {value: _mask(found, n) for value, found in bits.items()}
+
+
+def _free(rows: Iterable[object], n: int) -> int:
+    """Rows without values: the ads that do not have the rule."""
+    return _mask((bit for bit, values in enumerate(rows) if not values), n)
+
+
+def _up(domain: str) -> list[str]:
+    """A domain and those above it, down to two labels.
+
+    >>> _up("shop.example.com")
+    ['shop.example.com', 'example.com']
+    """
+    labels = domain.lower().split(".")
+    return [".".join(labels[i:]) for i in range(max(1, len(labels) - 1))]
+
+
+def build(rows: Rows) -> Index:
+    """The index of ads in the order given: bit i of every mask is rows[i]."""
+    n = len(rows)
+    rules = [campaign.targeting for campaign, _ in rows]
+    everything = (1 << n) - 1
+    changes, running = _running(rows, n)
+    local, by_utc = _schedule(rows, n)
+    geo_rows = [t.countries + t.regions + t.cities + t.radius for t in rules]
+    cats = [campaign.cat for campaign, _ in rows]
+    needs_user = [
+        bool(t.tags or t.not_tags or t.audiences or t.not_audiences)
+        or (bool(campaign.caps) and campaign.cap_without_user == "skip")
+        for (campaign, _), t in zip(rows, rules, strict=True)
+    ]
+    index = Index(
+        everything=everything,
+        rules=(),
+        imp_rules=(),
+        changes=changes,
+        running=running,
+        seats=_by_value(([campaign.seat] for campaign, _ in rows), n),
+        at={at: _mask((i for i, t in enumerate(rules) if not t.at or at in t.at), n) for at in (1, 2)},
+        devices=_with_free(_by_value(([c for d in t.devices for c in DEVICES[d]] for t in rules), n), rules, n),
+        devices_free=_free((t.devices for t in rules), n),
+        os=_any_of([[name.lower() for name in t.os] for t in rules], n),
+        local=local,
+        by_utc=by_utc,
+        geo_free=_free(geo_rows, n),
+        countries=_by_value((t.countries for t in rules), n),
+        regions=_by_value((t.regions for t in rules), n),
+        cities=_by_value(([_city(name) for name in t.cities] for t in rules), n),
+        circles=_circles([t.radius for t in rules], n),
+        not_countries=_by_value((t.not_countries for t in rules), n),
+        not_regions=_by_value((t.not_regions for t in rules), n),
+        inventory_free=_free((t.domains + t.apps for t in rules), n),
+        domains=_by_value(([d.lower() for d in t.domains] for t in rules), n),
+        apps=_by_value((t.apps for t in rules), n),
+        not_domains=_by_value(([d.lower() for d in t.not_domains] for t in rules), n),
+        not_apps=_by_value((t.not_apps for t in rules), n),
+        categories=_any_of([t.categories for t in rules], n),
+        not_categories=_by_value((t.not_categories for t in rules), n),
+        keywords=_any_of([[word.lower() for word in t.keywords] for t in rules], n),
+        not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
+        category_owners=_by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in cats), n),
+        by_category=_by_value((own or ("",) for own in cats), n),
+        advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
+        bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
+        languages=_by_value(([creative.language.lower()] for _, creative in rows), n),
+        anonymous=_mask((i for i, needed in enumerate(needs_user) if not needed), n),
+        tags_free=_free((t.tags for t in rules), n),
+        tags=_scores([t.tags for t in rules], n),
+        not_tags=_scores([t.not_tags for t in rules], n),
+        audiences_free=_free((t.audiences for t in rules), n),
+        audiences=_by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
+        not_audiences=_by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
+        caps=_caps(rows, n),
+        sizes=_by_value(([(creative.w, creative.h)] for _, creative in rows), n),
+        secure=_mask((i for i, (_, creative) in enumerate(rows) if is_secure(creative)), n),
+        attributes=_by_value((set(campaign.attr) | set(creative.attr) for campaign, creative in rows), n),
+        types=_by_value((HTML_BTYPES if creative.html else (IMAGE_BTYPE,) for _, creative in rows), n),
+        open=_free((campaign.deals for campaign, _ in rows), n),
+        deals=_by_value((campaign.deals for campaign, _ in rows), n),
+    )
+    return _with_rules(index)
+
+
+def _with_rules(index: Index) -> Index:
+    """Ask only the rules that can take an ad away, cheap ones first, those that need a loop last."""
+    everything, t = index.everything, targeting
+    request_rules: list[tuple[bool, Reason, Callable[[Index, View], int]]] = [
+        (index.running != (everything,), Reason.NOT_RUNNING, t.running),
+        (True, Reason.SEAT, t.seat),
+        (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, t.auction_type),
+        (index.devices_free != everything, Reason.DEVICE, t.device),
+        (bool(index.os.masks), Reason.OS, t.system),
+        (any(mask != everything for mask in index.local), Reason.SCHEDULE, t.schedule),
+        (index.geo_free != everything or bool(index.not_countries or index.not_regions), Reason.GEO, t.geo),
+        (
+            index.inventory_free != everything or bool(index.not_domains or index.not_apps),
+            Reason.INVENTORY,
+            t.inventory,
+        ),
+        (index.anonymous != everything, Reason.NO_USER, t.known_user),
+        (bool(index.categories.masks or index.not_categories), Reason.CATEGORY, t.category),
+        (True, Reason.BLOCKED_CATEGORY, t.blocked_category),
+        (True, Reason.BLOCKED_ADVERTISER, t.blocked_advertiser),
+        (bool(index.bundles), Reason.BLOCKED_APP, t.blocked_app),
+        (True, Reason.LANGUAGE, t.language),
+        (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, t.audience),
+        (bool(index.tags or index.not_tags), Reason.TAGS, t.tags),
+        (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, t.keyword),
+        (bool(index.caps), Reason.FREQUENCY_CAP, t.frequency_cap),
+    ]
+    imp_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
+        (True, Reason.SIZE, t.size),
+        (True, Reason.DEAL, t.deal),
+        (index.secure != everything, Reason.SECURE, t.secure),
+        (bool(index.attributes), Reason.CREATIVE_ATTRIBUTE, t.attribute),
+        (True, Reason.CREATIVE_TYPE, t.creative_type),
+    ]
+    return replace(
+        index,
+        rules=tuple((reason, rule) for used, reason, rule in request_rules if used),
+        imp_rules=tuple((reason, rule) for used, reason, rule in imp_rules if used),
+    )
+
+
+def _any_of(rows: Sequence[Sequence[str]], n: int) -> AnyOf:
+    return AnyOf(_free(rows, n), _by_value(rows, n))
+
+
+def _with_free(masks: dict[int, int], rules: Sequence[Targeting], n: int) -> dict[int, int]:
+    free = _free((t.devices for t in rules), n)
+    return {value: mask | free for value, mask in masks.items()}
+
+
+def _city(name: str) -> str:
+    """The spelling of `bidder.view.View.city`: country as is, the rest in lower case."""
+    country, _, rest = name.partition("-")
+    return f"{country}-{rest.lower()}"
+
+
+def _running(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Times in µs at which the set of running ads changes, the first before all time, and the set from each on."""
+    spans = [
+        (
+            0 if campaign.start is None else int(campaign.start.timestamp() * 1e6),
+            None if campaign.end is None else int(campaign.end.timestamp() * 1e6),
+            campaign.status == "active",
+        )
+        for campaign, _ in rows
+    ]
+    changes = sorted({0} | {time for start, end, _ in spans for time in (start, end) if time is not None})
+    running = tuple(
+        _mask(
+            (i for i, (start, end, on) in enumerate(spans) if on and start <= time and (end is None or time < end)), n
+        )
+        for time in changes
+    )
+    return tuple(changes), running
+
+
+def _schedule(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ads by hour of the week on the user's clock, and by UTC quarter hour on each campaign's own clock."""
+    wanted: list[set[int] | None] = []
+    for campaign, _ in rows:
+        t = campaign.targeting
+        if not t.hours and not t.weekdays:
+            wanted.append(None)
+            continue
+        days, hours = t.weekdays or range(7), t.hours or range(24)
+        wanted.append({day * 24 + hour for day in days for hour in hours})
+    bound = [(i, slots, rows[i][0].targeting.utc_offset_min) for i, slots in enumerate(wanted) if slots is not None]
+    free = _mask((i for i, slots in enumerate(wanted) if slots is None), n)
+    if not bound:
+        return (free,) * WEEK_HOURS, (free,) * (WEEK_HOURS * 4)
+    local = tuple(free | _mask((i for i, slots, _ in bound if slot in slots), n) for slot in range(WEEK_HOURS))
+    by_utc = tuple(
+        free | _mask((i for i, slots, offset in bound if (quarter * 15 + offset) // 60 % WEEK_HOURS in slots), n)
+        for quarter in range(WEEK_HOURS * 4)
+    )
+    return local, by_utc
+
+
+def _circles(rows: Sequence[tuple[Radius, ...]], n: int) -> dict[tuple[int, int], tuple[Circle, ...]]:
+    """Circles by every one-degree cell they may touch; a point looks into its own cell only."""
+    owners: dict[Radius, list[int]] = {}
+    for bit, circles in enumerate(rows):
+        for circle in circles:
+            owners.setdefault(circle, []).append(bit)
+    cells: dict[tuple[int, int], list[Circle]] = {}
+    for circle, bits in owners.items():
+        made = Circle(circle.lat, circle.lon, circle.km, _mask(bits, n))
+        for at in _touched(circle):
+            cells.setdefault(at, []).append(made)
+    return {at: tuple(found) for at, found in cells.items()}
+
+
+def _touched(circle: Radius) -> set[tuple[int, int]]:
+    high = circle.km / KM_PER_DEGREE
+    south, north = max(-90.0, circle.lat - high), min(90.0, circle.lat + high)
+    narrowest = cos(radians(max(abs(south), abs(north))))
+    wide = 180.0 if narrowest < 0.02 else min(180.0, high / narrowest)
+    west, east = floor(circle.lon - wide), ceil(circle.lon + wide)
+    return {
+        cell(lat, lon)
+        for lat in range(floor(south), floor(north) + 1)
+        for lon in range(west, min(east, west + 359) + 1)
+    }
+
+
+def _scores(rows: Sequence[dict[str, int]], n: int) -> dict[int, tuple[int, ...]]:
+    """Tag id -> for each score 0..100 the ads whose least score it reaches."""
+    least: dict[int, list[tuple[int, int]]] = {}
+    for bit, tags in enumerate(rows):
+        for name, score in tags.items():
+            least.setdefault(tag_id(name), []).append((score, bit))
+    found = {}
+    for tag, entries in least.items():
+        steps = {score: _mask((bit for s, bit in entries if s <= score), n) for score in {s for s, _ in entries}}
+        masks, current = [], 0
+        for score in range(101):
+            current = steps.get(score, current)
+            masks.append(current)
+        found[tag] = tuple(masks)
+    return found
+
+
+def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int]]:
+    bits: dict[int, list[int]] = {}
+    caps: dict[int, tuple[FrequencyCap, ...]] = {}
+    for bit, (campaign, _) in enumerate(rows):
+        if campaign.caps:
+            scope = keys.number(campaign.id)
+            bits.setdefault(scope, []).append(bit)
+            caps[scope] = campaign.caps
+    return {scope: (caps[scope], _mask(found, n)) for scope, found in bits.items()}

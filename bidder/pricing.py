@@ -1,0 +1,68 @@
+"""From a click probability to a price: value, auction type, floor, currency, rounding. Pure arithmetic on micros."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+FIXED_PRICE = 3  # OpenRTB deal.at: bidfloor is the agreed price
+
+
+def value_micros(goal: Literal["cpm", "cpc"], price_micros: int, pctr: float) -> int:
+    """What one thousand impressions are worth: the CPM, or clicks expected of a thousand times the price of one.
+
+    >>> value_micros("cpm", 2_500_000, 0.0), value_micros("cpc", 400_000, 0.002)
+    (2500000, 800000)
+    """
+    return price_micros if goal == "cpm" else round(price_micros * pctr * 1000)
+
+
+def bid_currency(allowed: Sequence[str] | None, rates: Mapping[str, float]) -> str | None:
+    """Dollars when the request allows them or names nothing, else the first allowed currency that has a rate.
+
+    >>> bid_currency(None, {"USD": 1.0}), bid_currency(["EUR"], {"USD": 1.0}), bid_currency(["EUR"], {"EUR": 1.1})
+    ('USD', None, 'EUR')
+    """
+    if not allowed or "USD" in allowed:
+        return "USD"
+    return next((name for name in allowed if name in rates), None)
+
+
+def floor_micros(
+    bidfloor: float | None, floor_currency: str | None, currency: str, rates: Mapping[str, float]
+) -> int | None:
+    """A floor in micros of the bid's currency, rounded up; 0 without one, None when its currency has no rate.
+
+    The third decimal of a micro decides the rounding, so that binary dust (0.1 * 1e6) does not.
+
+    >>> floor_micros(0.1, None, "USD", {"USD": 1.0}), floor_micros(1, "EUR", "USD", {"USD": 1.0, "EUR": 1.25})
+    (100000, 1250000)
+    """
+    if not bidfloor or bidfloor < 0:
+        return 0
+    named = floor_currency or "USD"
+    if named == currency:
+        return math.ceil(round(bidfloor * 1e6, 3))
+    rate, ours = rates.get(named), rates.get(currency)
+    if rate is None or ours is None:
+        return None
+    return math.ceil(round(bidfloor * 1e6 * rate / ours, 3))
+
+
+def price_micros(worth_micros: float, floor: int, at: int, keep: float, ceiling_micros: float) -> int | None:
+    """The bid, or None when the impression is not worth its floor or no more than nothing.
+
+    worth_micros, floor, ceiling_micros: CPM micros of the bid's currency. at 2: what it is worth (the second price
+    protects us). at 1: a share `keep` of it, yet at least the floor. at 3: the floor is the price. Half to even.
+
+    >>> price_micros(2_000_000, 500_000, 1, 0.85, 1e9), price_micros(2_000_000, 1_900_000, 1, 0.85, 1e9)
+    (1700000, 1900000)
+    >>> price_micros(2_000_000, 0, 2, 0.85, 1e9), price_micros(2_000_000, 2_000_001, 2, 0.85, 1e9)
+    (2000000, None)
+    """
+    most = min(worth_micros, ceiling_micros)
+    if floor > most:
+        return None
+    if at == FIXED_PRICE:
+        return floor or None
+    price = max(floor, round(min(worth_micros if at == 2 else worth_micros * keep, ceiling_micros)))
+    return price if price > 0 else None

@@ -1,0 +1,33 @@
+"""Click probabilities of the candidates of one imp: one call of the forest, or the prior without a model."""
+
+import numpy as np
+from msgspec import Struct
+
+from bidder.snapshot import Snapshot
+from bidder.view import View
+from models import features
+from models.features import Context
+from models.forest import sigmoid
+
+
+class Scores(Struct, frozen=True, gc=False):
+    """chances: calibrated click probability per candidate. request, pairs: the features of the two sides that are
+    computed per request and per candidate; empty without a model.
+    """
+
+    chances: list[float]
+    request: list[float]
+    pairs: list[list[float]]
+
+
+def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot) -> Scores:
+    """candidates: positions in `snapshot.ads`."""
+    model, masks = snapshot.model, snapshot.masks
+    if model is None or masks is None:
+        return Scores([snapshot.settings.prior_ctr] * len(candidates), [], [])
+    user = seen.user if snapshot.settings.use_tags else None
+    request = features.request_values(model.vocabulary, where, user, seen.now_us)
+    ads = snapshot.ads
+    pairs = [features.pair_values(ads[i], where, user, seen.now_us) for i in candidates]
+    raw = model.forest.scores(model.forest.request_mask(request), masks[candidates], np.array(pairs))
+    return Scores(model.calibrate(sigmoid(raw)).tolist(), request, pairs)
