@@ -39,13 +39,23 @@ def encode_profile(generation: int, tags: Sequence[Tag]) -> bytes:
     n = len(tags)
     return b"".join(
         (
-            _HEAD.pack(VERSION, 0, n, generation),
+            profile_head(generation, n),
             struct.pack(f"<{n}I", *(t.tag for t in tags)),
             bytes(t.score for t in tags),
             struct.pack(f"<{n}H", *(t.as_of_day for t in tags)),
             bytes(t.source for t in tags),
         )
     )
+
+
+def profile_head(generation: int, n: int) -> bytes:
+    """The 8 bytes before the columns of n tags."""
+    return _HEAD.pack(VERSION, 0, n, generation)
+
+
+def generation_of(data: bytes) -> int:
+    """The generation that wrote a profile record."""
+    return _profile_head(data)[1]
 
 
 def decode_profile(data: bytes) -> Profile:

@@ -1,0 +1,161 @@
+"""The DMP's commands."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dmp import config as configuration
+from dmp import keys, pseudonym, store, taxonomy
+from dmp.config import DmpConfig
+from dmp.errors import DmpError
+from dmp.schema import IdType
+
+app = typer.Typer(no_args_is_help=True, help="User tags, audiences and seeds.")
+console = Console()
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def settings(path: Path | None) -> DmpConfig:
+    return configuration.load("dmp", DmpConfig, path)
+
+
+@app.command()
+def build(
+    events: Annotated[Path, typer.Argument(help="Parquet event file, or a folder of them.")],
+    config: ConfigFile = None,
+    force: Annotated[bool, typer.Option(help="Publish even when the build looks unlike the last one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build every user's tags from event files and make them live, all at once."""
+    from dmp import offline
+
+    settings_ = settings(config)
+    with (
+        store.open_store(settings_) as tags,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        ) as bar,
+    ):
+        task = bar.add_task("reading")
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total)
+
+        made = offline.build(settings_, events, time.time_ns() // 1000, tags, force, show)
+    if as_json:
+        typer.echo(msgspec.json.encode(made))
+        return
+    table = Table("", "", show_header=False)
+    table.add_row("generation", f"{made.number} (before: {made.parent or 'none'})")
+    table.add_row("events used", f"{made.events:,}")
+    table.add_row(
+        "users", f"{made.users:,} ({made.written:,} written, {made.unchanged:,} unchanged, {made.gone:,} gone)"
+    )
+    table.add_row("tags", f"{made.tags:,}: " + ", ".join(f"{name} {n:,}" for name, n in sorted(made.rows.items())))
+    table.add_row("histogram drift", f"{made.drift:.3f}")
+    table.add_row("seconds", f"{made.seconds:.1f}")
+    console.print(table)
+    if made.unmapped:
+        worst = sorted(made.unmapped.items(), key=lambda item: -item[1])[:10]
+        console.print(
+            f"{sum(made.unmapped.values()):,} events have a category that is no standard tag: "
+            + ", ".join(f"{label} ({n:,})" for label, n in worst)
+        )
+
+
+@app.command()
+def rollback(config: ConfigFile = None) -> None:
+    """Make the generation before the live one live again."""
+    from dmp import offline
+
+    settings_ = settings(config)
+    with store.open_store(settings_) as tags:
+        console.print(f"generation {offline.rollback(settings_, tags)} is live")
+
+
+@app.command()
+def profile(
+    raw_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id as the site or exchange knows it.")],
+    id_type: Annotated[
+        str, typer.Option(help="cookie, device, exchange, email, phone, login or household.")
+    ] = "cookie",
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the bidder knows of a user right now."""
+    settings_ = settings(config)
+    try:
+        kind = msgspec.convert(id_type, IdType)
+    except msgspec.ValidationError:
+        raise DmpError(f"id type {id_type!r} is none of {', '.join(IdType.__args__)}") from None  # type: ignore[attr-defined]
+    ring = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key"))
+    uid = ring.uid(kind, raw_id)
+    if uid is None:
+        raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
+    with store.open_store(settings_) as tags:
+        client = tags.sync()
+        (user,) = store.read_users(client, [uid], int(time.time()))
+        generation = store.live_generation(client)
+    named = {taxonomy.tag_name(tag): score for tag, score in sorted(user.tags.items())}
+    if as_json:
+        typer.echo(
+            msgspec.json.encode(
+                {
+                    "user": keys.text(uid).decode(),
+                    "generation": generation,
+                    "tags": named,
+                    "audiences": sorted(user.audiences),
+                    "contacts": user.contacts,
+                }
+            )
+        )
+        return
+    table = Table("tag", "score", title=f"user {keys.text(uid).decode()}, generation {generation}")
+    for name, score in named.items():
+        table.add_row(name, str(score))
+    console.print(table)
+    console.print(f"in {len(user.audiences)} audiences, {sum(c.count for c in user.contacts)} counted contacts")
+
+
+@app.command("taxonomy")
+def show_taxonomy(as_json: Json = False) -> None:
+    """List the standard tags."""
+    if as_json:
+        typer.echo(msgspec.json.encode(taxonomy.TAGS))
+        return
+    table = Table("id", "name", "English", "中文", "IAB content", "half-life")
+    for tag in taxonomy.TAGS:
+        half_life = f"{tag.half_life_days} d" if tag.half_life_days else ""
+        table.add_row(str(tag.id), tag.name, tag.label_en, tag.label_zh, tag.iab_content, half_life)
+    console.print(table)
+
+
+@app.command("store")
+def run_store(config: ConfigFile = None) -> None:
+    """Run the tag store in the foreground, for other commands to join; ends on Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with store.open_store(settings(config)) as tags:
+        console.print(
+            f"tag store at {tags.url}" + ("" if tags.server else " (already running, run by another process)")
+        )
+        while tags.server is not None and tags.server.poll() is None and not stop.wait(0.5):
+            pass
+
+
+if __name__ == "__main__":
+    app()

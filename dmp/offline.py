@@ -1,0 +1,287 @@
+"""The nightly build: event files -> clean events -> tag families in SQL -> one generation, validated and flipped.
+
+A generation's folder `generations/<n>/` holds `tags.parquet` (see `dmp.generations.TAG_COLUMNS`) and
+`manifest.json`. Only the live pointer in the store says which one counts: a folder with a higher number was left
+by a build that died or was rolled back. A build that fails changes nothing readers see.
+"""
+
+import fcntl
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import redis
+
+from dmp import generations, taxonomy
+from dmp.config import DmpConfig
+from dmp.engine import Engine, family_sql
+from dmp.errors import BadEvents, DmpError
+from dmp.schema import SOURCES
+from dmp.store import Store, flip, live_generation
+
+FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
+MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
+MIN_USERS_KEPT = 0.5  # a build with fewer of the last one's users is more likely a lost input than a bad day
+
+EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
+    "event_id": ("VARCHAR", None),
+    "kind": ("VARCHAR", None),
+    "uid": ("BLOB", None),
+    "time_us": ("BIGINT", None),
+    "consent": ("INTEGER", None),
+    "source": ("VARCHAR", "''"),
+    "category": ("VARCHAR", "''"),
+    "value_micros": ("BIGINT", "0"),
+    "gender": ("VARCHAR", "''"),
+    "birth_year": ("INTEGER", "0"),
+}
+"""Columns read from event files (fields of `dmp.events`): SQL type, default, None where the column must be there."""
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """The manifest of a build.
+
+    number: what readers compare records with. parent: the generation that was live before. inputs: event files.
+    sql: {family: SHA-256 of its text}. rows: {family: tags made}. events: clean events used. unmapped: {label:
+    events} whose category is no tag. seconds: duration of the whole build.
+    """
+
+    number: int
+    parent: int
+    created_us: int
+    inputs: tuple[str, ...]
+    sql: dict[str, str]
+    events: int
+    users: int
+    tags: int
+    rows: dict[str, int]
+    unmapped: dict[str, int]
+    drift: float
+    written: int
+    unchanged: int
+    gone: int
+    seconds: float
+
+
+def folder(config: DmpConfig, number: int) -> Path:
+    """Where a finished generation lies."""
+    return Path(config.data_dir) / "generations" / str(number)
+
+
+def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
+    """The tags of the live generation, None before the first build (or when its folder is not on this machine)."""
+    path = folder(config, live_generation(client)) / "tags.parquet"
+    return pq.read_table(path, schema=generations.TAG_COLUMNS) if path.exists() else None
+
+
+def build(
+    config: DmpConfig,
+    events: Path,
+    now_us: int,
+    store: Store,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Generation:
+    """Build, publish and make live the tags of all `*.parquet` event files under `events`.
+
+    now_us: as of when; later events are left out. force: publish even when the build looks unlike the last one.
+    Raises BadEvents for files that cannot be read and GenerationRefused for a build that fails a check.
+    """
+    paths = tuple(sorted(events.rglob("*.parquet"))) if events.is_dir() else (events,)
+    if not paths or not all(path.exists() for path in paths):
+        raise BadEvents(f"{events}: no event files (*.parquet) there")
+
+    def make(engine: Engine) -> tuple[pa.Table, int, dict[str, int]]:
+        engine.scan("raw_events", paths, EVENT_COLUMNS)
+        return _families(engine, now_us, progress)
+
+    return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress)
+
+
+def publish_tags(
+    config: DmpConfig,
+    tags: pa.Table,
+    now_us: int,
+    store: Store,
+    origin: str,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Generation:
+    """Make tags from elsewhere (`generations.TAG_COLUMNS`) the live generation, without the likeness checks.
+
+    origin: where they come from, for the manifest.
+    """
+    return _publish(config, store, now_us, (origin,), lambda engine: (tags, 0, {}), True, progress)
+
+
+def _families(
+    engine: Engine, now_us: int, progress: Callable[[str, int, int], None]
+) -> tuple[pa.Table, int, dict[str, int]]:
+    """(tags, clean events, {unmapped label: events}) of the scanned raw events."""
+    year = datetime.fromtimestamp(now_us / 1e6, UTC).year
+    engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
+    progress("clean", 0, len(FAMILIES) + 1)
+    try:
+        used = engine.create("events", family_sql("clean"))
+    except engine.Error as error:
+        raise BadEvents(f"event files cannot be read: {error}") from None
+    widths = engine.sql("SELECT COUNT(*) AS n FROM events WHERE uid IS NULL OR OCTET_LENGTH(uid) <> 16")
+    if wrong := widths["n"][0].as_py():
+        raise BadEvents(f"{wrong} events have a uid that is no 16-byte pseudonym; make them with dmp.pseudonym")
+    if not used:
+        raise BadEvents("no usable event: all are without consent for profiling (bit 1) or from the future")
+    engine.table("taxonomy", pa.table({"tag": [t.id for t in taxonomy.TAGS], "name": [t.name for t in taxonomy.TAGS]}))
+    seen = engine.sql("SELECT category AS label, COUNT(*) AS n FROM events WHERE category <> '' GROUP BY category")
+    labels = {entry["label"]: entry["n"] for entry in seen.to_pylist()}
+    found = {label: tag for label in labels if (tag := taxonomy.find(label)) is not None}
+    engine.table(
+        "labels",
+        pa.table(
+            {
+                "label": pa.array(list(found), pa.string()),
+                "tag": pa.array(list(found.values()), pa.uint32()),
+                "half_life_days": pa.array([taxonomy.BY_ID[t].half_life_days for t in found.values()], pa.int32()),
+            }
+        ),
+    )
+    parts = []
+    for done, name in enumerate(FAMILIES, 1):
+        progress(name, done, len(FAMILIES) + 1)
+        rows = engine.sql(family_sql(name))
+        source = pa.array([SOURCES.index(name)] * len(rows), pa.uint8())
+        parts.append(
+            rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
+        )
+    return pa.concat_tables(parts), used, {label: n for label, n in labels.items() if label not in found}
+
+
+def _publish(
+    config: DmpConfig,
+    store: Store,
+    now_us: int,
+    inputs: tuple[str, ...],
+    make: Callable[[Engine], tuple[pa.Table, int, dict[str, int]]],
+    force: bool,
+    progress: Callable[[str, int, int], None],
+) -> Generation:
+    started = time.monotonic()
+    root = Path(config.data_dir) / "generations"
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    client = store.sync()
+    with _only_build(root), Engine() as engine:
+        tags, used, unmapped = make(engine)
+        live = live_generation(client)
+        before = live_tags(config, client)
+        users = len(pc.unique(tags["uid"]))
+        drift = generations.drift(before, tags)
+        if not force:
+            _likeness(before, users, drift)
+        number = max([live, *map(_number, root.iterdir())]) + 1
+        work = folder(config, number)
+        work.mkdir(mode=0o700)
+        pq.write_table(tags, work / "tags.parquet", compression="zstd")
+        others = _others(root, live, number)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("publish", done, users + len(others))
+
+        published = generations.publish(client, tags, number, live, others, progress=advance)
+        generations.verify(client, tags, number)
+        counts = {SOURCES[e["values"].as_py()]: e["counts"].as_py() for e in tags["source"].value_counts()}
+        generation = Generation(
+            number=number,
+            parent=live,
+            created_us=now_us,
+            inputs=inputs,
+            sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in FAMILIES},
+            events=used,
+            users=users,
+            tags=len(tags),
+            rows=counts,
+            unmapped=unmapped,
+            drift=drift,
+            written=published.written,
+            unchanged=published.unchanged,
+            gone=published.gone,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(generation), indent=1))
+        if not flip(client, number, live):
+            raise generations.GenerationRefused("another build went live meanwhile; build again")
+        _prune(root, keep={number, live})
+    client.close()
+    return generation
+
+
+def _likeness(before: pa.Table | None, users: int, drift: float) -> None:
+    if before is not None and users < MIN_USERS_KEPT * len(pc.unique(before["uid"])):
+        raise generations.GenerationRefused(
+            f"{users} users have tags, {len(pc.unique(before['uid']))} had before; "
+            f"check the inputs, or build with --force if this is meant"
+        )
+    if drift > MAX_DRIFT:
+        raise generations.GenerationRefused(
+            f"the tag histogram moved by {drift:.2f} (limit {MAX_DRIFT}); check the inputs, or build with --force"
+        )
+
+
+@contextmanager
+def _only_build(root: Path) -> Iterator[None]:
+    with (root / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DmpError(f"another build is running on {root}; wait for it") from None
+        yield
+
+
+def _number(path: Path) -> int:
+    return int(path.name) if path.name.isdigit() else 0
+
+
+def _others(root: Path, live: int, number: int) -> list[bytes]:
+    """Users who may hold a record: those of the live generation and of abandoned ones above it."""
+    found: set[bytes] = set()
+    for path in root.iterdir():
+        if live <= _number(path) < number and _number(path) and (path / "tags.parquet").exists():
+            found.update(pc.unique(pq.read_table(path / "tags.parquet", columns=["uid"])["uid"]).to_pylist())
+    return sorted(found)
+
+
+def _prune(root: Path, keep: set[int]) -> None:
+    for path in root.iterdir():
+        if _number(path) and _number(path) not in keep:
+            shutil.rmtree(path)
+
+
+def rollback(config: DmpConfig, store: Store) -> int:
+    """Make the generation before the live one live again; returns its number.
+
+    Raises DmpError when there is none, or when a newer build has begun to overwrite it.
+    """
+    root = Path(config.data_dir) / "generations"
+    client = store.sync()
+    with _only_build(root):
+        live = live_generation(client)
+        manifest = folder(config, live) / "manifest.json"
+        if not manifest.exists():
+            raise DmpError("no live generation on this machine to roll back from")
+        parent = msgspec.json.decode(manifest.read_bytes(), type=Generation).parent
+        if not parent or not folder(config, parent).exists():
+            raise DmpError(f"generation {live} has no earlier one to roll back to")
+        if any(_number(path) > live for path in root.iterdir()):
+            raise DmpError("a newer build has begun and overwrote what a rollback needs; finish or repeat that build")
+        if not flip(client, parent, live):
+            raise DmpError("another build went live meanwhile; nothing was rolled back")
+    client.close()
+    return parent

@@ -1,0 +1,34 @@
+-- Interest per category: decayed sum of weighted acts, scored 1..100 as the population percentile within the tag.
+-- The percentile of ln(1 + A) * idf within one tag is the percentile of A, since both factors are monotone there.
+WITH affinity AS (
+    SELECT
+        e.uid,
+        l.tag,
+        SUM(
+            CASE e.kind WHEN 'view' THEN 1.0 WHEN 'search' THEN 3.0 WHEN 'cart' THEN 5.0 WHEN 'purchase' THEN 8.0 ELSE 1.0 END
+            * EXP(-0.6931471805599453 * (p.now_us - e.time_us) / (l.half_life_days * 86400000000.0))
+        ) AS weight,
+        MAX(e.time_us) AS last_us
+    FROM events AS e
+    INNER JOIN labels AS l ON e.category = l.label
+    CROSS JOIN params AS p
+    WHERE e.kind <> 'crm' AND l.half_life_days > 0
+    GROUP BY e.uid, l.tag
+),
+
+ranked AS (
+    SELECT
+        uid,
+        tag,
+        last_us,
+        RANK() OVER (PARTITION BY tag ORDER BY weight DESC NULLS LAST) AS place,
+        COUNT(*) OVER (PARTITION BY tag) AS n
+    FROM affinity
+)
+
+SELECT
+    uid,
+    tag,
+    GREATEST(1, CAST(FLOOR(100.0 * (n - place + 1) / n) AS INTEGER)) AS score,
+    CAST(FLOOR(last_us / 86400000000.0) AS INTEGER) AS as_of_day
+FROM ranked
