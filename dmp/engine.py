@@ -60,7 +60,7 @@ class Engine:
 
     def sql(self, query: str) -> pa.Table:
         """The result of a query as Arrow."""
-        return self._db.execute(query).to_arrow_table()
+        return self._db.sql(query).to_arrow_table()
 
     def count(self, name: str) -> int:
         found = self._db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()  # noqa: S608 - names are ours
