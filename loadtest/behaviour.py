@@ -4,10 +4,17 @@ People act on what they care about, but not only: a share of what they do is noi
 shows little. So tags recover interests imperfectly, as in life.
 """
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from dmp.events import CONSENT_ALL
+from dmp.pseudonym import KeyRing
+from loadtest import world as worlds
 from loadtest.world import VERTICALS, Ints, World
 
 DAY_US = 86_400_000_000
@@ -51,6 +58,56 @@ def draw(world: World, now_us: int, days: int = 14, per_user: float = 40.0) -> B
     spent = np.where(kind == len(KINDS) - 1, rng.lognormal(3.4, 0.8, n) * 1e6, 0).astype(np.int64)
     order = np.argsort(time_us, kind="stable")
     return Behaviours(user[order], kind[order], vertical[order], time_us[order], site[order], spent[order])
+
+
+BIRTH_YEARS = (2005, 1996, 1986, 1976, 1966, 1954)  # a year inside each of `world.AGES` as of 2026
+
+
+def write(world: World, past: Behaviours, ring: KeyRing, folder: Path, now_us: int) -> int:
+    """Write the past as Parquet event files (columns of `dmp.events`), ids as pseudonyms; returns the events written.
+
+    Acts go to `acts.parquet`, the customer file's ages and genders to `crm.parquet`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    people = world.people
+    uids = pa.array(uids_of(world, ring), pa.binary(16))
+    n = len(past.user)
+    acts = {
+        "event_id": pa.array([f"a{i}" for i in range(n)]),
+        "kind": pa.array([kind for kind, _ in KINDS]).take(pa.array(past.kind)),
+        "uid": uids.take(pa.array(past.user)),
+        "time_us": pa.array(past.time_us),
+        "source": pa.array(["world"] * n),
+        "consent": pa.array(np.full(n, CONSENT_ALL, dtype=np.int32)),
+        "category": pa.array([name for name, _ in VERTICALS]).take(pa.array(past.vertical)),
+        "site": pa.array([worlds.domain(world, s) for s in range(len(world.sites.vertical))]).take(pa.array(past.site)),
+        "value_micros": pa.array(past.value_micros),
+    }
+    pq.write_table(pa.table(acts), folder / "acts.parquet")
+    told = np.flatnonzero(known(world))
+    m = len(told)
+    crm = {
+        "event_id": pa.array([f"c{user}" for user in told]),
+        "kind": pa.array(["crm"] * m),
+        "uid": uids.take(pa.array(told)),
+        "time_us": pa.array(np.full(m, now_us - DAY_US)),
+        "source": pa.array(["crm"] * m),
+        "consent": pa.array(np.full(m, CONSENT_ALL, dtype=np.int32)),
+        "gender": pa.array(["f", "m"]).take(pa.array(people.male[told].astype(np.int64))),
+        "birth_year": pa.array(np.array(BIRTH_YEARS)[people.age[told]]),
+    }
+    pq.write_table(pa.table(crm), folder / "crm.parquet")
+    return n + m
+
+
+def uids_of(world: World, ring: KeyRing) -> list[bytes]:
+    """The pseudonym of every user, in the order of the world."""
+    found = []
+    for user in range(len(world.people.activity)):
+        uid = ring.uid(*worlds.raw_id(world, user))
+        assert uid is not None  # noqa: S101 - the world makes no id that is none
+        found.append(uid)
+    return found
 
 
 def known(world: World) -> npt.NDArray[np.bool_]:

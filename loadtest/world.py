@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dmp.schema import IdType
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -239,7 +241,7 @@ def uniform(seed: int, *names: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def raw_id(world: World, user: int) -> tuple[str, str]:
+def raw_id(world: World, user: int) -> tuple[IdType, str]:
     """(id type, raw id) under which this user is known to the exchange: a device id in apps, our cookie in browsers.
 
     Raw ids exist in requests and uploads only, as in real life.

@@ -1,6 +1,8 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from dmp.pseudonym import KeyRing
 from loadtest import behaviour, world
 from loadtest.world import VERTICALS, WorldConfig
 
@@ -48,3 +50,15 @@ def test_customers_are_people_who_care(done):
     customers = behaviour.buyers(EARTH, 0, 200)
     assert len(set(customers)) == 200
     assert EARTH.people.interests[customers, 0].mean() > 3 * EARTH.people.interests[:, 0].mean()
+
+
+def test_event_files_hold_pseudonyms_and_no_raw_id(done, tmp_path):
+    ring = KeyRing(bytes(32))
+    n = behaviour.write(EARTH, done, ring, tmp_path, NOW)
+    acts = pq.read_table(tmp_path / "acts.parquet")
+    crm = pq.read_table(tmp_path / "crm.parquet")
+    assert n == len(acts) + len(crm)
+    id_type, raw = world.raw_id(EARTH, int(done.user[0]))
+    assert acts["uid"][0].as_py() == ring.uid(id_type, raw)
+    assert all(raw.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+    assert set(crm["gender"].to_pylist()) == {"m", "f"}
