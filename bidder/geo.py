@@ -29,48 +29,13 @@ _SPELLINGS: dict[str, str] = {
 }
 
 GDPR_COUNTRIES: frozenset[str] = frozenset(
-    [
-        "AUT",
-        "BEL",
-        "BGR",
-        "HRV",
-        "CYP",
-        "CZE",
-        "DNK",
-        "EST",
-        "FIN",
-        "FRA",
-        "DEU",
-        "GRC",
-        "HUN",
-        "IRL",
-        "ITA",
-        "LVA",
-        "LTU",
-        "LUX",
-        "MLT",
-        "NLD",
-        "POL",
-        "PRT",
-        "ROU",
-        "SVK",
-        "SVN",
-        "ESP",
-        "SWE",
-        "ISL",
-        "LIE",
-        "NOR",
-        "GBR",
-        "CHE",
-        "ALA",
-        "GUF",
-        "GLP",
-        "MTQ",
-        "MYT",
-        "REU",
-        "MAF",
-        "GIB",
-    ]
+    country
+    for group in (
+        "AUT BEL BGR HRV CYP CZE DNK EST FIN FRA DEU GRC HUN IRL ITA LVA LTU LUX MLT NLD POL PRT ROU SVK SVN ESP SWE",
+        "ISL LIE NOR GBR CHE",
+        "ALA GUF GLP MTQ MYT REU MAF GIB",
+    )
+    for country in group.split()
 )
 """EEA, United Kingdom, Switzerland and the outermost regions with codes of their own (P-10)."""
 

@@ -66,7 +66,7 @@ def build(portfolio: Portfolio, model: Model | None, settings: BidderConfig, ver
     if model is not None:
         values = [features.campaign_values(model.vocabulary, ad) for ad in ads]
         masks = model.forest.campaign_masks(np.array(values))
-        most = most_probable(model, masks).tolist()
+        most = [float(model.calibrate(np.ones(1))[0])] * len(rows)  # nothing calibrates higher than certainty
     bounds = [
         value_micros(campaign.goal, campaign.price_micros, chance)
         for (_, campaign, _), chance in zip(rows, most, strict=True)

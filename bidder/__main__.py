@@ -1,0 +1,83 @@
+"""`tagbid bidder …`: the bidder's commands."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from bidder import campaigns, config, openrtb, snapshot
+from bidder import explain as explaining
+from dmp import keys
+from dmp.errors import ConfigError
+from dmp.schema import User
+from dmp.taxonomy import tag_id
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@app.callback()
+def bidder() -> None:
+    """Answer OpenRTB requests, and explain single answers."""
+
+
+@app.command()
+def explain(
+    request: Annotated[Path, typer.Argument(help="a bid request as JSON, - for standard input")],
+    campaign_file: Annotated[
+        Path | None, typer.Option("--campaigns", help="portfolio, else that of the config")
+    ] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="tagbid.toml")] = None,
+    exchange: Annotated[str, typer.Option(help="whose endpoint received it")] = "explain",
+    user_tags: Annotated[str, typer.Option(help="what is known about the user: interest.travel=80,...")] = "",
+    user_audiences: Annotated[str, typer.Option(help="audiences the user is in: acme/buyers,...")] = "",
+    no_user: Annotated[bool, typer.Option("--no-user", help="as if the store could not be read")] = False,
+    at: Annotated[int | None, typer.Option(help="unix seconds of the request, else now")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Replay one request and print every rule's answer for every campaign."""
+    settings = config.load(config_file)
+    portfolio = campaigns.load(campaign_file or Path(settings.campaigns))
+    try:
+        body = sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
+        parsed = openrtb.decode(body)
+    except OSError as error:
+        raise ConfigError(str(request), [str(error)]) from None
+    except openrtb.BadRequest as error:
+        raise ConfigError(str(request), [f"is no bid request: {error.reason}; it would be answered with 400"]) from None
+    user = None if no_user else User(_scores(user_tags), frozenset(map(keys.number, _names(user_audiences))))
+    found = explaining.explain(
+        parsed,
+        user,
+        snapshot.build(portfolio, None, settings, "explain"),
+        time.time_ns() // 1000 if at is None else at * 1_000_000,
+        settings.exchanges.get(exchange, config.DEFAULT_EXCHANGE),
+        exchange,
+    )
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found), indent=1))  # noqa: T201 - the command's output
+    else:
+        explaining.show(found, Console())
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _scores(text: str) -> dict[int, int]:
+    """Text "interest.travel=80" to {tag id: 80}; a name alone is 100. Raises UnknownTag and ConfigError."""
+    found = {}
+    for part in _names(text):
+        name, _, score = part.partition("=")
+        if score and not (score.isdigit() and int(score) <= 100):
+            raise ConfigError("--user-tags", [f"{part}: a score is a whole number from 0 to 100"])
+        found[tag_id(name)] = int(score) if score else 100
+    return found
+
+
+if __name__ == "__main__":
+    app()
