@@ -20,7 +20,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._db = duckdb.connect()
-        self._db.execute("SET preserve_insertion_order = false")
+        self._db.execute("SET preserve_insertion_order = false").fetchall()
 
     def scan(self, name: str, paths: Sequence[Path], columns: dict[str, tuple[str, str | None]]) -> None:
         """Make Parquet files one table `name` with exactly `columns`.
@@ -45,17 +45,17 @@ class Engine:
                     raise BadEvents(f"{path}: column {column!r} is missing; it has {', '.join(schema.names)}")
             file = str(path).replace("'", "''")
             selects.append(f"SELECT {', '.join(parts)} FROM read_parquet('{file}')")  # noqa: S608 - names are ours, path quoted
-        self._db.execute(f"CREATE OR REPLACE VIEW {name} AS " + " UNION ALL ".join(selects))
+        self._db.execute(f"CREATE OR REPLACE VIEW {name} AS " + " UNION ALL ".join(selects)).fetchall()
 
     def table(self, name: str, rows: pa.Table) -> None:
         """Copy an Arrow table in."""
         self._db.register("incoming", rows)
-        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")  # noqa: S608 - names are ours
+        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming").fetchall()  # noqa: S608 - names are ours
         self._db.unregister("incoming")
 
     def create(self, name: str, query: str) -> int:
         """Keep the result of a query as a table; returns its rows."""
-        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
+        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS {query}").fetchall()
         return self.count(name)
 
     def sql(self, query: str) -> pa.Table:
@@ -63,8 +63,7 @@ class Engine:
         return self._db.sql(query).to_arrow_table()
 
     def count(self, name: str) -> int:
-        found = self._db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()  # noqa: S608 - names are ours
-        return int(found[0]) if found else 0
+        return int(self._db.execute(f"SELECT COUNT(*) FROM {name}").fetchall()[0][0])  # noqa: S608 - names are ours
 
     def close(self) -> None:
         self._db.close()
