@@ -29,7 +29,7 @@ VERTICALS: tuple[tuple[str, str], ...] = (
     ("finance", "IAB13"),
     ("food", "IAB8"),
     ("gaming", "IAB9-30"),
-    ("health", "IAB7"),
+    ("beauty", "IAB18-1"),
     ("home", "IAB10"),
     ("parenting", "IAB6"),
     ("pets", "IAB16"),
