@@ -1,0 +1,211 @@
+import re
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.forest import ZERO, Forest, UnsupportedModel, sigmoid
+
+QUIET = {"verbose": -1, "num_threads": 1, "min_data_in_bin": 1, "min_data_per_group": 1}
+
+
+def trained(seed: int, *, rows: int = 300, numeric: int = 3, categorical: int = 2, **params: Any) -> lgb.Booster:
+    """A small forest on random data with NaN, exact zeros and tiny values; the categorical columns come last."""
+    rng = np.random.default_rng(seed)
+    n = numeric + categorical
+    X = np.round(rng.normal(size=(rows, n)), int(rng.integers(0, 4)))
+    X[:, numeric:] = rng.integers(0, int(rng.integers(2, 90)), size=(rows, categorical))
+    X[rng.random(X.shape) < params.pop("missing", 0.1)] = np.nan
+    X[rng.random(X.shape) < 0.05] = 0.0
+    X[:, :numeric][rng.random((rows, numeric)) < 0.05] = 1e-36
+    y = (np.nan_to_num(X[:, 0]) + (np.nan_to_num(X[:, -1]) % 3) + rng.normal(size=rows) > 1).astype(float)
+    data = lgb.Dataset(X, y, categorical_feature=list(range(numeric, n)))
+    return lgb.train({**QUIET, "objective": "binary", **params}, data, params.pop("trees", 5))
+
+
+def awkward(text: str, n: int, seed: int, rows: int = 200) -> np.ndarray:
+    """Query rows around every threshold, with zeros, infinities, NaN, unseen, negative and fractional categories."""
+    rng = np.random.default_rng(seed)
+    thresholds = [float(t) for line in re.findall(r"^threshold=(.*)$", text, re.MULTILINE) for t in line.split()] or [
+        0.0
+    ]
+    some = rng.choice(thresholds, size=40)
+    edges = [
+        0.0,
+        -0.0,
+        1e-36,
+        -1e-36,
+        ZERO,
+        -ZERO,
+        2e-35,
+        1e300,
+        -1e300,
+        np.inf,
+        -np.inf,
+        np.nan,
+        np.nan,
+        31,
+        32,
+        63,
+        64,
+    ]
+    edges += [-1, -0.5, -1.5, 0.5, 0.99, 1.5, 7.999, 89, 90, 5_000, 2**31 - 1]
+    pool = np.concatenate((some, np.nextafter(some, np.inf), np.nextafter(some, -np.inf), edges, np.arange(12)))
+    return rng.choice(pool, size=(rows, n))
+
+
+def split_sides(booster: lgb.Booster, request: int, campaign: int) -> Forest:
+    return Forest.from_model_text(booster.model_to_string(), request, campaign)
+
+
+def difference(booster: lgb.Booster, X: np.ndarray, request: int, campaign: int) -> float:
+    forest = split_sides(booster, request, campaign)
+    masks = forest.campaign_masks(X[:, request : request + campaign])
+    pairs = np.ascontiguousarray(X[:, request + campaign :])
+    ours = [
+        forest.scores(forest.request_mask(row[:request].tolist()), masks[i : i + 1], pairs[i : i + 1])[0]
+        for i, row in enumerate(X)
+    ]
+    return float(np.abs(np.array(ours) - booster.predict(X, raw_score=True)).max())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    numeric=st.integers(1, 4),
+    categorical=st.integers(0, 3),
+    leaves=st.sampled_from([2, 3, 7, 31, 64]),
+    min_leaf=st.integers(1, 40),
+    one_hot=st.sampled_from([1, 4, 100]),
+    missing=st.sampled_from([0.0, 0.01, 0.3]),
+    use_missing=st.booleans(),
+    from_average=st.booleans(),
+    cut=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)
+def test_scores_are_those_of_lightgbm(
+    seed, numeric, categorical, leaves, min_leaf, one_hot, missing, use_missing, from_average, cut
+):
+    booster = trained(
+        seed, numeric=numeric, categorical=categorical, num_leaves=leaves, min_data_in_leaf=min_leaf,
+        max_cat_to_onehot=one_hot, missing=missing, use_missing=use_missing, boost_from_average=from_average,
+    )  # fmt: skip
+    n = numeric + categorical
+    request = min(cut[0], n)
+    campaign = min(cut[1], n - request)
+    X = awkward(booster.model_to_string(), n, seed)
+    assert difference(booster, X, request, campaign) <= 1e-12
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(300))
+def test_scores_are_those_of_lightgbm_over_many_forests(seed):
+    rng = np.random.default_rng(seed)
+    booster = trained(
+        seed, rows=2000, numeric=5, categorical=4, trees=30, missing=0.05, min_data_in_leaf=2,
+        num_leaves=int(rng.integers(2, 65)), learning_rate=float(rng.uniform(0.01, 0.5)),
+    )  # fmt: skip
+    assert difference(booster, awkward(booster.model_to_string(), 9, seed, rows=500), 4, 2) <= 1e-12
+
+
+@pytest.mark.parametrize("y", [np.zeros(100), np.ones(100), np.arange(100) % 2])
+def test_a_forest_of_one_leaf_trees_gives_the_base_score_to_everyone(y):
+    booster = lgb.train({**QUIET, "objective": "binary"}, lgb.Dataset(np.zeros((100, 3)), y), 3)
+    X = np.array([[0.0, np.nan, 5.0], [1.0, 2.0, np.inf]])
+    assert difference(booster, X, 1, 1) == 0
+
+
+def test_values_at_a_threshold_go_left_and_just_above_go_right():
+    X = np.array([[1.0], [2.0]] * 50)
+    booster = lgb.train({**QUIET, "objective": "regression"}, lgb.Dataset(X, X[:, 0]), 1)
+    (threshold,) = re.findall(r"^threshold=(.*)$", booster.model_to_string(), re.MULTILINE)
+    forest = split_sides(booster, 1, 0)
+    at, above = forest.predict(np.array([[float(threshold)], [np.nextafter(float(threshold), 9)]]))
+    assert at < above
+
+
+def test_many_candidates_score_as_each_alone_and_several_requests_as_one_call():
+    booster = trained(3, numeric=3, categorical=2, num_leaves=15, min_data_in_leaf=3)
+    forest = split_sides(booster, 2, 1)
+    X = awkward(booster.model_to_string(), 5, 3, rows=20)
+    masks = forest.campaign_masks(X[:, 2:3])
+    request = forest.request_mask(X[0, :2])
+    together = forest.scores(request, masks, X[:, 3:])
+    alone = [forest.scores(request, masks[i : i + 1], X[i : i + 1, 3:])[0] for i in range(20)]
+    assert together.tolist() == alone
+    two = np.stack([request, forest.request_mask(X[1, :2])])
+    both = forest.scores(two, masks[:2], X[:2, 3:])
+    assert both.tolist() == [together[0], forest.predict(X[1:2])[0]]
+    assert forest.scores(request, masks[:0], X[:0, 3:]).tolist() == []
+
+
+def test_inputs_are_left_as_they_were():
+    booster = trained(4, num_leaves=15, min_data_in_leaf=3)
+    forest = split_sides(booster, 2, 1)
+    X = awkward(booster.model_to_string(), 5, 4, rows=8)
+    request, masks = forest.request_mask(X[0, :2]), forest.campaign_masks(X[:, 2:3])
+    before = request.copy(), masks.copy(), X.copy()
+    forest.scores(request, masks, X[:, 3:])
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, (request, masks, X), strict=True))
+
+
+def test_sigmoid_is_the_probability_of_a_raw_score():
+    assert sigmoid(np.array([0.0, np.log(3.0), -np.log(3.0)])).tolist() == pytest.approx([0.5, 0.75, 0.25])
+
+
+def an_unsupported(**params: Any) -> str:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 3))
+    y = (X[:, 0] > 0).astype(float)
+    return lgb.train({**QUIET, "objective": "binary", **params}, lgb.Dataset(X, y), 2).model_to_string()
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"num_leaves": 65, "min_data_in_leaf": 1}, "leaves"),
+        ({"linear_tree": True}, "linear"),
+        ({"zero_as_missing": True}, "zero"),
+        ({"objective": "multiclass", "num_class": 2}, "num_class"),
+        ({"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}, "average"),
+        ({"sigmoid": 2.0}, "sigmoid"),
+    ],
+)
+def test_what_cannot_be_scored_exactly_is_refused(params, why):
+    if "num_leaves" in params:
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(2000, 3))
+        text = lgb.train({**QUIET, **params}, lgb.Dataset(X, rng.normal(size=2000)), 1).model_to_string()
+    else:
+        text = an_unsupported(**params)
+    with pytest.raises(UnsupportedModel, match=why):
+        Forest.from_model_text(text, 1, 1)
+
+
+TEXT = an_unsupported(num_leaves=4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("", "not a LightGBM model"),
+        ("{}", "not a LightGBM model"),
+        (TEXT[: TEXT.index("Tree=1")], "cut off"),
+        (TEXT.replace("\nTree=1\n", "\nTrees=1\n"), "header names 2"),
+        (re.sub(r"left_child=\d+", "left_child=0", TEXT), "child"),
+        (re.sub(r"leaf_value=\S+ ", "leaf_value=", TEXT), "values where 4 belong"),
+        (re.sub(r"leaf_value=\S+ ", "leaf_value=x ", TEXT), "cannot be read"),
+        (re.sub(r"split_feature=\d+", "split_feature=9", TEXT), "feature 9 of 3"),
+        (re.sub(r"\nthreshold=.*", "", TEXT), "cannot be read"),
+    ],
+)
+def test_a_damaged_model_text_is_refused_with_what_is_wrong(broken, why):
+    with pytest.raises(UnsupportedModel, match=why):
+        Forest.from_model_text(broken, 1, 1)
+
+
+def test_a_model_of_fewer_features_than_the_sides_is_refused():
+    with pytest.raises(UnsupportedModel, match="3 features"):
+        Forest.from_model_text(TEXT, 2, 2)
