@@ -82,12 +82,12 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: int = 20_000
     sites: int = 200
     sparsity: float = 0.08
-    base_logit: float = -5.1
-    interest_logit: float = 2.9
-    site_logit: float = 0.3
+    base_logit: float = -4.6
+    interest_logit: float = 2.6
+    site_logit: float = 0.8
     site_interest: float = 0.25
     second_price: float = 0.75
-    market_cpm: float = 3.0
+    market_cpm: float = 4.0
     market_spread: float = 0.8
     rival_insight: float = 0.5
     app_share: float = 0.35
