@@ -69,8 +69,8 @@ class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
     n_imps: int = 1
 
 
-class Ad(msgspec.Struct, frozen=True):
-    """One creative of one campaign as the models see it.
+class Ad(msgspec.Struct, frozen=True, array_like=True):
+    """One creative of one campaign as the models see it; stored like Context.
 
     category: IAB category of the advertised thing. interest: tag id (`interest.*`) the ad speaks to, 0 = none.
     target_tags: tag ids the campaign targets. audiences: numbers (`dmp.keys.number`) of the audiences it targets.
@@ -143,6 +143,7 @@ _REQUEST_CODES = 12  # the leading categorical request columns, in the order req
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Context)
+_ad_decoder = msgspec.msgpack.Decoder(Ad)
 
 
 def encode_context(context: Context) -> bytes:
@@ -153,6 +154,16 @@ def encode_context(context: Context) -> bytes:
 def decode_context(data: bytes) -> Context:
     """Read `dmp.events.Bid.context` back; raises msgspec.DecodeError on anything else."""
     return _decoder.decode(data)
+
+
+def encode_ad(ad: Ad) -> bytes:
+    """The bytes of `dmp.events.Bid.ad`."""
+    return _encoder.encode(ad)
+
+
+def decode_ad(data: bytes) -> Ad:
+    """Read `dmp.events.Bid.ad` back; raises msgspec.DecodeError on anything else."""
+    return _ad_decoder.decode(data)
 
 
 Category = str | int

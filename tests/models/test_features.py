@@ -142,5 +142,10 @@ def test_a_context_survives_the_bid_log_and_older_bytes_still_read():
     assert f.decode_context(b"\x93\xa3adx\xa9a.example\xa0") == Context(exchange="adx", domain="a.example")
 
 
+def test_an_ad_survives_the_bid_log_and_older_bytes_still_read():
+    assert f.decode_ad(f.encode_ad(AD)) == AD
+    assert f.decode_ad(b"\x92\xa1c\xa1x") == Ad("c", "x")
+
+
 def test_the_signature_of_version_one_stands():
     assert f.SIGNATURE == "288b64e95a0c1214e53fe1719123a083"
