@@ -1,0 +1,362 @@
+"""The yardstick: the same decisions the obvious way, as a competent engineer would write them first.
+
+A plain aiohttp application: json, one awaited redis-py MGET per request, a Python loop over the campaigns,
+`Booster.predict` on the candidates, dicts and json.dumps for the answer, a line of JSON in the log file. It shares
+with the bidder what defines the decision (campaign file, feature definition, user records, pseudonyms, signing of
+URLs) and nothing of how the bidder is fast. On requests of the bench both make the same bids; the bench checks it.
+It answers banners and reads every rule a bench campaign may have; it is no second bidder.
+
+`python -m loadtest.rival --floor` serves the floor instead: aiohttp reading the body and answering 204.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightgbm
+import numpy as np
+import uvloop
+from aiohttp import web
+
+from bidder.campaigns import Campaign, Creative, Portfolio
+from bidder.campaigns import load as load_campaigns
+from bidder.useragent import families
+from dmp import codec, keys, pseudonym
+from dmp.schema import User
+from dmp.store import Store, live_generation
+from dmp.taxonomy import tag_id
+from models import features, registry
+from models.features import Ad, Context
+
+PRIOR_CTR = 0.001
+KEEP = 0.85
+MAX_CANDIDATES = 50
+HOUR_US = 3_600_000_000
+DEVICES = {"mobile": (1, 4, 5), "phone": (4,), "tablet": (5,), "desktop": (2,), "tv": (3, 7)}
+
+
+class Rival:
+    """What the application keeps between requests."""
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        artefact: Path | None,
+        ring: pseudonym.KeyRing,
+        store: Store,
+        log: TextIO,
+        key: bytes,
+    ) -> None:
+        self.portfolio = portfolio
+        self.ring = ring
+        self.redis: Any = store.aio()
+        self.log = log
+        self.key = key
+        self.base = "http://127.0.0.1:8080"
+        self.budget = {campaign.id: campaign.daily_budget_micros * 1000 for campaign in portfolio.campaigns}
+        client = store.sync()
+        self.generation = live_generation(client)
+        client.close()
+        self.booster: lightgbm.Booster | None = None
+        if artefact is not None:
+            self.model = registry.load(artefact, "response")
+            self.booster = lightgbm.Booster(model_file=artefact / "response" / self.model.version / "model.txt")
+        self.ads = {
+            (campaign.id, creative.id): ad_of(campaign, creative)
+            for campaign in portfolio.campaigns
+            for creative in campaign.creatives
+        }
+
+    async def bid(self, http: web.Request) -> web.Response:
+        try:
+            request = json.loads(await http.read())
+        except ValueError:
+            return web.Response(status=400)
+        if not isinstance(request, dict) or not request.get("id") or not request.get("imp"):
+            return web.Response(status=400)
+        now_us = time.time_ns() // 1000
+        exchange = http.match_info["exchange"]
+        uid = None
+        user: User | None = None
+        if may_use_ids(request):
+            uid = self.user_id(request, exchange)
+            if uid is not None:
+                values = await self.redis.mget(keys.user_keys(uid))
+                user = codec.decode_user(values, self.generation, now_us // 1_000_000)
+            else:
+                user = None
+        bids = []
+        for imp in request["imp"]:
+            bid = self.best(request, imp, user, now_us, exchange)
+            if bid is not None:
+                bids.append(bid)
+                self.log.write(json.dumps({"bid": bid["id"], "campaign": bid["cid"], "price": bid["price"]}) + "\n")
+        if not bids:
+            return web.Response(status=204)
+        seats: dict[str, list[dict[str, Any]]] = {}
+        for bid in bids:
+            seats.setdefault(bid.pop("seat"), []).append(bid)
+        answer = {
+            "id": request["id"],
+            "cur": "USD",
+            "seatbid": [{"seat": seat, "bid": of_seat} for seat, of_seat in seats.items()],
+        }
+        return web.Response(text=json.dumps(answer), content_type="application/json")
+
+    def user_id(self, request: dict[str, Any], exchange: str) -> bytes | None:
+        user = request.get("user") or {}
+        device = request.get("device") or {}
+        if user.get("buyeruid"):
+            return self.ring.uid("cookie", user["buyeruid"])
+        if device.get("ifa"):
+            return self.ring.uid("device", device["ifa"])
+        if user.get("id"):
+            return self.ring.uid("exchange", f"{exchange}:{user['id']}")
+        return None
+
+    def best(
+        self, request: dict[str, Any], imp: dict[str, Any], user: User | None, now_us: int, exchange: str
+    ) -> dict[str, Any] | None:
+        floor = round((imp.get("bidfloor") or 0) * 1e6)
+        context = context_of(request, imp, floor, now_us, exchange)
+        candidates = []
+        for campaign in self.portfolio.campaigns:
+            if not fits(campaign, request, imp, user, context, now_us):
+                continue
+            candidates += [(campaign, creative) for creative in campaign.creatives if shows(creative, imp)]
+        if not candidates:
+            return None
+        candidates = candidates[:MAX_CANDIDATES]
+        rows: list[list[float]] = []
+        if self.booster is None:
+            chances = [PRIOR_CTR] * len(candidates)
+        else:
+            request_side = features.request_values(self.model.vocabulary, context, user, now_us)
+            for campaign, creative in candidates:
+                ad = self.ads[campaign.id, creative.id]
+                rows.append(
+                    request_side
+                    + features.campaign_values(self.model.vocabulary, ad)
+                    + features.pair_values(ad, context, user, now_us)
+                )
+            chances = self.model.calibrate(np.asarray(self.booster.predict(np.array(rows), num_threads=1))).tolist()
+        ranked = []
+        for i, (campaign, creative) in enumerate(candidates):
+            value = (
+                campaign.price_micros if campaign.goal == "cpm" else round(campaign.price_micros * chances[i] * 1000)
+            )
+            ranked.append((value, -i, campaign, creative))
+        for value, _, campaign, creative in sorted(ranked, key=lambda entry: entry[:2], reverse=True):
+            if value < floor:
+                return None
+            price = max(floor, round(value * KEEP if context.at == 1 else value))
+            if price <= 0 or self.budget[campaign.id] < price:
+                continue
+            self.budget[campaign.id] -= price
+            return self.answer(request, imp, campaign, creative, price)
+        return None
+
+    def answer(
+        self, request: dict[str, Any], imp: dict[str, Any], campaign: Campaign, creative: Creative, price: int
+    ) -> dict[str, Any]:
+        bid_id = hashlib.sha256(f"{request['id']}{imp['id']}{time.time_ns()}".encode()).hexdigest()[:16]
+        token = f"{bid_id}.{campaign.id}.{creative.id}.{price}.{int(time.time())}"
+        signature = hmac.new(self.key, token.encode(), hashlib.sha256).hexdigest()[:32]
+        query = f"t={token}.{signature}"
+        click = f"{self.base}/click?{query}"
+        pixel = f"{self.base}/imp?{query}"
+        shown = creative.html or f'<img src="{creative.image_url}" width="{creative.w}" height="{creative.h}">'
+        markup = f'<a href="{click}">{shown}</a><img src="{pixel}" width="1" height="1">'
+        return {
+            "id": bid_id,
+            "impid": imp["id"],
+            "price": price / 1e6,
+            "adm": markup,
+            "adomain": [campaign.adomain],
+            "cid": campaign.id,
+            "crid": creative.id,
+            "cat": list(campaign.cat),
+            "w": creative.w,
+            "h": creative.h,
+            "nurl": f"{self.base}/win?{query}&p=${{AUCTION_PRICE}}",
+            "burl": f"{self.base}/bill?{query}&p=${{AUCTION_PRICE}}",
+            "seat": campaign.seat,
+        }
+
+
+def ad_of(campaign: Campaign, creative: Creative) -> Ad:
+    return Ad(
+        campaign=campaign.id,
+        creative=creative.id,
+        advertiser=campaign.advertiser,
+        category=campaign.cat[0] if campaign.cat else "",
+        interest=tag_id(campaign.interest) if campaign.interest else 0,
+        width=creative.w,
+        height=creative.h,
+        target_tags=tuple(tag_id(name) for name in campaign.targeting.tags),
+        audiences=frozenset(keys.number(name) for name in campaign.targeting.audiences),
+    )
+
+
+def may_use_ids(request: dict[str, Any]) -> bool:
+    regs = request.get("regs") or {}
+    device = request.get("device") or {}
+    country = (device.get("geo") or {}).get("country", "")
+    ext = regs.get("ext") or {}
+    gdpr = regs.get("gdpr", ext.get("gdpr"))
+    if gdpr is None:
+        gdpr = country != "USA"
+    us_privacy = regs.get("us_privacy") or ext.get("us_privacy") or "1---"
+    return not (
+        gdpr or regs.get("coppa") or device.get("lmt") or device.get("dnt") or us_privacy[2] == "Y" or ext.get("gpc")
+    )
+
+
+def context_of(request: dict[str, Any], imp: dict[str, Any], floor: int, now_us: int, exchange: str) -> Context:
+    site, app, device = request.get("site") or {}, request.get("app") or {}, request.get("device") or {}
+    geo = device.get("geo") or {}
+    banner = imp.get("banner") or {}
+    size = (banner.get("format") or [banner])[0]
+    agent = families(device.get("ua", ""))
+    categories = [
+        *((site or app).get("pagecat") or ()),
+        *((site or app).get("sectioncat") or ()),
+        *((site or app).get("cat") or ()),
+    ]
+    offset = geo.get("utcoffset")
+    slot = -1 if offset is None else ((now_us // 1_000_000 + offset * 60) // 3600 + 3 * 24) % 168
+    country = geo.get("country", "")
+    return Context(
+        exchange=exchange,
+        domain=(site.get("domain") or app.get("domain") or "").lower().removeprefix("www."),
+        bundle=app.get("bundle", ""),
+        category=categories[0] if categories else "",
+        tagid=imp.get("tagid", ""),
+        width=size.get("w", 0),
+        height=size.get("h", 0),
+        position=banner.get("pos", -1),
+        instl=int(imp.get("instl", 0)),
+        device_type=device.get("devicetype") or agent.device_type,
+        os=(device.get("os") or agent.os).lower(),
+        browser=agent.browser,
+        connection=device.get("connectiontype", 0),
+        language=device.get("language", "")[:2].lower(),
+        country=country,
+        region=f"{country}-{geo['region']}" if geo.get("region") else "",
+        city=f"{country}-{geo['city'].lower()}" if geo.get("city") else "",
+        floor_micros=floor,
+        at=1 if request.get("at", 2) == 1 else 2,
+        hour=slot % 24 if slot >= 0 else -1,
+        weekday=slot // 24 if slot >= 0 else -1,
+        n_imps=len(request["imp"]),
+    )
+
+
+def fits(
+    campaign: Campaign, request: dict[str, Any], imp: dict[str, Any], user: User | None, context: Context, now_us: int
+) -> bool:
+    """Every rule of one campaign, in the order one would write them down."""
+    target = campaign.targeting
+    if campaign.status != "active":
+        return False
+    if request.get("wseat") and campaign.seat not in request["wseat"]:
+        return False
+    if target.at and context.at not in target.at:
+        return False
+    if target.countries and context.country not in target.countries:
+        return False
+    if target.cities and context.city not in [city.lower().replace("usa", "USA") for city in target.cities]:
+        return False
+    if target.devices and not any(context.device_type in DEVICES[name] for name in target.devices):
+        return False
+    if target.os and context.os not in target.os:
+        return False
+    if target.hours and context.hour not in target.hours:
+        return False
+    if (target.domains or target.apps) and context.domain not in target.domains and context.bundle not in target.apps:
+        return False
+    if context.domain in target.not_domains:
+        return False
+    if target.categories and not any(
+        context.category == wanted or context.category.startswith(wanted + "-") for wanted in target.categories
+    ):
+        return False
+    for blocked in request.get("bcat") or ():
+        if not campaign.cat or any(cat == blocked or cat.startswith(blocked + "-") for cat in campaign.cat):
+            return False
+    if campaign.adomain in (request.get("badv") or ()):
+        return False
+    if imp.get("secure") and any("http://" in creative.image_url for creative in campaign.creatives):
+        return False
+    if user is None:
+        return not (target.tags or target.audiences or (campaign.caps and campaign.cap_without_user == "skip"))
+    if target.tags and not any(user.tags.get(tag_id(name), 0) >= least for name, least in target.tags.items()):
+        return False
+    if target.audiences and not any(keys.number(name) in user.audiences for name in target.audiences):
+        return False
+    scope = keys.number(campaign.id)
+    for cap in campaign.caps:
+        since = (now_us - cap.window_s * 1_000_000) // HOUR_US
+        if sum(seen.count for seen in user.contacts if seen.scope == scope and seen.hour >= since) >= cap.limit:
+            return False
+    return True
+
+
+def shows(creative: Creative, imp: dict[str, Any]) -> bool:
+    banner = imp.get("banner") or {}
+    sizes = [(size.get("w"), size.get("h")) for size in banner.get("format") or ()] + [
+        (banner.get("w"), banner.get("h"))
+    ]
+    return (creative.w, creative.h) in sizes and not set(creative.attr) & set(banner.get("battr") or ())
+
+
+async def no_content(http: web.Request) -> web.Response:
+    await http.read()
+    return web.Response(status=204)
+
+
+async def serve(application: web.Application, port: int) -> None:
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    print("ready", flush=True)  # noqa: T201 - the starter waits for this line
+    await asyncio.Event().wait()
+
+
+async def run(arguments: argparse.Namespace) -> None:
+    application = web.Application(client_max_size=256 * 1024)
+    if arguments.floor:
+        application.router.add_post("/bid/{exchange}", no_content)
+    else:
+        log = Path(arguments.log).open("w")  # noqa: ASYNC230, SIM115 - opened once, lives as long as the process
+        rival = Rival(
+            load_campaigns(Path(arguments.campaigns)),
+            Path(arguments.models) if arguments.models else None,
+            pseudonym.KeyRing(pseudonym.load_key(Path(arguments.key))),
+            Store(arguments.store),
+            log,
+            b"rival signing key",
+        )
+        application.router.add_post("/bid/{exchange}", rival.bid)
+    await serve(application, arguments.port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the bidder's yardstick")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--floor", action="store_true", help="answer 204 to everything")
+    parser.add_argument("--campaigns")
+    parser.add_argument("--models")
+    parser.add_argument("--key")
+    parser.add_argument("--store")
+    parser.add_argument("--log", default="/dev/null")
+    uvloop.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
