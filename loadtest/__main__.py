@@ -1,15 +1,100 @@
 """`tagbid loadtest …`: the commands of this room."""
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from dmp import config as files
+from dmp.errors import TagbidError
+from loadtest.config import LoadtestConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Plays the exchange and the audience.")
+traffic_app = typer.Typer(no_args_is_help=True, help="OpenRTB requests in files.")
+app.add_typer(traffic_app, name="traffic")
 
 
-@app.callback()
-def room() -> None:
-    """Plays the exchange and the audience: load, traffic, demo, yardsticks."""
+@app.command("run")
+def run_command(
+    url: Annotated[str, typer.Option(help="where to POST, http://host:port/path")],
+    requests: Annotated[Path, typer.Option(help="OpenRTB JSONL(.gz), or Parquet of recorded requests")],
+    rate: Annotated[float | None, typer.Option(help="requests per second")] = None,
+    duration: Annotated[float | None, typer.Option(help="seconds")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the report here as JSON")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="write the report here as one page")] = None,
+    poisson: Annotated[bool, typer.Option("--poisson", help="Poisson arrivals instead of equal gaps")] = False,
+    seed: Annotated[int | None, typer.Option(help="of Poisson arrivals")] = None,
+    connections: Annotated[int | None, typer.Option(help="opened before the first request")] = None,
+    max_connections: Annotated[int | None, typer.Option(help="bound when all are busy")] = None,
+    tmax: Annotated[int | None, typer.Option(help="time limit, ms, of every request (default: its own tmax)")] = None,
+    admin: Annotated[str | None, typer.Option(help="the bidder's admin URL (default: same host, next port)")] = None,
+    pid: Annotated[list[int] | None, typer.Option(help="measure this process's CPU instead; repeatable")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="'Name: value' sent with each request; repeatable")] = None,
+    limit: Annotated[int | None, typer.Option(help="use only the first so many requests of the file")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="tagbid.toml")] = None,
+) -> None:
+    """Send requests at a fixed rate, whatever comes back, and report latency, answers and reasons.
+
+    The requests of the file are repeated as needed. Latency counts from when a request should have been sent.
+    """
+    from loadtest import measure, report, traffic
+    from loadtest.load import Load
+
+    settings = files.load("loadtest", LoadtestConfig, config_file)
+    console = Console(highlight=False)
+    bodies = traffic.read(requests, limit)
+    rate = settings.rate if rate is None else rate
+    duration = settings.duration_s if duration is None else duration
+    load = Load(
+        url=url,
+        bodies=bodies,
+        rate=rate,
+        duration_s=duration,
+        poisson=poisson,
+        seed=settings.seed if seed is None else seed,
+        connections=settings.connections if connections is None else connections,
+        max_connections=settings.max_connections if max_connections is None else max_connections,
+        tmax_ms=traffic.tmax_ms(bodies, settings.tmax_ms) if tmax is None else tmax,
+        patience_ms=settings.patience_ms,
+        keep_every=max(1, round(rate * duration / settings.sample)) if settings.sample else 0,
+        headers=_headers(header or []),
+    )
+    watched, notes = measure.server(url, admin, pid or [])
+    result, told = measure.measure(load, watched, notes, Console(stderr=True))
+    report.print_tables(console, report.load_tables(told))
+    cpu = told["server_cpu_us_per_request"]
+    console.print(
+        f"{told['achieved_rate']:,.0f} answers/s of {told['offered_rate']:,.0f} offered, "
+        f"bid rate {told['bid_rate']:.1%}, server CPU {'not measured' if cpu is None else f'{cpu:.1f} µs'} per request"
+    )
+    for note in told["notes"]:
+        console.print(f"Note: {note}", markup=False)
+    measure.publish(load, result, told, json_out, html_out)
+
+
+@traffic_app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="JSONL(.gz), a .parquet file or a folder of them")],
+    out: Annotated[Path, typer.Argument(help="something.jsonl or something.jsonl.gz")],
+    limit: Annotated[int | None, typer.Option(help="only the first so many requests")] = None,
+) -> None:
+    """Write traffic of any kind this room reads as JSONL."""
+    from loadtest import traffic
+
+    count = traffic.convert(source, out, limit)
+    Console(highlight=False).print(f"{count:,} requests in {out}", markup=False)
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip() or not line.isprintable():
+            raise TagbidError(f"--header {line!r}: write 'Name: value'")
+        found[name.strip()] = value.strip()
+    return found
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ A saturated generator would look like a slow server, so each send's lag behind i
 """
 
 import gc
-import math
 import socket
 import time
 from array import array
@@ -17,15 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from dmp.errors import TagbidError
 from loadtest import poller, wire
+from loadtest.load import Ints, Load, Result, moments_us
 from loadtest.poller import FOREVER_NS, WRITE
 
-Ints = npt.NDArray[np.int64]
 OnAnswer = Callable[[int, int, bytes, int], None]
 """(request number, status, body, latency in µs); called within the loop, so be quick."""
 OnTick = Callable[[int, int], None]
@@ -39,90 +36,6 @@ _PENDING, _FAILED = -1, -2
 
 class Unreachable(TagbidError):
     """Nobody answers where the load should go."""
-
-
-class Load(msgspec.Struct, frozen=True):
-    """What to send, and when. Request i carries bodies[i % len(bodies)].
-
-    rate: requests per second; duration_s: how long. poisson: exponential gaps drawn from seed instead of equal ones.
-    count: exactly so many requests instead of rate * duration_s. tmax_ms: answers after it are late; one number,
-    or one for each body. patience_ms: a request is given up so long after its moment. keep_every: keep the answer's
-    body of every k-th request, 0 for none. headers: added to each request.
-    """
-
-    url: str
-    bodies: Sequence[bytes]
-    rate: float
-    duration_s: float
-    poisson: bool = False
-    seed: int = 1
-    count: int | None = None
-    connections: int = 64
-    max_connections: int = 1_024
-    tmax_ms: int | Sequence[int] = 100
-    patience_ms: int = 2_000
-    keep_every: int = 1
-    headers: dict[str, str] = {}
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What came back; arrays are (n,) in the order of the moments.
-
-    due_us: intended send time since the first moment. lag_us: how late the send was. latency_us: from the intended
-    time to the whole answer; -1 without one. status: 0 without an answer. bid: the answer names an `impid`.
-    tmax_us: each request's own limit. bodies: answers kept, by request number. errors: why requests stayed
-    unanswered. opened: connections made. elapsed_s: from the first moment to the last answer or giving up, and at
-    least the duration. cpu_s: spent by the generator.
-    """
-
-    due_us: Ints
-    lag_us: Ints
-    latency_us: Ints
-    status: Ints
-    bid: Ints
-    tmax_us: Ints
-    bodies: dict[int, bytes]
-    errors: dict[str, int]
-    opened: int
-    duration_s: float
-    elapsed_s: float
-    cpu_s: float
-
-    @property
-    def answered(self) -> int:
-        return int((self.status > 0).sum())
-
-    @property
-    def late(self) -> int:
-        """Answers that came after their request's tmax."""
-        return int((self.latency_us > self.tmax_us).sum())
-
-    @property
-    def offered_rate(self) -> float:
-        return len(self.due_us) / self.duration_s
-
-    @property
-    def achieved_rate(self) -> float:
-        """Answers per second."""
-        return self.answered / self.elapsed_s
-
-
-def moments_us(load: Load) -> Ints:
-    """Intended send times since the first one, ascending.
-
-    >>> moments_us(Load("", [b""], rate=4, duration_s=1)).tolist()
-    [0, 250000, 500000, 750000]
-    """
-    if load.rate <= 0 or not math.isfinite(load.rate) or load.duration_s <= 0:
-        raise TagbidError(f"rate {load.rate} and duration {load.duration_s} must be positive")
-    count = load.count if load.count is not None else round(load.rate * load.duration_s)
-    if not load.poisson:
-        return (np.arange(count) * (1e6 / load.rate)).astype(np.int64)
-    rng = np.random.default_rng(load.seed)
-    if load.count is None:  # the number of arrivals in the time is itself Poisson
-        count = int(rng.poisson(load.rate * load.duration_s))
-        return np.sort((rng.random(count) * (load.duration_s * 1e6)).astype(np.int64))
-    return np.cumsum(rng.exponential(1e6 / load.rate, count)).astype(np.int64)
 
 
 def run(
@@ -145,6 +58,8 @@ def play(load: Load, on_answer: OnAnswer | None = None, on_tick: OnTick | None =
     """
     if not load.bodies:
         raise TagbidError("no requests to send: the traffic is empty")
+    if load.connections < 1 or load.max_connections < 1:
+        raise TagbidError("connections and max_connections must be at least 1")
     sender = _Sender(load, moments_us(load), on_answer, on_tick)
     collected = gc.isenabled()
     gc.collect()
