@@ -11,7 +11,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from bidder import targeting
-from bidder.config import ExchangeConfig
+from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.pricing import bid_currency, floor_micros, price_micros, value_micros
 from bidder.privacy import PrivacyDecision, strip
@@ -94,18 +94,17 @@ def decide(
         return no_bid(request, Reason.RESTRICTION_UNREADABLE)
     if not privacy.bid:
         return no_bid(request, Reason.PRIVACY)
+    if not snapshot.ads:
+        return no_bid(request, Reason.NO_CAMPAIGNS)
     imps = request.imp
-    reasons = [_usable(imp) for imp in imps]
+    reasons = [_imp_reason(imp) for imp in imps]
     if Reason.BID not in reasons:
         return Decision(((),) * len(imps), _furthest(reasons), tuple(reasons), (None,) * len(imps))
     currency = bid_currency(request.cur, settings.rates)
     if currency is None:
         return no_bid(request, Reason.CURRENCY)
     request = strip(request, privacy)
-    if not privacy.personalise:
-        user = None
-    if user is not None and not settings.use_tags:
-        user = User(contacts=user.contacts)
+    user = usable(user, privacy, settings)
     seen = view(request, user, now_us, exchange, name)
     mask, reason = targeting.eligible(snapshot.index, seen)
     if not mask:
@@ -137,7 +136,14 @@ def decide(
     return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency)
 
 
-def _usable(imp: Imp) -> Reason:
+def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) -> User | None:
+    """As much of a user's record as privacy and the operator allow; contacts alone with tags off, so that caps hold."""
+    if user is None or not privacy.personalise:
+        return None
+    return user if settings.use_tags else User(contacts=user.contacts)
+
+
+def _imp_reason(imp: Imp) -> Reason:
     if imp.unusable is not None:
         return Reason.IMP_UNUSABLE
     return Reason.NO_MEDIA_FIT if imp.banner is None else Reason.BID

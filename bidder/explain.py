@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bidder import targeting
 from bidder.config import ExchangeConfig
-from bidder.decide import decide
+from bidder.decide import decide, usable
 from bidder.openrtb import Request
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import strip
@@ -55,8 +55,7 @@ def explain(
     """Replay one request. user: as the store would return it; privacy decides whether it may be used."""
     privacy = decide_privacy(request, snapshot.settings)
     decision = decide(request, privacy, user, snapshot, now_us, exchange, name)
-    if not privacy.personalise:
-        user = None
+    user = usable(user, privacy, snapshot.settings)
     seen = view(strip(request, privacy), user, now_us, exchange, name)
     imps = []
     for i, imp in enumerate(request.imp):

@@ -55,13 +55,13 @@ def _free(rows: Iterable[object], n: int) -> int:
 
 
 def _up(domain: str) -> list[str]:
-    """A domain and those above it, down to two labels.
+    """A domain and all above it: blocking any of them blocks it.
 
     >>> _up("shop.example.com")
-    ['shop.example.com', 'example.com']
+    ['shop.example.com', 'example.com', 'com']
     """
     labels = domain.lower().split(".")
-    return [".".join(labels[i:]) for i in range(max(1, len(labels) - 1))]
+    return [".".join(labels[i:]) for i in range(len(labels))]
 
 
 def build(rows: Rows) -> Index:

@@ -19,7 +19,13 @@ EXCHANGE = ExchangeConfig()
 
 def a_creative(**fields: Any) -> Creative:
     return msgspec.convert(
-        {"id": "c-300x250", "w": 300, "h": 250, "image_url": "https://cdn.example/a.png", "landing_url": "https://acme.example/"}
+        {
+            "id": "c-300x250",
+            "w": 300,
+            "h": 250,
+            "image_url": "https://cdn.example/a.png",
+            "landing_url": "https://acme.example/",
+        }
         | fields,
         Creative,
     )

@@ -41,7 +41,12 @@ def problems(text: str) -> tuple[str, ...]:
 
 def test_a_portfolio_is_read_with_its_defaults() -> None:
     (campaign,) = campaigns.parse(GOOD, "x").campaigns
-    assert (campaign.id, campaign.goal, campaign.price_micros, campaign.status) == ("acme-spring", "cpc", 500_000, "active")
+    assert (campaign.id, campaign.goal, campaign.price_micros, campaign.status) == (
+        "acme-spring",
+        "cpc",
+        500_000,
+        "active",
+    )
     assert campaign.caps[0].window_s == 86_400
     assert campaign.targeting.tags == {"interest.travel": 40}
     assert (campaign.seat, campaign.cap_without_user) == ("tagbid", "skip")
@@ -80,7 +85,11 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
         ('countries = ["USA"]', 'countries = ["US"]', "countries: 'US'"),
         ('cat = ["IAB20"]', 'cat = ["Travel"]', "cat: 'Travel'"),
         ("2030-01-01T00:00:00Z", "2030-01-01T00:00:00", "start needs a time zone"),
-        ("start = 2030-01-01T00:00:00Z", "start = 2030-01-01T00:00:00Z\nend = 2030-01-01T00:00:00Z", "end is not after start"),
+        (
+            "start = 2030-01-01T00:00:00Z",
+            "start = 2030-01-01T00:00:00Z\nend = 2030-01-01T00:00:00Z",
+            "end is not after start",
+        ),
         ('adomain = "acme.example"', 'adomain = "https://acme.example"', "is no domain"),
         ('landing_url = "https://acme.example/"', 'landing_url = "javascript:alert(1)"', "landing_url"),
         ('image_url = "https://cdn.acme.example/a.png"\n', "", "exactly one of image_url and html"),

@@ -52,7 +52,9 @@ def test_a_cap_is_never_exceeded_in_any_rolling_window(times_us: list[int], limi
         assert over_cap([FrequencyCap(limit, window_s)], contacts, NOW_US)
 
 
-async def count(store: Store, event: str, scopes: list[int], now_us: int = NOW_US, keep_s: int = contact.KEEP_S) -> bool:
+async def count(
+    store: Store, event: str, scopes: list[int], now_us: int = NOW_US, keep_s: int = contact.KEEP_S
+) -> bool:
     connection = store.aio()
     try:
         return await contact.record(connection, UID, scopes, now_us, keys.contact_mark(UID, event), 3_600, keep_s)
@@ -95,7 +97,9 @@ async def test_a_full_record_lets_impressions_count_longer_never_shorter(store: 
     assert found[0] == Contact(7, 499_901, 2)
 
 
-async def test_when_every_scope_has_one_entry_the_oldest_contact_is_forgotten(store: Store, client: redis.Redis) -> None:
+async def test_when_every_scope_has_one_entry_the_oldest_contact_is_forgotten(
+    store: Store, client: redis.Redis
+) -> None:
     full = [Contact(100 + i, 499_900 + i, 1) for i in range(MAX_CONTACTS)]
     client.set(keys.contacts(UID), encode_contacts(full))
     await count(store, "e1", [7])

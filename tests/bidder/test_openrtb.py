@@ -8,13 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidder import openrtb
+from bidder.decide import decide
 from bidder.openrtb import BadRequest, Reason, decode
-from tests.bidder.factories import a_body, a_campaign, decision
+from bidder.privacy import decide as decide_privacy
+from tests.bidder.factories import EXCHANGE, NOW_US, a_body, a_campaign, a_snapshot, decision
 
 EVERY_SIZE = (
-    (300, 250), (300, 600), (320, 50), (728, 90), (320, 250), (300, 300), (300, 50), (160, 600), (320, 480), (970, 250),
-    (320, 100), (468, 60), (640, 400), (50, 50), (1, 1), (600, 500), (336, 280),
-)  # fmt: skip
+    (300, 250),
+    (300, 600),
+    (320, 50),
+    (728, 90),
+    (320, 250),
+    (300, 300),
+    (300, 50),
+    (160, 600),
+    (320, 480),
+    (970, 250),
+    (320, 100),
+    (468, 60),
+    (640, 400),
+    (50, 50),
+    (1, 1),
+    (600, 500),
+    (336, 280),
+)
 
 
 def body(**fields: Any) -> bytes:
@@ -24,12 +41,29 @@ def body(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b"{", b"null", b"[]", b'"text"', b"12", b"id=1&imp=2", b"\xff\xfe", b'{"id":"1","imp":[{"id":"1"}]',
-        b"{}", b'{"id":"1"}', b'{"id":"1","imp":[]}', b'{"id":"1","imp":null}', b'{"id":"1","imp":{"id":"1"}}',
-        b'{"id":"","imp":[{"id":"1"}]}', b'{"id":null,"imp":[{"id":"1"}]}', b'{"id":{},"imp":[{"id":"1"}]}',
-        b'{"imp":[{"id":"1"}]}', b'{"id":"1","imp":["1"]}', b'{"id":"1","at":"x","imp":[]}', b'{"id":true,"imp":[{"id":"1"}]}',
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"12",
+        b"id=1&imp=2",
+        b"\xff\xfe",
+        b'{"id":"1","imp":[{"id":"1"}]',
+        b"{}",
+        b'{"id":"1"}',
+        b'{"id":"1","imp":[]}',
+        b'{"id":"1","imp":null}',
+        b'{"id":"1","imp":{"id":"1"}}',
+        b'{"id":"","imp":[{"id":"1"}]}',
+        b'{"id":null,"imp":[{"id":"1"}]}',
+        b'{"id":{},"imp":[{"id":"1"}]}',
+        b'{"imp":[{"id":"1"}]}',
+        b'{"id":"1","imp":["1"]}',
+        b'{"id":"1","at":"x","imp":[]}',
+        b'{"id":true,"imp":[{"id":"1"}]}',
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_as_a_request_is_a_bad_request(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         decode(raw)
@@ -53,7 +87,9 @@ def test_numbers_that_are_none_are_bad_requests(number: str) -> None:
 
 
 def test_unknown_fields_are_ignored_and_null_and_empty_are_absent() -> None:
-    request = decode(body(site={"domain": None, "cat": None, "nice": [1]}, cur=[], device=None, user=None, what={"a": 1}))
+    request = decode(
+        body(site={"domain": None, "cat": None, "nice": [1]}, cur=[], device=None, user=None, what={"a": 1})
+    )
     assert request.refuse is None
     assert request.site is not None
     assert request.site.domain is None
@@ -72,10 +108,14 @@ def test_unknown_fields_are_ignored_and_null_and_empty_are_absent() -> None:
         ({"cur": "EUR"}, lambda r: r.cur == ["EUR"]),
         ({"id": 7}, lambda r: r.id == "7"),
         ({"device": "phone"}, lambda r: r.device is None),
-        ({"device": {"devicetype": "4", "lmt": True, "geo": {"lat": 99.0, "lon": 5}}},
-         lambda r: r.device.devicetype == 4 and r.device.lmt and r.device.geo.lat is None and r.device.geo.lon == 5),
-        ({"site": {"publisher": {"id": 12}, "cat": "IAB1,IAB2-3"}},
-         lambda r: r.site.publisher.id == "12" and r.site.cat == ["IAB1", "IAB2-3"]),
+        (
+            {"device": {"devicetype": "4", "lmt": True, "geo": {"lat": 99.0, "lon": 5}}},
+            lambda r: r.device.devicetype == 4 and r.device.lmt and r.device.geo.lat is None and r.device.geo.lon == 5,
+        ),
+        (
+            {"site": {"publisher": {"id": 12}, "cat": "IAB1,IAB2-3"}},
+            lambda r: r.site.publisher.id == "12" and r.site.cat == ["IAB1", "IAB2-3"],
+        ),
         ({"user": {"id": 5, "ext": 2}}, lambda r: r.user.id == "5" and r.user.ext is None),
         ({"regs": {"gdpr": "0"}}, lambda r: r.regs.gdpr == 0),
         ({"regs": {"coppa": True}}, lambda r: r.regs.coppa),
@@ -89,7 +129,7 @@ def test_unknown_fields_are_ignored_and_null_and_empty_are_absent() -> None:
         ({"imp": {"id": 3}}, lambda r: r.imp[0].id == "3"),
         ({"imp": {"pmp": {"private_auction": True, "deals": {"id": "d"}}}}, lambda r: r.imp[0].pmp.deals[0].id == "d"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_type_with_a_clear_meaning_is_read_and_another_is_unknown(fields: dict[str, Any], read: Any) -> None:
     request = decode(body(**fields))
     assert request.refuse is None
@@ -143,14 +183,40 @@ def test_every_reason_has_a_code_of_the_standard() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "w", "ext", "geo", "x"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "w", "ext", "geo", "x"]), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 PATHS = (
-    "id", "imp", "at", "cur", "tmax", "bcat", "badv", "wseat", "regs", "device", "user", "site", "app",
-    "imp.0.banner", "imp.0.bidfloor", "imp.0.pmp", "imp.0.id", "device.geo", "regs.gdpr", "imp.0.banner.format", "site.cat",
-)  # fmt: skip
+    "id",
+    "imp",
+    "at",
+    "cur",
+    "tmax",
+    "bcat",
+    "badv",
+    "wseat",
+    "regs",
+    "device",
+    "user",
+    "site",
+    "app",
+    "imp.0.banner",
+    "imp.0.bidfloor",
+    "imp.0.pmp",
+    "imp.0.id",
+    "device.geo",
+    "regs.gdpr",
+    "imp.0.banner.format",
+    "site.cat",
+)
 
 
 @given(st.sampled_from(PATHS), json_values)
@@ -196,10 +262,6 @@ def test_every_real_request_is_read(shared: Path) -> None:
 
 
 def test_every_broken_request_gets_what_is_expected_of_a_bidder(shared: Path, every_size_campaigns: list[Any]) -> None:
-    from bidder.decide import decide
-    from bidder.privacy import decide as decide_privacy
-    from tests.bidder.factories import EXCHANGE, NOW_US, a_snapshot
-
     snapshot = a_snapshot(*every_size_campaigns, max_price_micros=10**9)
     for record in lines(shared / "openrtb" / "invalid.jsonl.gz"):
         kind, raw = record["class"], record["body"].encode("utf-8", "surrogatepass")
@@ -212,4 +274,7 @@ def test_every_broken_request_gets_what_is_expected_of_a_bidder(shared: Path, ev
         found = decide(request, decide_privacy(request, snapshot.settings), None, snapshot, NOW_US, EXCHANGE, "x")
         if kind in {"required-missing", "imp-unusable"}:
             usable = [imp for imp, offers in zip(json.loads(raw)["imp"], found.offers, strict=True) if offers]
-            assert not usable or kind == "imp-unusable" and len(usable) < len(found.offers), (record["reason"], usable)
+            assert not usable or (kind == "imp-unusable" and len(usable) < len(found.offers)), (
+                record["reason"],
+                usable,
+            )

@@ -81,5 +81,5 @@ def test_a_price_is_never_below_the_floor_nor_above_value_or_ceiling(
 ) -> None:
     price = price_micros(worth, floor, at, keep, ceiling)
     if price is not None:
-        assert 0 < price
+        assert price > 0
         assert floor <= price <= min(worth, ceiling) + 0.5

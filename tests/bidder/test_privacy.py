@@ -109,7 +109,8 @@ def test_us_privacy_is_an_opt_out_by_its_third_character_or_by_being_malformed(t
 
 @pytest.mark.rule("P-22")
 @pytest.mark.parametrize(
-    ("value", "opted_out"), [("1", True), (1, True), (True, True), ("yes", True), ("0", False), (0, False), (None, False)]
+    ("value", "opted_out"),
+    [("1", True), (1, True), (True, True), ("yes", True), ("0", False), (0, False), (None, False)],
 )
 def test_global_privacy_control_is_an_opt_out_on_its_own(value: Any, opted_out: bool) -> None:
     assert ("gpc" in judged(regs={"gdpr": 0, "ext": {"gpc": value}}).reasons) is opted_out
@@ -143,9 +144,17 @@ SIGNALS: list[tuple[str, list[Any]]] = [
     ("user.consent", ["C", "x" * 9_000]),
 ]
 RESTRICTIVE = [
-    ("regs.coppa", 1), ("regs.gdpr", 1), ("regs.ext.gdpr", 1), ("regs.us_privacy", "1NYN"), ("regs.ext.us_privacy", "?"),
-    ("regs.gpp_sid", [8]), ("regs.ext.gpc", "1"), ("device.lmt", 1), ("device.dnt", True), ("device.ifa", "0-0"),
-]  # fmt: skip
+    ("regs.coppa", 1),
+    ("regs.gdpr", 1),
+    ("regs.ext.gdpr", 1),
+    ("regs.us_privacy", "1NYN"),
+    ("regs.ext.us_privacy", "?"),
+    ("regs.gpp_sid", [8]),
+    ("regs.ext.gpc", "1"),
+    ("device.lmt", 1),
+    ("device.dnt", True),
+    ("device.ifa", "0-0"),
+]
 
 
 def put(body: dict[str, Any], path: str, value: Any) -> None:
@@ -200,8 +209,13 @@ def test_a_child_has_no_place_finer_than_a_region() -> None:
     view = strip(request, decide(request, SETTINGS))
     assert view.device is not None
     assert msgspec.to_builtins(view.device.geo) == {
-        "country": "USA", "region": "NY", "utcoffset": -300, "city": None, "lat": None, "lon": None,
-    }  # fmt: skip
+        "country": "USA",
+        "region": "NY",
+        "utcoffset": -300,
+        "city": None,
+        "lat": None,
+        "lon": None,
+    }
 
 
 def test_a_permitted_request_is_passed_on_as_it_is() -> None:
@@ -221,5 +235,7 @@ def test_a_contextual_bid_uses_no_tag_and_no_capped_campaign_bids_unless_it_says
     capped = {"caps": [{"limit": 3, "window_s": 3600}]}
     assert decision(request, a_campaign(**capped), user=member).reason is Reason.NO_USER
     assert decision(request, a_campaign(**capped, cap_without_user="bid"), user=member).reason is Reason.BID
-    assert decision(request, a_campaign(targeting={"tags": {"interest.travel": 1}}), user=member).reason is Reason.NO_USER
+    assert (
+        decision(request, a_campaign(targeting={"tags": {"interest.travel": 1}}), user=member).reason is Reason.NO_USER
+    )
     assert decision(request, a_campaign(), user=member).reason is Reason.BID

@@ -39,7 +39,7 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
     now = datetime.datetime.fromtimestamp(seen.now_us / 1e6, datetime.UTC)
     if (campaign.start and now < campaign.start) or (campaign.end and now >= campaign.end):
         return False
-    if request.wseat and campaign.seat not in request.wseat or campaign.seat in (request.bseat or ()):
+    if (request.wseat and campaign.seat not in request.wseat) or campaign.seat in (request.bseat or ()):
         return False
     if t.at and seen.at not in t.at:
         return False
@@ -49,12 +49,14 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
         return False
     offset = request.device.geo.utcoffset if request.device and request.device.geo else None
     local = now + datetime.timedelta(minutes=t.utc_offset_min if offset is None else offset)
-    if t.hours and local.hour not in t.hours or t.weekdays and local.weekday() not in t.weekdays:
+    if (t.hours and local.hour not in t.hours) or (t.weekdays and local.weekday() not in t.weekdays):
         return False
     if t.countries or t.regions or t.cities or t.radius:
-        near = seen.lat is not None and seen.lon is not None and any(
-            km_between(seen.lat, seen.lon, r.lat, r.lon) <= r.km for r in t.radius
-        )  # fmt: skip
+        near = (
+            seen.lat is not None
+            and seen.lon is not None
+            and any(km_between(seen.lat, seen.lon, r.lat, r.lon) <= r.km for r in t.radius)
+        )
         city = any(seen.city == f"{c[:3]}-{c[4:].lower()}" for c in t.cities)
         if not (seen.country in t.countries or seen.region in t.regions or city or near):
             return False
@@ -62,14 +64,14 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
         return False
     if (t.domains or t.apps) and not (under(seen.domain, t.domains) or seen.bundle in t.apps):
         return False
-    if under(seen.domain, t.not_domains) or seen.bundle and seen.bundle in t.not_apps:
+    if under(seen.domain, t.not_domains) or (seen.bundle and seen.bundle in t.not_apps):
         return False
     if t.categories and not any(covered(code, t.categories) for code in seen.categories):
         return False
     if any(covered(code, t.not_categories) for code in seen.categories):
         return False
     words = keywords(request)
-    if t.keywords and not words & {w.lower() for w in t.keywords} or words & {w.lower() for w in t.not_keywords}:
+    if (t.keywords and not words & {w.lower() for w in t.keywords}) or words & {w.lower() for w in t.not_keywords}:
         return False
     return (
         naive_blocks(campaign, creative, request)
@@ -89,7 +91,7 @@ def naive_blocks(campaign: Campaign, creative: Creative, request: Request) -> bo
         return False
     if creative.bundle and creative.bundle in (request.bapp or ()):
         return False
-    return not request.wlang or creative.language in (*request.wlang, "xx") and bool(creative.language)
+    return not request.wlang or (creative.language in (*request.wlang, "xx") and bool(creative.language))
 
 
 def naive_user(campaign: Campaign, user: User | None, now_us: int) -> bool:
@@ -129,9 +131,10 @@ def naive_imp(campaign: Campaign, creative: Creative, imp: Imp) -> bool:
     if not campaign.deals:
         return not (imp.pmp and imp.pmp.private_auction)
     return any(
-        (not d.wseat or campaign.seat in d.wseat) and (not d.wadomain or any(under(campaign.adomain, (w,)) for w in d.wadomain))
+        (not d.wseat or campaign.seat in d.wseat)
+        and (not d.wadomain or any(under(campaign.adomain, (w,)) for w in d.wadomain))
         for d in deals
-    )  # fmt: skip
+    )
 
 
 def some(values: Any, limit: int = 2) -> st.SearchStrategy[list[Any]]:
@@ -152,29 +155,61 @@ TAGS, AUDIENCES = ["interest.travel", "interest.food"], ["acme/buyers", "zeta/fa
 SIZES = [(300, 250), (728, 90)]
 scores = st.dictionaries(st.sampled_from(TAGS), st.integers(1, 100), min_size=1, max_size=2)
 circle = st.fixed_dictionaries(
-    {"lat": st.sampled_from([34.0, 52.5, 89.5, -0.2]), "lon": st.sampled_from([-118.2, 13.4, 179.9]), "km": st.sampled_from([5, 90, 900])}
-)  # fmt: skip
+    {
+        "lat": st.sampled_from([34.0, 52.5, 89.5, -0.2]),
+        "lon": st.sampled_from([-118.2, 13.4, 179.9]),
+        "km": st.sampled_from([5, 90, 900]),
+    }
+)
 
 rules = sometimes(
-    countries=some(COUNTRIES), regions=some(REGIONS), cities=some(CITIES), radius=st.lists(circle, max_size=2),
-    not_countries=some(COUNTRIES), not_regions=some(REGIONS), devices=some(sorted(DEVICES)), os=some(["iOS", "android"]),
-    domains=some(DOMAINS), not_domains=some(DOMAINS), apps=some(APPS), not_apps=some(APPS), categories=some(CATS),
-    not_categories=some(CATS), keywords=some(WORDS), not_keywords=some(WORDS), hours=some(range(24), 12),
-    weekdays=some(range(7), 4), utc_offset_min=st.sampled_from([-480, 0, 345]), tags=scores, not_tags=scores,
-    audiences=some(AUDIENCES), not_audiences=some(AUDIENCES), at=some([1, 2]),
-)  # fmt: skip
+    countries=some(COUNTRIES),
+    regions=some(REGIONS),
+    cities=some(CITIES),
+    radius=st.lists(circle, max_size=2),
+    not_countries=some(COUNTRIES),
+    not_regions=some(REGIONS),
+    devices=some(sorted(DEVICES)),
+    os=some(["iOS", "android"]),
+    domains=some(DOMAINS),
+    not_domains=some(DOMAINS),
+    apps=some(APPS),
+    not_apps=some(APPS),
+    categories=some(CATS),
+    not_categories=some(CATS),
+    keywords=some(WORDS),
+    not_keywords=some(WORDS),
+    hours=some(range(24), 12),
+    weekdays=some(range(7), 4),
+    utc_offset_min=st.sampled_from([-480, 0, 345]),
+    tags=scores,
+    not_tags=scores,
+    audiences=some(AUDIENCES),
+    not_audiences=some(AUDIENCES),
+    at=some([1, 2]),
+)
 creative_fields = sometimes(
-    html=st.sampled_from(["<b>x</b>", "<img src='http://a.example/x.png'>"]), attr=some([1, 2, 13]),
-    language=st.sampled_from(["en", "de", "xx"]), bundle=st.sampled_from(APPS), secure=st.booleans(),
+    html=st.sampled_from(["<b>x</b>", "<img src='http://a.example/x.png'>"]),
+    attr=some([1, 2, 13]),
+    language=st.sampled_from(["en", "de", "xx"]),
+    bundle=st.sampled_from(APPS),
+    secure=st.booleans(),
     size=st.sampled_from(SIZES),
-)  # fmt: skip
+)
 campaign_fields = sometimes(
-    seat=st.sampled_from(["tagbid", "other"]), cat=some(CATS), attr=some([3, 13]), status=st.sampled_from(["active", "paused"]),
+    seat=st.sampled_from(["tagbid", "other"]),
+    cat=some(CATS),
+    attr=some([3, 13]),
+    status=st.sampled_from(["active", "paused"]),
     start=st.sampled_from(["2025-11-24T00:00:00Z", "2025-11-25T00:00:00Z"]),
-    end=st.sampled_from(["2025-11-24T12:00:00Z", "2025-11-30T00:00:00Z"]), cap_without_user=st.sampled_from(["skip", "bid"]),
-    caps=st.lists(st.fixed_dictionaries({"limit": st.integers(1, 3), "window_s": st.sampled_from([3_600, 90_000])}), max_size=2),
-    deals=some(["d1", "d2"]), adomain=st.sampled_from(["acme.example", "shop.acme.example"]),
-)  # fmt: skip
+    end=st.sampled_from(["2025-11-24T12:00:00Z", "2025-11-30T00:00:00Z"]),
+    cap_without_user=st.sampled_from(["skip", "bid"]),
+    caps=st.lists(
+        st.fixed_dictionaries({"limit": st.integers(1, 3), "window_s": st.sampled_from([3_600, 90_000])}), max_size=2
+    ),
+    deals=some(["d1", "d2"]),
+    adomain=st.sampled_from(["acme.example", "shop.acme.example"]),
+)
 
 
 @st.composite
@@ -191,41 +226,57 @@ def portfolios(draw: st.DrawFn) -> list[Campaign]:
 
 
 geo = sometimes(
-    country=st.sampled_from(["US", "USA", "deu", "??"]), region=st.sampled_from(["CA", "US-NY", "be"]),
-    city=st.sampled_from(["Los Angeles", "BERLIN"]), lat=st.sampled_from([34.05, 52.52, -89.0]),
-    lon=st.sampled_from([-118.24, 13.4, -179.95]), utcoffset=st.sampled_from([-480, 0, 345]),
-)  # fmt: skip
+    country=st.sampled_from(["US", "USA", "deu", "??"]),
+    region=st.sampled_from(["CA", "US-NY", "be"]),
+    city=st.sampled_from(["Los Angeles", "BERLIN"]),
+    lat=st.sampled_from([34.05, 52.52, -89.0]),
+    lon=st.sampled_from([-118.24, 13.4, -179.95]),
+    utcoffset=st.sampled_from([-480, 0, 345]),
+)
 deal = st.fixed_dictionaries(
     {"id": st.sampled_from(["d1", "d2", "d3"])},
     optional={"wseat": some(["tagbid"]), "wadomain": some(["acme.example", "shop.acme.example"])},
-)  # fmt: skip
+)
 imps = sometimes(
     secure=st.sampled_from([0, 1, True]),
-    pmp=st.fixed_dictionaries({}, optional={"private_auction": st.sampled_from([0, 1]), "deals": st.lists(deal, max_size=2)}),
-)  # fmt: skip
+    pmp=st.fixed_dictionaries(
+        {}, optional={"private_auction": st.sampled_from([0, 1]), "deals": st.lists(deal, max_size=2)}
+    ),
+)
 banners = st.fixed_dictionaries(
     {"w": st.sampled_from([300, 728, None]), "h": st.sampled_from([250, 90])},
     optional={
         "format": st.lists(st.sampled_from([{"w": 300, "h": 250}, {"w": 728, "h": 90}, {"wratio": 1}]), max_size=2),
-        "battr": some([1, 3, 13]), "btype": some([1, 2, 3, 4]),
+        "battr": some([1, 3, 13]),
+        "btype": some([1, 2, 3, 4]),
     },
-)  # fmt: skip
+)
 page = sometimes(cat=some(CATS), sectioncat=some(CATS), keywords=st.sampled_from(["Sun, sea", "sea", ""]))
 tops = sometimes(
-    at=st.sampled_from([1, 2, 3, 501]), wseat=some(["tagbid", "x"]), bseat=some(["tagbid", "x"]), bcat=some(CATS), acat=some(CATS),
-    cattax=st.sampled_from([1, 2]), badv=some(["ACME.example", "example", "shop.acme.example"]), bapp=some(APPS), wlang=some(["en", "de"]),
-)  # fmt: skip
+    at=st.sampled_from([1, 2, 3, 501]),
+    wseat=some(["tagbid", "x"]),
+    bseat=some(["tagbid", "x"]),
+    bcat=some(CATS),
+    acat=some(CATS),
+    cattax=st.sampled_from([1, 2]),
+    badv=some(["ACME.example", "example", "shop.acme.example"]),
+    bapp=some(APPS),
+    wlang=some(["en", "de"]),
+)
 users = st.none() | st.builds(
     User,
     tags=st.dictionaries(st.sampled_from([tag_id(name) for name in TAGS]), st.integers(0, 100)),
     audiences=st.frozensets(st.sampled_from([keys.number(name) for name in AUDIENCES])),
     contacts=st.lists(
         st.builds(
-            Contact, st.sampled_from([keys.number(f"c{i}") for i in range(4)]),
-            st.integers(NOW_US // HOUR_US - 30, NOW_US // HOUR_US), st.integers(1, 3),
-        ), max_size=6,
+            Contact,
+            st.sampled_from([keys.number(f"c{i}") for i in range(4)]),
+            st.integers(NOW_US // HOUR_US - 30, NOW_US // HOUR_US),
+            st.integers(1, 3),
+        ),
+        max_size=6,
     ).map(tuple),
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -261,7 +312,9 @@ def test_bit_sets_and_a_plain_loop_over_campaigns_agree(
 
 
 @given(portfolios(), requests(), users)
-def test_explaining_asks_the_rules_that_bidding_asks(campaigns: list[Campaign], request: Request, user: User | None) -> None:
+def test_explaining_asks_the_rules_that_bidding_asks(
+    campaigns: list[Campaign], request: Request, user: User | None
+) -> None:
     snapshot = a_snapshot(*campaigns)
     seen = view(request, user, NOW_US, EXCHANGE, "x")
     together = snapshot.index.everything
