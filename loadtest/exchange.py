@@ -81,9 +81,13 @@ class Books(msgspec.Struct):
         return int(self.click.sum())
 
     @property
+    def cost_micros(self) -> npt.NDArray[np.int64]:
+        """(n,) what each impression cost: a thousandth of its CPM, to the nearest micro."""
+        return (self.price_micros + 500) // 1000
+
+    @property
     def spend_micros(self) -> int:
-        """What all impressions cost: each a thousandth of its CPM."""
-        return int(self.price_micros.sum()) // 1000
+        return int(self.cost_micros.sum())
 
 
 def open_books(n: int, campaigns: Sequence[str]) -> Books:
