@@ -11,9 +11,9 @@ import numpy.typing as npt
 from loadtest.load import Result
 
 WIDTH, HEIGHT = 520, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 62, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 54, 66, 12, 42
 LEAST_US = 10.0  # what is quicker is drawn here: nobody bids in less
-NINES: tuple[float, ...] = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+NINES: tuple[float, ...] = (50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 BUCKETS = 120  # points of a curve over time
 
 Ints = npt.NDArray[np.int64]
@@ -131,7 +131,7 @@ def _curve(values: Ints) -> list[tuple[float, float]]:
 
 
 def _nines(percentile: float) -> float:
-    return -math.log10(1 - percentile / 100) if percentile else 0.0
+    return -math.log10(1 - percentile / 100)
 
 
 def _step(end: float) -> float:

@@ -38,8 +38,9 @@ def metrics(admin: str) -> dict[str, float]:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - scheme checked above
             return parse(answer.read().decode())
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        raise NoMetrics(f"no metrics at {url}: {error}") from None
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise NoMetrics(f"no metrics at {url}: {reason}") from None
 
 
 def parse(text: str) -> dict[str, float]:
