@@ -101,6 +101,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     response model, "" for none. pctr: calibrated click probability the price was made with. vector: the feature
     vector, float64 little endian, in the order of `models.features.FEATURES`. context: MessagePack of
     `models.features.Context`. user: as read for this bid; None when the bid was contextual or may not train.
+    ad: MessagePack of `models.features.Ad`, what was offered as the campaign stood then.
     """
 
     event_id: str
@@ -123,6 +124,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     context: bytes = b""
     user: User | None = None
     arm: str = ""
+    ad: bytes = b""
 
 
 class _Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):

@@ -118,7 +118,7 @@ BREAKS = {
     "model changed": (lambda folder: (folder / "model.txt").write_text("tree"), "model.txt was changed"),
     "golden cut": (lambda folder: (folder / "golden.bin").write_bytes(b"1234"), "golden.bin was changed"),
     "no json": (lambda folder: (folder / "manifest.json").write_text("{"), "not a manifest"),
-    "knots changed": (lambda folder: break_json(folder / "manifest.json", knots_y=[0, 0, 1]), "manifest.json was changed"),
+    "knots changed": (lambda folder: break_json(folder / "manifest.json", knots_y=[0, 0, 1]), "manifest.json was"),
     "other kind": (lambda folder: break_json(folder / "manifest.json", kind="x"), "calls itself x/"),
     "later format": (lambda folder: break_json(folder / "manifest.json", format=2), "format 2"),
 }  # fmt: skip
