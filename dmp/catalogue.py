@@ -27,7 +27,6 @@ VERSION = 1
 KEY_PREFIX = "tb_"
 SHOWN_CHARS = 9  # of a key, in lists and for revoking: the prefix and 36 of 256 bits
 USE_RESOLUTION_US = 60_000_000  # last use is noted at most once a minute: reads stay reads
-MAX_ATTEMPTS = 5
 
 _tables = sql.MetaData()
 _meta = sql.Table("catalogue", _tables, sql.Column("version", sql.Integer, nullable=False))
@@ -235,10 +234,7 @@ class Catalogue:
 
     def claim(self, worker: str, now_us: int, lease_us: int) -> Audience | None:
         """Take the oldest pending audience, or one whose worker's lease ran out; None when there is no work."""
-        open_now = sql.or_(
-            _audiences.c.state == "pending",
-            sql.and_(_audiences.c.state == "expanding", _audiences.c.lease_until_us <= now_us),
-        )
+        open_now = _open(now_us)
         oldest = sql.select(_audiences.c.id).where(open_now).order_by(_audiences.c.changed_us, _audiences.c.id).limit(1)
         statement = (
             sql.update(_audiences)
@@ -255,6 +251,11 @@ class Catalogue:
         with self._engine.begin() as db:
             row = db.execute(statement).mappings().first()
         return None if row is None else _audience(row)
+
+    def waiting(self, now_us: int) -> bool:
+        """Whether `claim` would find work; takes nothing."""
+        with self._engine.connect() as db:
+            return db.scalar(sql.select(_audiences.c.id).where(_open(now_us)).limit(1)) is not None
 
     def renew(self, audience: str, worker: str, now_us: int, lease_us: int) -> None:
         """Raises LeaseLost, as do all that follow."""
@@ -318,6 +319,12 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
     """WAL: the server reads while the worker writes. Writers wait for each other rather than fail."""
     for setting in ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON", "synchronous=FULL"):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _open(now_us: int) -> sql.ColumnElement[bool]:
+    """Audiences a worker may take."""
+    left = sql.and_(_audiences.c.state == "expanding", _audiences.c.lease_until_us <= now_us)
+    return sql.or_(_audiences.c.state == "pending", left)
 
 
 def _digest(key: str) -> bytes:

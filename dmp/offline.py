@@ -25,7 +25,7 @@ from dmp.config import DmpConfig
 from dmp.engine import Engine, family_sql
 from dmp.errors import BadEvents, DmpError
 from dmp.schema import SOURCES
-from dmp.store import Store, flip, live_generation
+from dmp.store import Store, flip, generation_folder, live_generation
 
 FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
 MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
@@ -71,14 +71,9 @@ class Generation(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def folder(config: DmpConfig, number: int) -> Path:
-    """Where a finished generation lies."""
-    return Path(config.data_dir) / "generations" / str(number)
-
-
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
     """The tags of the live generation, None before the first build (or when its folder is not on this machine)."""
-    path = folder(config, live_generation(client)) / "tags.parquet"
+    path = generation_folder(config, live_generation(client)) / "tags.parquet"
     return pq.read_table(path, schema=generations.TAG_COLUMNS) if path.exists() else None
 
 
@@ -184,7 +179,7 @@ def _publish(
         if not force:
             _likeness(before, users, drift)
         number = max([live, *map(_number, root.iterdir())]) + 1
-        work = folder(config, number)
+        work = generation_folder(config, number)
         work.mkdir(mode=0o700)
         pq.write_table(tags, work / "tags.parquet", compression="zstd")
         others = _others(root, live, number)
@@ -273,11 +268,11 @@ def rollback(config: DmpConfig, store: Store) -> int:
     client = store.sync()
     with _only_build(root):
         live = live_generation(client)
-        manifest = folder(config, live) / "manifest.json"
+        manifest = generation_folder(config, live) / "manifest.json"
         if not manifest.exists():
             raise DmpError("no live generation on this machine to roll back from")
         parent = msgspec.json.decode(manifest.read_bytes(), type=Generation).parent
-        if not parent or not folder(config, parent).exists():
+        if not parent or not generation_folder(config, parent).exists():
             raise DmpError(f"generation {live} has no earlier one to roll back to")
         if any(_number(path) > live for path in root.iterdir()):
             raise DmpError("a newer build has begun and overwrote what a rollback needs; finish or repeat that build")

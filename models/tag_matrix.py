@@ -76,16 +76,17 @@ def read(path: Path, leave_out: Collection[int] = ()) -> TagMatrix:
     """
     users = np.empty(0, "S16")
     names = np.empty(0, np.uint32)
-    for uids, tags, _ in _batches(path):
-        users = np.union1d(users, uids)
-        names = np.union1d(names, tags)
-    names = np.setdiff1d(names, np.array(sorted(leave_out), np.uint32))
     owners, columns, scores = [], [], []
-    for uids, tags, values in _batches(path):
-        kept = np.isin(tags, names)
-        owners.append(np.searchsorted(users, uids[kept]))
-        columns.append(np.searchsorted(names, tags[kept]))
-        scores.append(values[kept])
+    with pq.ParquetFile(path) as file:  # opened once: a new build may remove the folder between the passes
+        for uids, tags, _ in _batches(file):
+            users = np.union1d(users, uids)
+            names = np.union1d(names, tags)
+        names = np.setdiff1d(names, np.array(sorted(leave_out), np.uint32))
+        for uids, tags, values in _batches(file):
+            kept = np.isin(tags, names)
+            owners.append(np.searchsorted(users, uids[kept]))
+            columns.append(np.searchsorted(names, tags[kept]))
+            scores.append(values[kept])
     nothing = [np.empty(0, np.int64)]
     return _sorted(users, names, np.concatenate(owners or nothing), np.concatenate(columns or nothing), _joined(scores))
 
@@ -107,10 +108,9 @@ def _sorted(
     return TagMatrix(users, names, starts, columns[order].astype(np.int32), scores[order].astype(np.uint8))
 
 
-def _batches(path: Path) -> Iterator[tuple[Uids, npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=_COLUMNS.names):
-            part = batch.cast(_COLUMNS)
-            uid = part.column("uid")
-            uids: Uids = np.frombuffer(uid.buffers()[1], dtype="S16")[uid.offset : uid.offset + len(uid)]
-            yield uids, part.column("tag").to_numpy(), part.column("score").to_numpy()
+def _batches(file: pq.ParquetFile) -> Iterator[tuple[Uids, npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]:
+    for batch in file.iter_batches(BATCH_ROWS, columns=_COLUMNS.names):
+        part = batch.cast(_COLUMNS)
+        uid = part.column("uid")
+        uids: Uids = np.frombuffer(uid.buffers()[1], dtype="S16")[uid.offset : uid.offset + len(uid)]
+        yield uids, part.column("tag").to_numpy(), part.column("score").to_numpy()

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 }
 FRONT_ROOM = {
     "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences", "taxonomy",
+    "catalogue",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape"}
 HEAVY = ("pyarrow", "duckdb", "lightgbm", "sqlalchemy", "pandas", "sklearn", "scipy", "sqlglot")
