@@ -1,6 +1,5 @@
 """Click probabilities of the candidates of one imp: one call of the forest, or the prior without a model."""
 
-import numpy as np
 from msgspec import Struct
 
 from bidder.snapshot import Snapshot
@@ -29,5 +28,5 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     request = features.request_values(model.vocabulary, where, user, seen.now_us)
     ads = snapshot.ads
     pairs = [features.pair_values(ads[i], where, user, seen.now_us) for i in candidates]
-    raw = model.forest.scores(model.forest.request_mask(request), masks[candidates], np.array(pairs))
+    raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
     return Scores(model.calibrate(sigmoid(raw)).tolist(), request, pairs)

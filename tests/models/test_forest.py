@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.forest import ZERO, Forest, UnsupportedModel, sigmoid
+from models.forest import ZERO, Forest, UnsupportedModel, kernel, sigmoid
 
 QUIET = {"verbose": -1, "num_threads": 1, "min_data_in_bin": 1, "min_data_per_group": 1}
 
@@ -62,14 +62,24 @@ def split_sides(booster: lgb.Booster, request: int, campaign: int) -> Forest:
 
 
 def difference(booster: lgb.Booster, X: np.ndarray, request: int, campaign: int) -> float:
-    forest = split_sides(booster, request, campaign)
-    masks = forest.campaign_masks(X[:, request : request + campaign])
-    pairs = np.ascontiguousarray(X[:, request + campaign :])
-    ours = [
-        forest.scores(forest.request_mask(row[:request].tolist()), masks[i : i + 1], pairs[i : i + 1])[0]
-        for i, row in enumerate(X)
-    ]
-    return float(np.abs(np.array(ours) - booster.predict(X, raw_score=True)).max())
+    """Largest distance to LightGBM over the kernels that are here; the compiled one must not be off at all."""
+    found = 0.0
+    expected = booster.predict(X, raw_score=True)
+    for name in ("numpy", "c"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TAGBID_KERNEL", name)
+            compiled = kernel()
+            forest = split_sides(booster, request, campaign)
+        masks = forest.campaign_masks(X[:, request : request + campaign])
+        pairs = X[:, request + campaign :].tolist()
+        ours = [
+            forest.candidate_scores(forest.request_mask(row[:request].tolist()), masks, [i], [pairs[i]])[0]
+            for i, row in enumerate(X)
+        ]
+        off = float(np.abs(np.array(ours) - expected).max())
+        assert compiled is None or off == 0.0
+        found = max(found, off)
+    return found
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -131,11 +141,11 @@ def test_many_candidates_score_as_each_alone_and_several_requests_as_one_call():
     forest = split_sides(booster, 2, 1)
     X = awkward(booster.model_to_string(), 5, 3, rows=20)
     masks = forest.campaign_masks(X[:, 2:3])
-    request = forest.request_mask(X[0, :2])
+    request = forest.request_mask(X[0, :2].tolist())
     together = forest.scores(request, masks, X[:, 3:])
     alone = [forest.scores(request, masks[i : i + 1], X[i : i + 1, 3:])[0] for i in range(20)]
     assert together.tolist() == alone
-    two = np.stack([request, forest.request_mask(X[1, :2])])
+    two = np.stack([request, forest.request_mask(X[1, :2].tolist())])
     both = forest.scores(two, masks[:2], X[:2, 3:])
     assert both.tolist() == [together[0], forest.predict(X[1:2])[0]]
     assert forest.scores(request, masks[:0], X[:0, 3:]).tolist() == []
@@ -145,7 +155,7 @@ def test_inputs_are_left_as_they_were():
     booster = trained(4, num_leaves=15, min_data_in_leaf=3)
     forest = split_sides(booster, 2, 1)
     X = awkward(booster.model_to_string(), 5, 4, rows=8)
-    request, masks = forest.request_mask(X[0, :2]), forest.campaign_masks(X[:, 2:3])
+    request, masks = forest.request_mask(X[0, :2].tolist()), forest.campaign_masks(X[:, 2:3])
     before = request.copy(), masks.copy(), X.copy()
     forest.scores(request, masks, X[:, 3:])
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, (request, masks, X), strict=True))
@@ -209,3 +219,22 @@ def test_a_damaged_model_text_is_refused_with_what_is_wrong(broken, why):
 def test_a_model_of_fewer_features_than_the_sides_is_refused():
     with pytest.raises(UnsupportedModel, match="3 features"):
         Forest.from_model_text(TEXT, 2, 2)
+
+
+@pytest.mark.skipif(kernel() is None, reason="built without a compiler")
+def test_the_compiled_kernel_refuses_what_does_not_fit() -> None:
+    booster = trained(3, numeric=3, categorical=1)
+    forest = split_sides(booster, 2, 1)
+    masks = forest.campaign_masks(np.zeros((2, 1)))
+    request = forest.request_mask([0.0, 1.0])
+    with pytest.raises(ValueError, match="floats"):
+        forest.request_mask([0.0])
+    with pytest.raises(TypeError):
+        forest.request_mask([0.0, "1"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="fit together"):
+        forest.candidate_scores(request, masks, [0, 1], [[0.0]])
+    with pytest.raises(ValueError, match="fit together"):
+        forest.candidate_scores(request[1:], masks, [0], [[0.0]])
+    for ad in (2, -1, 2**63):
+        with pytest.raises((IndexError, OverflowError)):
+            forest.candidate_scores(request, masks, [ad], [[0.0]])
