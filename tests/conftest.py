@@ -1,5 +1,6 @@
 """Fixtures every room uses: a real tag store, never a mock of it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One server a test process, the one inside the wheel so that every machine tests the same."""
+    """One server a test process: the one inside the wheel, so that every machine tests the same.
+
+    `TAGBID_STORE=path pytest` tests with the server on PATH instead.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAGBID_STORE", "embedded")
+        patch.setenv("TAGBID_STORE", os.environ.get("TAGBID_STORE", "embedded"))
         with open_store(DmpConfig(data_dir=str(tmp_path_factory.mktemp("store")))) as store:
             yield store
 
