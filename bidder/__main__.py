@@ -1,6 +1,9 @@
 """`tagbid bidder …`: the bidder's commands."""
 
+import asyncio
 import json
+import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,10 +15,13 @@ from rich.console import Console
 
 from bidder import campaigns, config, openrtb, snapshot
 from bidder import explain as explaining
-from dmp import keys
+from dmp import config as files
+from dmp import keys, store
+from dmp.config import DmpConfig
 from dmp.errors import ConfigError
 from dmp.schema import User
 from dmp.taxonomy import tag_id
+from models import registry
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -23,6 +29,46 @@ app = typer.Typer(no_args_is_help=True, help=__doc__)
 @app.callback()
 def bidder() -> None:
     """Answer OpenRTB requests, and explain single answers."""
+
+
+@app.command()
+def serve(
+    campaign_file: Annotated[
+        Path | None, typer.Option("--campaigns", help="portfolio, else that of the config")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="public port, 0 for a free one")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="port of /metrics and /health, 0 for a free one")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="tagbid.toml")] = None,
+    ready_fd: Annotated[int | None, typer.Option(help="also write the ready line to this file descriptor")] = None,
+) -> None:
+    """Answer bid requests until SIGTERM; prints `ready <public URL> admin <admin URL>` when both ports answer."""
+    import uvloop
+
+    from bidder import app as process
+
+    settings = config.load(config_file)
+    given = {
+        "campaigns": None if campaign_file is None else str(campaign_file),
+        "port": port,
+        "admin_port": admin_port,
+    }
+    settings = msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+
+    def ready(public_url: str, admin_url: str) -> None:
+        line = f"ready {public_url} admin {admin_url}\n"
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if ready_fd is not None:
+            os.write(ready_fd, line.encode())
+            os.close(ready_fd)
+
+    dmp = files.load("dmp", DmpConfig, config_file)
+    with (
+        store.open_store(dmp) as opened,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(process.serve(settings, dmp, opened, ready))
 
 
 @app.command()
@@ -49,11 +95,13 @@ def explain(
         raise ConfigError(str(request), [str(error)]) from None
     except openrtb.BadRequest as error:
         raise ConfigError(str(request), [f"is no bid request: {error.reason}; it would be answered with 400"]) from None
+    models = Path(settings.models_dir)
+    model = registry.load(models, "response") if registry.current(models, "response") else None
     user = None if no_user else User(_scores(user_tags), frozenset(map(keys.number, _names(user_audiences))))
     found = explaining.explain(
         parsed,
         user,
-        snapshot.build(portfolio, None, settings, "explain"),
+        snapshot.build(portfolio, model, settings, "explain"),
         time.time_ns() // 1000 if at is None else at * 1_000_000,
         settings.exchanges.get(exchange, config.DEFAULT_EXCHANGE),
         exchange,

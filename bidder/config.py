@@ -14,6 +14,7 @@ from dmp.errors import ConfigError
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Hold = Annotated[int, msgspec.Meta(ge=1, le=7_200)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
@@ -49,6 +50,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
     max_candidates: ads scored per impression. offers: best offers kept per impression, for the case that the
     first has no budget. reload_s: how often campaign file and model pointer are checked.
+    max_in_flight: bid requests that may wait for the store at once; more are answered 204. read_s: longest time a
+    request may take to arrive (S-03). idle_s: how long a connection may say nothing. hold_s, app_hold_s,
+    instl_hold_s: how long a bid's money stays reserved without a notice, on the web, in an app, for an interstitial.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +75,12 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_candidates: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     offers: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
     reload_s: float = 1.0
+    max_in_flight: Annotated[int, msgspec.Meta(ge=1)] = 1_000
+    read_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    idle_s: Annotated[float, msgspec.Meta(gt=0)] = 150.0
+    hold_s: Hold = 120
+    app_hold_s: Hold = 600
+    instl_hold_s: Hold = 2_400
 
 
 DEFAULT_EXCHANGE = ExchangeConfig()

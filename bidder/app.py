@@ -1,0 +1,362 @@
+"""The bidder as a process: sockets, routes, background work, an orderly end.
+
+One loop, two ports. The public port serves bids (`bidder.lane`, or the ordinary route with `lane = false`), notices,
+pixels and clicks; the admin port, on loopback by default, `/metrics`, `/health` and `/ready` (S-27). SIGTERM and SIGINT
+stop accepting, answer what has arrived, hand back unused budget, write the log out.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis.exceptions
+from aiohttp import web
+
+from bidder import serving
+from bidder.bidding import Answer, Bidder, new_worker
+from bidder.bidlog import BidLog
+from bidder.budget import Account, Budgets
+from bidder.config import BidderConfig
+from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
+from bidder.lane import MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
+from bidder.metrics import Metrics
+from bidder.notices import Kind, Notices, Result
+from bidder.serving import Serving
+from bidder.tokens import Signer, bid_id_text, load_keys
+from dmp.config import DmpConfig
+from dmp.errors import TagbidError
+from dmp.lookup import Link, Lookup
+from dmp.pseudonym import KeyRing, load_key
+from dmp.store import Store
+
+log = logging.getLogger("tagbid.bidder")
+TICK_S = 1.0
+DRAIN_S = 2.0
+PIXEL = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002014400 3b".replace(" ", "")
+)
+ROUTES: Mapping[str, Kind] = {
+    "/win": "win", "/bill": "billing", "/loss": "loss", "/imp": "impression", "/click": "click",
+}  # fmt: skip
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class CannotListen(TagbidError):
+    """A port is taken or not ours to open."""
+
+
+class Reporter:
+    """Logs defects: what and where, never values, which may be personal data (P-60); one line a second (S-05)."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._silent = 0
+
+    def __call__(self, error: BaseException) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            self._silent += 1
+            return
+        self._next_s = now_s + 1
+        frames = traceback.extract_tb(error.__traceback__)[-3:]
+        where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+        log.error("defect: %s at %s (%d more not shown)", type(error).__name__, where, self._silent)
+        self._silent = 0
+
+
+class Service:
+    """Everything one bidder process runs, put together; `start`, then `stop`."""
+
+    def __init__(self, settings: BidderConfig, data_dir: Path, store: Store) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.lookup = Lookup(store.url)
+        self.link = Link(store.url)
+        self.report = Reporter()
+        self.bidlog = BidLog(data_dir / "bidlog")
+        self.signer = Signer(load_keys(data_dir))
+        self.ring = KeyRing(load_key(data_dir / "pseudonym.key"))
+        self.endpoints = Endpoints(settings, self.metrics)
+        worker = new_worker()
+        hold_s = max(settings.hold_s, settings.app_hold_s, settings.instl_hold_s)
+        self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], hold_s)
+        self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
+        self._worker = worker
+        self._stack: list[Callable[[], Awaitable[object]]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> tuple[str, str]:
+        """Load, connect, listen; returns (public URL, admin URL). Raises TagbidError when any of it cannot be done."""
+        settings = self.settings
+        public, admin = _listen(settings.host, settings.port), _listen(settings.admin_host, settings.admin_port)
+        own_url = _url(settings.host, public)
+        public_url = settings.public_url.rstrip("/") or own_url
+        seen = serving.fingerprint(settings)
+        first = await asyncio.to_thread(serving.load, settings, public_url)
+        await asyncio.gather(self.lookup.start(), self.link.start())
+        self.bidder = Bidder(
+            settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
+            self.bidlog.put, self.report,
+        )  # fmt: skip
+        self._gauges()
+        self.swap(first)
+        await self.link.execute("PING")  # the leases asked for above have been answered
+        runner = web.AppRunner(
+            self._public(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=settings.idle_s,
+            auto_decompress=False,
+            max_headers=MAX_HEADERS,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        await runner.setup()
+        assert runner.server is not None  # noqa: S101 - setup made it
+        loop = asyncio.get_running_loop()
+        self.port = Port(
+            self.bidder.handle, self.endpoints, runner.server, Limits(settings.read_s, settings.idle_s), self.metrics
+        )
+        listener = await loop.create_server(self.port if settings.lane else runner.server, sock=public, backlog=1024)
+        operators = web.AppRunner(self._admin(), access_log=None, handle_signals=False)
+        await operators.setup()
+        await web.SockSite(operators, admin).start()
+        self._stack = [operators.cleanup, runner.cleanup, self._drain]
+        self._listener = listener
+        self._tasks = [
+            asyncio.create_task(self._ticks(), name="ticks"),
+            asyncio.create_task(self._sweeps(), name="sweeps"),
+            asyncio.create_task(serving.follow(settings, public_url, seen, self.swap, self.metrics), name="follow"),
+        ]
+        gc.collect()
+        gc.freeze()
+        return own_url, _url(settings.admin_host, admin)
+
+    def swap(self, made: Serving) -> None:
+        """Decide with another snapshot from the next request on."""
+        self.bidder.serving = made
+        self.notices.contacts_keep_s = made.contacts_keep_s
+        self.budgets.configure(
+            {c.id: c.daily_budget_micros for c in made.snapshot.portfolio.campaigns if c.status == "active"}
+        )
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; raises what ended a background task, because without them no bid is safe."""
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([stopping, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in done - {stopping}:
+            task.result()
+
+    async def stop(self) -> None:
+        """Finish what has arrived, give back what is not used."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._stack:
+            await self._stack.pop()()
+        self.budgets.hand_back()
+        try:
+            await self.link.execute("PING")
+        except redis.exceptions.RedisError:
+            log.warning("the tag store does not answer; unused budget is free again when its lease expires")
+        await self.lookup.close()
+        await self.link.close()
+        self.bidlog.close()
+
+    async def _drain(self) -> None:
+        self._listener.close()
+        self.port.drain()
+        until_s = time.monotonic() + DRAIN_S
+        while (self.bidder.in_flight or self.port.lanes) and time.monotonic() < until_s:  # noqa: ASYNC110 - rare, short
+            await asyncio.sleep(0.01)
+        for lane in list(self.port.lanes):
+            lane.end(None)
+
+    async def _ticks(self) -> None:
+        last_s = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            self.budgets.tick(now_s - last_s)
+            last_s = now_s
+
+    async def _sweeps(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.port.sweep()
+
+    # ---- the public port, by aiohttp
+
+    def _public(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_post(PREFIX + "{exchange}", self._bid)
+        for path, kind in ROUTES.items():
+            handler = partial(self._notice, kind)
+            app.router.add_get(path, handler, allow_head=False)
+            app.router.add_post(path, handler)
+        return app
+
+    async def _bid(self, http: web.Request) -> web.Response:
+        """The ordinary route of a bid: what the lane must equal."""
+        try:
+            async with asyncio.timeout(self.settings.read_s):
+                received = await http.read()
+        except TimeoutError:
+            return self._refused(408)
+        except web.HTTPRequestEntityTooLarge:
+            return self._refused(413)
+        arrived_s = time.monotonic()
+        endpoint = self.endpoints.find(http.raw_path, http.headers.get("Authorization", "").encode())
+        if isinstance(endpoint, int):
+            return self._refused(endpoint)
+        body = plain(received, http.headers.get("Content-Encoding", ""))
+        if isinstance(body, int):
+            return self._refused(body)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer = self.bidder.handle(body, endpoint, arrived_s, partial(_resolve, future))
+        if answer is None:
+            answer = await future
+        if isinstance(answer, int):
+            return web.Response(status=answer)
+        return web.Response(body=answer, content_type="application/json")
+
+    def _refused(self, status: int) -> web.Response:
+        self.metrics.counts[self.port.refused[status]] += 1
+        response = web.Response(status=status)
+        if status in (408, 413):
+            response.force_close()
+        return response
+
+    async def _notice(self, kind: Kind, http: web.Request) -> web.Response:
+        result, token = await self.notices.book(kind, http.query)
+        if token is None or result is Result.FORGED:
+            return web.Response(status=403, text="not a token of ours\n")
+        if kind == "click":
+            landing = self.bidder.serving.landing.get(token.creative)
+            if landing is None:
+                return web.Response(status=404, text="this ad is no longer known\n")
+            # A person is waiting: the click is let through even when it could not be counted.
+            return web.Response(status=302, headers={"Location": landing, **_NO_STORE})
+        if result is Result.UNAVAILABLE:
+            return web.Response(status=503, headers={"Retry-After": "1"})
+        if kind == "impression":
+            return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
+        return web.Response(status=204)
+
+    # ---- the admin port
+
+    def _admin(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/ready", self._ready)
+        return app
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self.metrics.expose().encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _health(self, _: web.Request) -> web.Response:
+        """200 while the process works; what is degraded is in the body."""
+        served = self.bidder.serving
+        failure = self.bidlog.failure
+        return web.json_response(
+            {
+                "status": "ok" if self.lookup.link.up and self.link.up and failure is None else "degraded",
+                "store": {"lookup": self.lookup.link.up, "notices": self.link.up},
+                "generation": self.lookup.generation,
+                "snapshot": served.snapshot.version,
+                "campaigns": len(served.snapshot.portfolio.campaigns),
+                "ads": len(served.parts),
+                "bidlog": "ok" if failure is None else str(failure),
+            }
+        )
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        """200 when bids may be sent here."""
+        ready = not self.port.draining and self.link.up
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+
+    def _gauges(self) -> None:
+        read = self.metrics.read
+        read("tagbid_store_total", lambda: {(("result", r),): n for r, n in self.lookup.counts.items()})
+        read(
+            "tagbid_store_up",
+            lambda: {
+                (("link", "lookup"),): float(self.lookup.link.up),
+                (("link", "notices"),): float(self.link.up),
+            },
+        )
+        read("tagbid_in_flight", lambda: {(): self.bidder.in_flight})
+        read("tagbid_bidlog_records_total", lambda: {(): self.bidlog.written})
+        read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
+        read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
+        read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
+
+
+def _budget_gauges(accounts: list[Account]) -> dict[tuple[tuple[str, str], ...], float]:
+    return {
+        (("campaign", account.campaign), ("state", state)): float(value)
+        for account in accounts
+        for state, value in (
+            ("budget", account.budget),
+            ("spent", account.spent),
+            ("lease", account.lease),
+            ("pending", account.pending),
+        )
+    }
+
+
+def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:
+    if not future.done():  # the client may have gone
+        future.set_result(answer)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+        )
+    except OSError as error:
+        raise CannotListen(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it, or choose another port"
+        ) from None
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+
+
+async def serve(settings: BidderConfig, dmp: DmpConfig, store: Store, ready: Callable[[str, str], None]) -> None:
+    """Run one bidder until SIGTERM or SIGINT. ready: called with the public and the admin URL once both answer."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = Service(settings, Path(dmp.data_dir), store)
+    errors = service.metrics.slot("tagbid_errors_total", where="loop")
+
+    def caught(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        service.metrics.counts[errors] += 1
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            service.report(error)
+        else:
+            log.error("event loop: %s", context.get("message"))
+
+    loop.set_exception_handler(caught)
+    urls = await service.start()
+    ready(*urls)
+    try:
+        await service.wait(stop)
+    finally:
+        await service.stop()

@@ -1,0 +1,293 @@
+"""One bid request, from its bytes to the bytes of the answer: the steps of the bid path in order, at their edge.
+
+decode -> privacy -> time left? -> user (one read, shared with other requests of the loop turn) -> decide -> reserve ->
+sign -> answer -> log. Without a user to read the answer is returned at once; else it is handed over when the user
+is there, when the store says it will not be, or at the deadline.
+"""
+
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from secrets import token_bytes
+
+from bidder import answer, openrtb
+from bidder.answer import Sent
+from bidder.budget import Budgets
+from bidder.config import BidderConfig
+from bidder.decide import Decision, Offer, decide
+from bidder.endpoints import Endpoint
+from bidder.metrics import Metrics
+from bidder.notices import reserved_micros
+from bidder.openrtb import BadRequest, Imp, Reason, Request
+from bidder.privacy import PrivacyDecision
+from bidder.privacy import decide as decide_privacy
+from bidder.serving import Serving
+from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
+from dmp.events import Bid, Event
+from dmp.lookup import Lookup
+from dmp.pseudonym import KeyRing
+from dmp.schema import Uid, User
+from models.features import encode_context
+
+OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
+Answer = bytes | int
+"""A body, sent with 200; or a status without a body."""
+
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
+
+MAX_TMAX_MS = 10_000.0
+_COUNTER_BYTES = 6
+
+
+def new_worker() -> bytes:
+    """The name of one bidder process, never used again: the first half of all its bid ids."""
+    return token_bytes(WORKER_BYTES)
+
+
+class Bidder:
+    """Answers bid requests. `serving` may be replaced at any time; a request keeps the one it started with."""
+
+    def __init__(
+        self,
+        settings: BidderConfig,
+        serving: Serving,
+        lookup: Lookup,
+        budgets: Budgets,
+        signer: Signer,
+        ring: KeyRing,
+        worker: bytes,
+        metrics: Metrics,
+        log: Callable[[Callable[[], Event]], None],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self.serving = serving
+        self.in_flight = 0
+        self._settings = settings
+        self._lookup = lookup
+        self._budgets = budgets
+        self._signer = signer
+        self._ring = ring
+        self._worker = worker
+        self._bids = 0
+        self._log = log
+        self._report = report
+        self._exhausted: tuple[Serving, int, int] = (serving, -1, 0)
+        self._counts = metrics.counts
+        self._latency = metrics.latency
+        self._no_bid = {reason: metrics.slot("tagbid_no_bid_total", reason=reason.value) for reason in Reason}
+        self._statuses = {
+            status: metrics.slot("tagbid_responses_total", status=str(status))
+            for status in (OK, NO_CONTENT, BAD_REQUEST)
+        }
+        self._bids_slot = metrics.slot("tagbid_bids_total")
+        self._errors_slot = metrics.slot("tagbid_errors_total", where="bid")
+        self._by_law = metrics.slot("tagbid_contextual_total", because="privacy")
+        self._no_id = metrics.slot("tagbid_contextual_total", because="no_id")
+        self._no_store = metrics.slot("tagbid_contextual_total", because="store")
+
+    def handle(
+        self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
+    ) -> Answer | None:
+        """The answer; or None, and then `done` is called with it once, on this loop, in time for the exchange.
+
+        arrived_s: when the request's last bytes came, on the clock of time.monotonic. Never raises.
+        """
+        self._counts[endpoint.requests_slot] += 1
+        try:
+            return self._start(body, endpoint, arrived_s, done)
+        except DEFECTS as error:
+            return self._defect(error, arrived_s)
+
+    def _start(
+        self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
+    ) -> Answer | None:
+        if self.in_flight >= self._settings.max_in_flight:
+            return self._nothing(Reason.OVERLOAD, arrived_s)
+        try:
+            request = openrtb.decode(body)
+        except BadRequest:
+            return self._nothing(Reason.INVALID_REQUEST, arrived_s, BAD_REQUEST)
+        exchange = endpoint.exchange
+        tmax_ms = request.tmax if request.tmax is not None and request.tmax > 0 else exchange.default_tmax_ms
+        deadline_s = arrived_s + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
+        if deadline_s <= time.monotonic():
+            return self._nothing(Reason.NO_TIME, arrived_s)
+        privacy = decide_privacy(request, self._settings)
+        uid = user_uid(request, endpoint.name, self._ring) if privacy.use_ids else None
+        if uid is not None and privacy.lookup_tags:
+            resume = partial(self._resume, request, endpoint, privacy, uid, self.serving, arrived_s, deadline_s, done)
+            if self._lookup.get(uid, deadline_s, resume):
+                self.in_flight += 1
+                return None
+            self._counts[self._no_store] += 1
+        else:
+            self._counts[self._no_id if privacy.use_ids else self._by_law] += 1
+        return self._finish(request, endpoint, privacy, uid, None, self.serving, arrived_s)
+
+    def _resume(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        privacy: PrivacyDecision,
+        uid: Uid,
+        serving: Serving,
+        arrived_s: float,
+        deadline_s: float,
+        done: Callable[[Answer], None],
+        user: User | None,
+    ) -> None:
+        """The read of a user has ended, one way or another."""
+        self.in_flight -= 1
+        if user is None:
+            self._counts[self._no_store] += 1
+        try:
+            # Half of what was kept back is for our own queues; beyond that the exchange no longer listens.
+            if time.monotonic() > deadline_s + endpoint.exchange.margin_ms / 2000:
+                found: Answer = self._nothing(Reason.NO_TIME, arrived_s)
+            else:
+                found = self._finish(request, endpoint, privacy, uid, user, serving, arrived_s)
+        except DEFECTS as error:
+            found = self._defect(error, arrived_s)
+        done(found)
+
+    def _finish(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        privacy: PrivacyDecision,
+        uid: Uid | None,
+        user: User | None,
+        serving: Serving,
+        arrived_s: float,
+    ) -> Answer:
+        """Decide, reserve, sign, write down."""
+        now_us = time.time_ns() // 1000
+        decision = decide(
+            request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, self._no_money(serving)
+        )
+        if decision.reason is not Reason.BID:
+            return self._nothing(decision.reason, arrived_s)
+        issued_s = self._budgets.now_s()
+        chosen: list[tuple[Offer, int]] = []
+        for imp, offers in zip(request.imp, decision.offers, strict=True):
+            hold_s = self._hold_s(request, imp)
+            for offer in offers:
+                if request.test or self._reserve(serving, offer, issued_s, hold_s):
+                    chosen.append((offer, hold_s))
+                    break
+        if not chosen:
+            return self._nothing(Reason.BUDGET, arrived_s)
+        currency = text_field(decision.currency)
+        test = bool(request.test)
+        joined = uid if privacy.measure else None
+        bids = []
+        for offer, hold_s in chosen:
+            self._bids += 1
+            bid_id = self._worker + self._bids.to_bytes(_COUNTER_BYTES)
+            imp = request.imp[offer.imp_index]
+            fields = endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + currency
+            server, browser = self._signer.pair(bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test)
+            name = bid_id_text(bid_id)
+            bids.append(
+                Sent(
+                    name.encode(), imp.id, offer.price_micros, server, browser, serving.parts[offer.ad_index],
+                    bool(imp.secure), hold_s, offer.deal,
+                )
+            )  # fmt: skip
+            if not test:
+                self._log(
+                    partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
+                            user if privacy.train else None)
+                )  # fmt: skip
+        counts = self._counts
+        counts[self._bids_slot] += len(bids)
+        counts[self._statuses[OK]] += 1
+        body = answer.response(request.id, bids, decision.currency, serving.urls)
+        self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
+        return body
+
+    def _reserve(self, serving: Serving, offer: Offer, issued_s: int, hold_s: int) -> bool:
+        campaign = serving.snapshot.by_ad[offer.ad_index].id
+        return self._budgets.reserve(campaign, reserved_micros(offer.price_usd_micros), issued_s, hold_s)
+
+    def _hold_s(self, request: Request, imp: Imp) -> int:
+        settings = self._settings
+        if imp.instl:
+            usual_s = settings.instl_hold_s
+        else:
+            usual_s = settings.hold_s if request.app is None else settings.app_hold_s
+        return max(usual_s, min(imp.exp, settings.instl_hold_s)) if imp.exp is not None else usual_s
+
+    def _no_money(self, serving: Serving) -> int:
+        """The ads of campaigns whose budget is used up, worked out again only when that changes."""
+        known, version, mask = self._exhausted
+        if known is not serving or version != self._budgets.version:
+            mask = serving.snapshot.mask_of(self._budgets.exhausted)
+            self._exhausted = (serving, self._budgets.version, mask)
+        return mask
+
+    def _nothing(self, reason: Reason, arrived_s: float, status: int = NO_CONTENT) -> int:
+        self._counts[self._no_bid[reason]] += 1
+        self._counts[self._statuses[status]] += 1
+        self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
+        return status
+
+    def _defect(self, error: BaseException, arrived_s: float) -> int:
+        self._counts[self._errors_slot] += 1
+        self._report(error)
+        return self._nothing(Reason.ERROR, arrived_s)
+
+
+def user_uid(request: Request, exchange: str, ring: KeyRing) -> Uid | None:
+    """The pseudonym of the user a request is about, by the id we know best; None without a usable id.
+
+    Our own id as the exchange stored it, then the device's, then the exchange's own within that exchange.
+    """
+    user, device = request.user, request.device
+    if user is not None and user.buyeruid and (uid := ring.uid("cookie", user.buyeruid)):
+        return uid
+    if device is not None and device.ifa and (uid := ring.uid("device", device.ifa)):
+        return uid
+    if user is not None and user.id and ring.uid("exchange", user.id):  # the id itself must be one
+        return ring.uid("exchange", f"{exchange}:{user.id}")
+    return None
+
+
+def bid_event(
+    bid_id: str,
+    request: Request,
+    decision: Decision,
+    offer: Offer,
+    serving: Serving,
+    endpoint: Endpoint,
+    now_us: int,
+    uid: Uid | None,
+    user: User | None,
+) -> Bid:
+    """The bid as the log keeps it: what was known, what was offered, and the vector the model saw."""
+    ad = serving.snapshot.ads[offer.ad_index]
+    where = decision.contexts[offer.imp_index]
+    model = serving.snapshot.model
+    return Bid(
+        event_id=bid_id,
+        time_us=now_us,
+        exchange=endpoint.name,
+        auction_id=request.id,
+        imp_id=request.imp[offer.imp_index].id,
+        campaign=ad.campaign,
+        creative=ad.creative,
+        advertiser=ad.advertiser,
+        uid=uid,
+        price_micros=offer.price_micros,
+        value_micros=offer.value_micros,
+        floor_micros=offer.floor_micros,
+        currency=offer.currency,
+        at=offer.at,
+        model="" if model is None else model.version,
+        pctr=offer.pctr,
+        vector=struct.pack(f"<{len(offer.row)}d", *offer.row),
+        context=b"" if where is None else encode_context(where),
+        user=user,
+    )

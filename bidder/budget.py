@@ -1,0 +1,288 @@
+"""Daily budgets as leases: every bid reserves what it can cost before it is sent, so nothing is spent twice.
+
+Per campaign day, always: spent + leases + free = budget, kept by `budget.lua` and `notices.lua` in one hash. A
+worker's lease is what it may have at stake; locally it splits into pending (bids sent, not settled) and the rest.
+Reserving is a comparison and an addition; leases are topped up off the bid path.
+
+The lease in the store is the truth. Every reply about it, of a top-up or of a notice, replaces what the worker
+believes; replies come in the order of the store's work because all of them use one `dmp.lookup.Link`. A lost reply is
+therefore made good by the next one. Pending is the worker's own: a bid leaves it when its notice of record or its
+loss is booked here, else after its hold time. It is kept as one sum per second of release, not per bid, because
+at 10,000 bids a second and 10 minutes of hold a record per bid would be a gigabyte.
+
+Overspend is the sum of bills that arrive after their hold, 0 when none does. A worker that dies takes its lease out
+of play until the lease expires (`LEASE_S` + the longest hold), then it is free again: underspend for that long. With
+the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the store's, in UTC.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis.exceptions
+
+from dmp import keys
+from dmp.lookup import Link, encode
+
+LEASE_S = 60
+DAY_S = 86_400
+KEEP_S = 8 * DAY_S
+SHARE = 50  # a lease's free part is at least this fraction of the budget
+AHEAD_S = 5.0  # and enough for this long at the present rate
+RENEW_S = 15.0
+SCRIPT = (Path(__file__).parent / "budget.lua").read_text()
+SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+def cost_micros(price_micros: int) -> int:
+    """What one impression costs at a CPM price, rounded half up.
+
+    >>> cost_micros(2_500_000), cost_micros(1_499), cost_micros(1_500)
+    (2500, 1, 2)
+    """
+    return (price_micros + 500) // 1000
+
+
+class Account:
+    """One campaign day as this worker sees it; money in micros.
+
+    lease: as last told by the store. pending: at stake in bids. returning: offered back, not confirmed yet. refused:
+    the smallest amount that could not be reserved since there was last money for it, 0 for none.
+    """
+
+    __slots__ = (
+        "budget", "campaign", "day", "free", "lease", "pending", "refused", "release",
+        "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
+    )  # fmt: skip
+
+    def __init__(self, campaign: str, day: int, budget: int) -> None:
+        self.campaign = campaign
+        self.day = day
+        self.budget = budget
+        self.lease = self.pending = self.returning = self.spent = self.free = 0
+        self.refused = 0
+        self.reserved = 0  # since the last tick
+        self.target = -(-budget // SHARE)
+        self.release: dict[int, int] = {}
+        self.shrink = False  # the budget was lowered: first hand back all that is not at stake
+        self.syncing = False
+        self.synced_s = 0.0
+
+    @property
+    def available(self) -> int:
+        return self.lease - self.pending - self.returning
+
+
+class Budgets:
+    """The budgets of one worker. worker: 8 characters, never used by another process (`tokens.Token.worker`).
+
+    max_hold_s: the longest time a bid is held. Not safe to share between threads.
+    """
+
+    def __init__(
+        self, link: Link, worker: str, max_hold_s: int, clock: Callable[[], float] = time.time, lease_s: int = LEASE_S
+    ) -> None:
+        self.worker = worker
+        self.version = 0
+        """Changes whenever `exhausted` does."""
+        self.exhausted: set[str] = set()
+        self._link = link
+        self._clock = clock
+        self._expiry_s = lease_s + max_hold_s
+        self._lease_s = lease_s
+        self._offset_s = 0.0
+        self._budgets: dict[str, int] = {}
+        self._day = self.now_s() // DAY_S
+        self._accounts: dict[str, Account] = {}
+        self._earlier: dict[tuple[str, int], Account] = {}
+        self._due: dict[int, list[Account]] = {}  # who has something to release at a second
+
+    def now_s(self) -> int:
+        """Unix seconds on the store's clock, which all workers share."""
+        return int(self._clock() + self._offset_s)
+
+    def configure(self, budgets: Mapping[str, int]) -> None:
+        """The campaigns that may spend and their daily budgets; others return what they hold."""
+        self._budgets = dict(budgets)
+        for campaign, budget in budgets.items():
+            account = self._accounts.get(campaign)
+            if account is None:
+                account = self._accounts[campaign] = Account(campaign, self._day, budget)
+            elif account.budget != budget:
+                account.shrink = budget < account.budget
+                account.budget = budget
+                account.target = -(-budget // SHARE)
+            self._sync(account)
+        for campaign, account in self._accounts.items():
+            if campaign not in budgets:
+                account.budget = account.target = 0
+                self._sync(account)
+
+    def reserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> bool:
+        """Set aside what a bid can cost at most; False when there is not that much, and then nothing changes."""
+        if now_s // DAY_S != self._day:
+            self._new_day(now_s // DAY_S)
+        account = self._accounts.get(campaign)
+        if account is None:
+            return False
+        available = account.lease - account.pending - account.returning
+        if available < micros or now_s - account.synced_s > self._lease_s:
+            if not account.refused or micros < account.refused:
+                account.refused = micros
+            self._sync(account)
+            return False
+        account.pending += micros
+        account.reserved += micros
+        release_s = now_s + hold_s
+        held = account.release.get(release_s)
+        if held is None:
+            self._due.setdefault(release_s, []).append(account)
+            held = 0
+        account.release[release_s] = held + micros
+        if 2 * (available - micros) < account.target:
+            self._sync(account)
+        return True
+
+    def unreserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> None:
+        """Take back a reservation whose bid was not sent."""
+        self._release(self._account(campaign, now_s // DAY_S), now_s + hold_s, micros)
+
+    def settled(self, campaign: str, issued_s: int, hold_s: int, micros: int, lease: int, first: bool) -> None:
+        """A notice about one of this worker's bids was booked.
+
+        issued_s, hold_s, micros: as reserved. lease: this worker's lease after the booking. first: nothing settled this
+        bid before, so its reservation ends, if its hold has not ended it already.
+        """
+        account = self._account(campaign, issued_s // DAY_S)
+        if account is None:
+            return
+        account.lease = lease
+        if first:
+            self._release(account, issued_s + hold_s, micros)
+        self._mark(account)
+
+    def release_expired(self, now_s: int) -> None:
+        """End the reservations whose hold is over."""
+        for release_s in [s for s in self._due if s <= now_s]:
+            for account in self._due.pop(release_s):
+                account.pending -= account.release.pop(release_s, 0)
+                self._mark(account)
+
+    def tick(self, elapsed_s: float) -> None:
+        """Once a second: end holds, renew and resize leases, follow the day."""
+        now_s = self.now_s()
+        if now_s // DAY_S != self._day:
+            self._new_day(now_s // DAY_S)
+        self.release_expired(now_s)
+        for account in self._all():
+            rate = account.reserved / elapsed_s
+            account.reserved = 0
+            active = account.budget > 0 and account.day == self._day
+            account.target = max(-(-account.budget // SHARE), int(rate * AHEAD_S)) if active else 0
+            if (
+                account.refused
+                or account.returning
+                or account.shrink
+                or 2 * account.available < account.target
+                or account.available > 2 * account.target
+                or now_s - account.synced_s > RENEW_S
+            ):
+                self._sync(account)
+        for key in [k for k, a in self._earlier.items() if not a.pending and not a.lease and not a.syncing]:
+            del self._earlier[key]
+        for campaign in [
+            c for c, a in self._accounts.items() if c not in self._budgets and not a.pending and not a.lease
+        ]:
+            del self._accounts[campaign]
+
+    def hand_back(self) -> None:
+        """Before leaving: return everything that is not at stake."""
+        for account in self._all():
+            account.budget = account.target = 0
+            account.syncing = False
+            self._sync(account)
+
+    def accounts(self) -> list[Account]:
+        """Those of today, for metrics and tests."""
+        return list(self._accounts.values())
+
+    def _all(self) -> list[Account]:
+        return [*self._accounts.values(), *self._earlier.values()]
+
+    def _account(self, campaign: str, day: int) -> Account | None:
+        return self._accounts.get(campaign) if day == self._day else self._earlier.get((campaign, day))
+
+    def _new_day(self, day: int) -> None:
+        for account in self._accounts.values():
+            account.target = 0
+            self._earlier[account.campaign, account.day] = account
+        self._day = day
+        self._accounts = {}
+        self.configure(self._budgets)
+
+    @staticmethod
+    def _release(account: Account | None, release_s: int, micros: int) -> None:
+        if account is None:
+            return
+        held = account.release.get(release_s, 0)
+        amount = min(held, micros)
+        if amount == held:
+            account.release.pop(release_s, None)
+        else:
+            account.release[release_s] = held - amount
+        account.pending -= amount
+
+    def _mark(self, account: Account) -> None:
+        """Keep `exhausted` in step: a campaign is in it from a refusal that a top-up could not cure until one can."""
+        dry = account.refused > 0 and account.available < account.refused
+        if not dry:
+            account.refused = 0
+        if account.day != self._day:
+            return
+        if dry and account.campaign not in self.exhausted:
+            self.exhausted.add(account.campaign)
+            self.version += 1
+        elif not dry and account.campaign in self.exhausted:
+            self.exhausted.discard(account.campaign)
+            self.version += 1
+
+    def _sync(self, account: Account) -> None:
+        if account.syncing:
+            return
+        wanted = account.pending
+        if not account.shrink:
+            wanted += max(account.target, account.refused)
+            if wanted < account.lease and account.available <= 2 * account.target:
+                wanted = account.lease  # a little too much is not worth giving back
+        # What is offered back must not be reserved while the offer is on its way.
+        account.returning = max(0, account.lease - wanted)
+        account.syncing = True
+        self._send(account, wanted, account.shrink, "EVALSHA", SHA1)
+
+    def _send(self, account: Account, wanted: int, shrinks: bool, verb: str, script: str) -> None:
+        # A budget of a campaign that left the portfolio is 0 here: then nothing is granted, and leases only shrink.
+        command = encode(
+            verb, script, 1, keys.spend(account.campaign, account.day),
+            self.worker, account.budget, wanted, self._expiry_s, KEEP_S,
+        )  # fmt: skip
+        if not self._link.send(command, partial(self._synced, account, wanted, shrinks, verb)):
+            account.syncing = False
+
+    def _synced(self, account: Account, wanted: int, shrinks: bool, verb: str, reply: Any) -> None:
+        if isinstance(reply, redis.exceptions.NoScriptError) and verb == "EVALSHA":
+            self._send(account, wanted, shrinks, "EVAL", SCRIPT)
+            return
+        account.syncing = False
+        if isinstance(reply, Exception):
+            return  # `returning` stays out of play until a later reply says what the lease is
+        store_s, account.lease, account.spent, account.free = reply
+        account.returning = 0
+        account.synced_s = float(store_s)
+        self._offset_s = store_s + 0.5 - self._clock() if abs(store_s + 0.5 - self._clock()) > 1 else 0.0
+        self._mark(account)
+        if account.shrink:
+            account.shrink = not shrinks
+            self._sync(account)  # down to what is at stake, then up to what the new budget leaves

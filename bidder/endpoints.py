@@ -1,0 +1,93 @@
+"""Which exchange is calling, and may it: the rules both HTTP paths share (S-01, S-02)."""
+
+import hmac
+import re
+import zlib
+from urllib.parse import unquote
+
+from msgspec import Struct
+
+from bidder.config import DEFAULT_EXCHANGE, BidderConfig, ExchangeConfig
+from bidder.metrics import Metrics
+from bidder.tokens import text_field
+
+PREFIX = "/bid/"
+MAX_BODY_BYTES = 256 * 1024
+MAX_RATIO = 100
+MAX_UNLISTED = 100  # exchanges served by default settings before their names are no longer believed
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Endpoint(Struct, frozen=True):
+    """One exchange's door. authorization: the header it must send, b"" for none. field: its name as a token field."""
+
+    name: str
+    exchange: ExchangeConfig
+    authorization: bytes
+    field: bytes
+    requests_slot: int
+
+
+class Endpoints:
+    """Finds the endpoint of a path; the answer for a path seen before costs a dictionary lookup."""
+
+    def __init__(self, settings: BidderConfig, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._by_path: dict[str, Endpoint] = {}
+        self._by_name = {name: self._make(name, exchange) for name, exchange in settings.exchanges.items()}
+
+    def find(self, target: str, authorization: bytes) -> Endpoint | int:
+        """The endpoint of a request target, or the status that turns it away: 404 unknown, 401 without the secret."""
+        endpoint = self._by_path.get(target)
+        if endpoint is None:
+            endpoint = self._resolve(target)
+            if endpoint is None:
+                return 404
+        if endpoint.authorization and not hmac.compare_digest(endpoint.authorization, authorization):
+            return 401
+        return endpoint
+
+    def _resolve(self, target: str) -> Endpoint | None:
+        path = unquote(target.partition("?")[0])
+        name = path.removeprefix(PREFIX)
+        if name == path or not _NAME.fullmatch(name):
+            return None
+        endpoint = self._by_name.get(name)
+        if endpoint is None:
+            if not self._settings.open_exchanges or len(self._by_name) >= len(self._settings.exchanges) + MAX_UNLISTED:
+                return None
+            endpoint = self._by_name[name] = self._make(name, DEFAULT_EXCHANGE)
+        if target == PREFIX + name:
+            self._by_path[target] = endpoint
+        return endpoint
+
+    def _make(self, name: str, exchange: ExchangeConfig) -> Endpoint:
+        return Endpoint(
+            name=name,
+            exchange=exchange,
+            authorization=f"Bearer {exchange.token}".encode() if exchange.token else b"",
+            field=text_field(name),
+            requests_slot=self._metrics.slot("tagbid_requests_total", exchange=name),
+        )
+
+
+def plain(body: bytes, encoding: str) -> bytes | int:
+    """A body without its content encoding, or the HTTP status that refuses it (S-02).
+
+    >>> plain(b"{}", ""), plain(b"{}", "br"), plain(b"no gzip", "gzip")
+    (b'{}', 415, 400)
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        return 415
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        found = inflater.decompress(body, min(MAX_BODY_BYTES, MAX_RATIO * len(body)) + 1)
+    except zlib.error:
+        return 400
+    if len(found) > MAX_BODY_BYTES or len(found) > MAX_RATIO * len(body):
+        return 413
+    return found if inflater.eof and not inflater.unused_data else 400

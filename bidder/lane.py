@@ -1,0 +1,435 @@
+"""The fast lane: bid POSTs framed by httptools and answered without a task, everything else handed to aiohttp.
+
+A connection belongs to the lane from its first byte and as long as every message on it starts with `POST /bid/`. Any
+other message at the start of a read is handed over with the connection, once its header is complete, through the
+public interface of both sides: `transport.set_protocol(server())`, `connection_made`, `data_received`. From then on
+aiohttp serves the connection, bids included, by the ordinary route. Only what comes pipelined in one read behind
+an unanswered bid cannot be cut off cleanly: then the last bid's answer says `Connection: close`, and the client
+sends the rest again (RFC 9112, 9.3.2).
+
+Answers leave in the order of the requests. Each connection has at most `MAX_PIPELINED` answers due; then it is not
+read further. Time limits need no timer per connection: `Port.sweep` looks at all of them twice a second.
+"""
+
+import time
+from asyncio import BaseTransport, Protocol, Transport
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol as Interface
+
+import httptools
+from msgspec import Struct
+
+from bidder.bidding import Answer
+from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoint, Endpoints, plain
+from bidder.metrics import Metrics
+
+START = b"POST " + PREFIX.encode()
+MAX_PIPELINED = 256
+MAX_HEADERS = 100  # S-02
+MAX_HEADER_BYTES = 8 * 1024  # S-02, name and value
+MAX_HEAD_BYTES = 64 * 1024  # a whole request line and header block
+ANSWER_S = 15.0  # longer than any deadline: an answer still due then was lost to a defect
+SWEEP_S = 0.5
+
+REASONS = {
+    100: "Continue", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
+    408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type", 417: "Expectation Failed",
+}  # fmt: skip
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_OK_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+_EMPTY = {
+    status: b"HTTP/1.1 %d %b\r\n%b\r\n"
+    % (status, name.encode(), b"" if status in (100, 204) else b"Content-Length: 0\r\n")
+    for status, name in REASONS.items()
+}
+_EMPTY_CLOSE = {status: head.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n" for status, head in _EMPTY.items()}
+_CONTINUE = _EMPTY[100]
+
+
+def render(answer: Answer, close: bool) -> bytes:
+    r"""An answer as it goes over the wire.
+
+    >>> render(204, False)
+    b'HTTP/1.1 204 No Content\r\n\r\n'
+    """
+    if isinstance(answer, int):
+        return (_EMPTY_CLOSE if close else _EMPTY)[answer]
+    return (_OK_CLOSE if close else _OK) % (len(answer), answer)
+
+
+Handler = Callable[[bytes, Endpoint, float, Callable[[Answer], None]], Answer | None]
+
+
+class Foreign(Interface):
+    """What takes over a connection: aiohttp's request handler."""
+
+    def connection_made(self, transport: BaseTransport) -> None: ...
+
+    def data_received(self, data: bytes) -> None: ...
+
+
+class Limits(Struct, frozen=True):
+    """Seconds: for a request to arrive, for a connection to be silent."""
+
+    read_s: float = 5.0
+    idle_s: float = 150.0
+
+
+class Port:
+    """What all connections of a listening socket share."""
+
+    def __init__(
+        self,
+        handle: Handler,
+        endpoints: Endpoints,
+        foreign: Callable[[], Foreign],
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.handle = handle
+        self.endpoints = endpoints
+        self.foreign = foreign
+        self.clock = clock
+        self.lanes: set[Lane] = set()
+        self.draining = False
+        self.refused = {
+            status: metrics.slot("tagbid_responses_total", status=str(status)) for status in REASONS if status >= 400
+        }
+        self.counts = metrics.counts
+        self._limits = limits
+        self._closed = {
+            reason: metrics.slot("tagbid_closed_total", reason=reason) for reason in ("slow", "idle", "stuck")
+        }
+        metrics.read("tagbid_connections", lambda: {(): float(len(self.lanes))})
+
+    def __call__(self) -> "Lane":
+        return Lane(self)
+
+    def sweep(self) -> None:
+        """Close connections that are too slow, idle or stuck (S-03). To be called every `SWEEP_S`."""
+        now_s = self.clock()
+        for lane in list(self.lanes):
+            reason = lane.overdue(now_s, self._limits)
+            if reason:
+                self.counts[self._closed[reason]] += 1
+                lane.end(408 if reason == "slow" else None)
+
+    def drain(self) -> None:
+        """Answer what has arrived, then close: for the end of the process."""
+        self.draining = True
+        for lane in list(self.lanes):
+            lane.finish()
+
+
+class _Due:
+    """One answer that is due, in its connection's order."""
+
+    __slots__ = ("answer", "close", "lane")
+
+    def __init__(self, lane: "Lane", answer: Answer | None, close: bool) -> None:
+        self.lane = lane
+        self.answer = answer
+        self.close = close
+
+    def __call__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.lane.send()
+
+
+class Lane(Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_authorization", "_body", "_bodies", "_due", "_encoding", "_ended", "_endpoint", "_expect", "_fed", "_head",
+        "_headers", "_idle", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s", "_size",
+        "_status", "_stopped_since_s", "_transport", "_url", "_version_0",
+    )  # fmt: skip
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._transport: Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._due: deque[_Due] = deque()
+        self._idle = True  # between messages
+        self._ended = False  # nothing more is read
+        self._parked = b""  # the start of a message that is not known to be a bid yet, or waits to be handed over
+        self._seen_s = 0.0
+        self._read_since_s = 0.0  # when the message being read began, 0 for none
+        self._stopped_since_s = 0.0  # since when the peer does not take our answers, 0 for it does
+        self._paused = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._authorization = b""
+        self._encoding = ""
+        self._expect = False
+        self._version_0 = False
+        self._headers = 0
+        self._head = True
+        self._fed = 0
+        self._size = 0
+        self._body = b""
+        self._bodies: list[bytes] = []
+        self._status = 0
+        self._endpoint: Endpoint | int = 404
+
+    # ---- the connection
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream protocol gets a stream transport
+        self._seen_s = self._port.clock()
+        self._port.lanes.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._port.lanes.discard(self)
+        self._ended = True
+        self._due.clear()
+
+    def eof_received(self) -> bool:
+        """The peer has sent all it will: answer what is due, then close."""
+        if self._due and not self._parked:
+            self._due[-1].close = True
+            self._ended = True
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self._stopped_since_s = self._port.clock()
+        self._pause(True)
+
+    def resume_writing(self) -> None:
+        self._stopped_since_s = 0.0
+        self._pause(False)
+
+    def _pause(self, pause: bool) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing() or pause is self._paused:
+            return
+        self._paused = pause
+        if pause:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+    def overdue(self, now_s: float, limits: Limits) -> str:
+        """Why this connection should be closed now, "" for no reason."""
+        if self._due:
+            return "stuck" if now_s - self._seen_s > ANSWER_S else ""
+        if self._stopped_since_s:
+            return "stuck" if now_s - self._stopped_since_s > limits.read_s else ""
+        if self._read_since_s:
+            return "slow" if now_s - self._read_since_s > limits.read_s else ""
+        return "idle" if now_s - self._seen_s > limits.idle_s else ""
+
+    def end(self, status: int | None) -> None:
+        """Close now, saying why when there is a status."""
+        self._ended = True
+        self._due.clear()
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if status is None or self._stopped_since_s:
+                transport.abort()
+            else:
+                self._port.counts[self._port.refused[status]] += 1
+                transport.write(render(status, True))
+                transport.close()
+
+    def finish(self) -> None:
+        """Close as soon as nothing is due any more."""
+        if self._due:
+            self._due[-1].close = True
+            self._ended = True
+        elif self._idle and self._transport is not None:
+            self._ended = True
+            self._transport.close()
+
+    # ---- reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        port = self._port
+        now_s = self._seen_s = port.clock()
+        if self._idle:
+            if self._parked:
+                data, self._parked = self._parked + data, b""
+            if not data.startswith(START):
+                self._not_a_bid(data, now_s)
+                return
+        if self._head:
+            self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._close_after_last()  # nobody upgrades a bid; what follows would be another protocol
+        except httptools.HttpParserError:
+            self._refuse(400)
+        if not self._idle:
+            if not self._read_since_s:
+                self._read_since_s = now_s
+            if self._head and self._fed > MAX_HEAD_BYTES:
+                self._refuse(400)
+        else:
+            self._read_since_s = 0.0
+        self.send()
+        if len(self._due) > MAX_PIPELINED:
+            self._pause(True)
+
+    def _not_a_bid(self, data: bytes, now_s: float) -> None:
+        """A message that is no bid, or not enough of one to tell."""
+        self._parked = data
+        if not self._read_since_s:
+            self._read_since_s = now_s
+        if len(data) < len(START) and START.startswith(data):
+            return
+        if self._due:
+            self._pause(True)  # first what came before it
+        elif b"\r\n\r\n" in data or b"\n\n" in data or len(data) > MAX_HEAD_BYTES:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        transport, data = self._transport, self._parked
+        if transport is None or transport.is_closing():
+            return
+        self._pause(False)
+        self._port.lanes.discard(self)
+        self._parked, self._ended = b"", True
+        foreign = self._port.foreign()
+        transport.set_protocol(foreign)  # type: ignore[arg-type]  # an asyncio protocol in all but name
+        foreign.connection_made(transport)
+        foreign.data_received(data)
+
+    # ---- httptools' callbacks, in the order they come
+
+    def on_message_begin(self) -> None:
+        self._idle = False
+        self._begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        if self._headers > MAX_HEADERS or len(name) + len(value) > MAX_HEADER_BYTES:
+            self._status = 400
+            return
+        if not self._head:
+            return  # a trailer
+        length = len(name)
+        if length == 13:
+            if name.lower() == b"authorization":
+                self._authorization = value
+        elif length == 16:
+            if name.lower() == b"content-encoding":
+                self._encoding = value.decode("latin-1")
+        elif length == 14:
+            if name.lower() == b"content-length" and value.isdigit() and int(value[:19]) > MAX_BODY_BYTES:
+                self._status = 413
+        elif length == 6 and name.lower() == b"expect":
+            if value.lower() == b"100-continue":
+                self._expect = True
+            else:
+                self._status = 417
+
+    def on_headers_complete(self) -> None:
+        self._head = False
+        if not self._url.startswith(PREFIX.encode()) or self._parser.get_method() != b"POST":
+            self._close_after_last()  # pipelined behind a bid in one read: see above
+            return
+        self._version_0 = self._parser.get_http_version() == "1.0"
+        self._endpoint = self._port.endpoints.find(self._url.decode("latin-1"), self._authorization)
+        if self._status:
+            self._refuse(self._status)
+        elif self._expect and not self._due and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        if self._ended:
+            return
+        self._size += len(body)
+        if self._size > MAX_BODY_BYTES:
+            self._refuse(413)
+        elif self._body or self._bodies:
+            self._bodies.append(body)
+        else:
+            self._body = body
+
+    def on_message_complete(self) -> None:
+        if self._ended:
+            return
+        self._idle = True
+        close = self._version_0 or self._port.draining or not self._parser.should_keep_alive()
+        answer: Answer | None
+        due = None
+        if self._status:
+            self._refuse(self._status)
+            return
+        if isinstance(self._endpoint, int):
+            answer = self._turned_away(self._endpoint)
+        else:
+            received = b"".join((self._body, *self._bodies)) if self._bodies else self._body
+            body = plain(received, self._encoding) if self._encoding else received
+            if isinstance(body, int):
+                answer = self._turned_away(body)
+            else:
+                due = _Due(self, None, close)
+                answer = self._port.handle(body, self._endpoint, self._seen_s, due)
+        if due is None:
+            due = _Due(self, answer, close)
+        else:
+            due.answer = answer
+        self._due.append(due)
+        if close:
+            self._ended = True
+
+    # ---- answering
+
+    def _turned_away(self, status: int) -> int:
+        self._port.counts[self._port.refused[status]] += 1
+        return status
+
+    def _refuse(self, status: int) -> None:
+        """Answer the message being read and read no further: where the next one starts is not known."""
+        if not self._ended:
+            self._ended = self._idle = True
+            self._due.append(_Due(self, self._turned_away(status), True))
+
+    def _close_after_last(self) -> None:
+        self._ended = self._idle = True
+        if self._due:
+            self._due[-1].close = True
+        elif self._transport is not None:
+            self._transport.close()
+
+    def send(self) -> None:
+        """Write the answers that are there, as far as their order allows, in one write."""
+        due = self._due
+        transport = self._transport
+        if not due or due[0].answer is None or transport is None or transport.is_closing():
+            return
+        if len(due) == 1:
+            first = due.popleft()
+            close = first.close
+            transport.write(render(first.answer, close))  # type: ignore[arg-type]  # it is there: tested above
+        else:
+            ready: list[bytes] = []
+            close = False
+            while due and not close and (answer := due[0].answer) is not None:
+                close = due.popleft().close
+                ready.append(render(answer, close))
+            transport.write(b"".join(ready))
+        if close:
+            due.clear()
+            transport.close()
+        elif not due and self._parked:
+            self._resume_parked()
+        elif self._paused and not self._stopped_since_s and len(due) < MAX_PIPELINED // 2:
+            self._pause(False)
+
+    def _resume_parked(self) -> None:
+        parked, self._parked = self._parked, b""
+        self._pause(False)
+        self._not_a_bid(parked, self._port.clock())

@@ -1,0 +1,126 @@
+"""Counters as slots of one list, latencies in logarithmic buckets, and their Prometheus text.
+
+A place that counts asks for its slot once and then does `counts[slot] += 1`; nothing is looked up by name per request.
+"""
+
+import time
+from collections.abc import Callable
+
+HELP: dict[str, tuple[str, str]] = {
+    "tagbid_requests_total": ("counter", "Bid requests that reached the bidder, by exchange."),
+    "tagbid_responses_total": ("counter", "Answers to bid requests by HTTP status."),
+    "tagbid_bids_total": ("counter", "Bids made (a request with several impressions may get several)."),
+    "tagbid_no_bid_total": ("counter", "Requests without a bid, by the first rule that left nothing."),
+    "tagbid_contextual_total": ("counter", "Requests handled without the user, by what did not permit or provide it."),
+    "tagbid_bid_seconds": ("histogram", "From the arrival of a bid request to its answer."),
+    "tagbid_store_total": ("counter", "User reads by result."),
+    "tagbid_store_up": ("gauge", "1 while the tag store answers, by link."),
+    "tagbid_in_flight": ("gauge", "Bid requests waiting for the tag store."),
+    "tagbid_connections": ("gauge", "Open connections on the lane."),
+    "tagbid_closed_total": ("counter", "Connections closed by us, by reason."),
+    "tagbid_budget_micros": ("gauge", "Budget of the day by campaign and state, as this worker knows it."),
+    "tagbid_bidlog_records_total": ("counter", "Records written to the bid log."),
+    "tagbid_bidlog_dropped_total": ("counter", "Records the bid log had no room for."),
+    "tagbid_notices_total": ("counter", "Notices by kind and result."),
+    "tagbid_snapshot_total": ("counter", "Attempts to load new campaigns or models, by result."),
+    "tagbid_snapshot_timestamp_seconds": ("gauge", "When the snapshot in use was made."),
+    "tagbid_errors_total": ("counter", "Defects caught at the edge of the process; each is a bug."),
+    "process_cpu_seconds_total": ("counter", "User and system CPU time of this process."),
+    "process_start_time_seconds": ("gauge", "When this process started."),
+}
+
+OCTAVES = 23  # 4 us up to 33 s
+BUCKETS = 4 * OCTAVES
+
+
+class Histogram:
+    """Durations in whole microseconds; four buckets an octave, so a quantile is off by at most 1/8 upwards."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * BUCKETS
+        self.sum_us = 0
+
+    def observe(self, us: int) -> None:
+        self.sum_us += us
+        shift = us.bit_length() - 3
+        if shift < 0:
+            self.buckets[0] += 1
+        elif shift < OCTAVES:
+            self.buckets[4 * shift + (us >> shift) - 4] += 1
+        else:
+            self.buckets[-1] += 1
+
+    def bound_us(self, bucket: int) -> int:
+        """The least duration that is too long for a bucket.
+
+        >>> Histogram().bound_us(0), Histogram().bound_us(5)
+        (5, 12)
+        """
+        shift, quarter = divmod(bucket, 4)
+        return (5 + quarter) << shift
+
+
+class Metrics:
+    """All numbers of one bidder process."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.latency = Histogram()
+        self._slots: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._readers: list[tuple[str, Callable[[], dict[tuple[tuple[str, str], ...], float]]]] = []
+        started_s = time.time()
+        self.read("process_cpu_seconds_total", lambda: {(): time.process_time()})
+        self.read("process_start_time_seconds", lambda: {(): started_s})
+
+    def slot(self, name: str, **labels: str) -> int:
+        """The index in `counts` of one series; the same labels give the same slot. name: a key of `HELP`."""
+        if name not in HELP:
+            raise KeyError(name)
+        key = (name, tuple(labels.items()))
+        if key not in self._slots:
+            self._slots[key] = len(self.counts)
+            self.counts.append(0)
+        return self._slots[key]
+
+    def read(self, name: str, reader: Callable[[], dict[tuple[tuple[str, str], ...], float]]) -> None:
+        """A series kept elsewhere: `reader` is asked at every scrape for {labels: value}."""
+        if name not in HELP:
+            raise KeyError(name)
+        self._readers.append((name, reader))
+
+    def expose(self) -> str:
+        """Prometheus text format 0.0.4; every name once, with its help and type."""
+        series: dict[str, list[str]] = {name: [] for name in HELP}
+        for (name, labels), slot in self._slots.items():
+            series[name].append(f"{name}{_labels(labels)} {self.counts[slot]}")
+        for name, reader in self._readers:
+            series[name] += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in reader().items()]
+        series["tagbid_bid_seconds"] = _histogram("tagbid_bid_seconds", self.latency)
+        lines: list[str] = []
+        for name, samples in series.items():
+            if samples:
+                kind, text = HELP[name]
+                lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
+        return "\n".join(lines) + "\n"
+
+
+def _histogram(name: str, histogram: Histogram) -> list[str]:
+    lines = []
+    total = 0
+    for bucket, count in enumerate(histogram.buckets):
+        total += count
+        lines.append(f'{name}_bucket{{le="{histogram.bound_us(bucket) / 1e6:.6g}"}} {total}')
+    lines += [f'{name}_bucket{{le="+Inf"}} {total}', f"{name}_sum {histogram.sum_us / 1e6}", f"{name}_count {total}"]
+    return lines
+
+
+def _labels(labels: tuple[tuple[str, str], ...]) -> str:
+    r"""{a="b"} with the three characters the format escapes.
+
+    >>> _labels((("campaign", 'a"b'),))
+    '{campaign="a\\"b"}'
+    """
+    if not labels:
+        return ""
+    escaped = ((key, value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")) for key, value in labels)
+    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped) + "}"

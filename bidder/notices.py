@@ -1,0 +1,244 @@
+"""Win, billing, loss, impression and click: every notice counted once, whoever repeats it (S-11..S-16).
+
+The token in the URL says which bid it is; one script books it: mark, record in the stream, money (`notices.lua`). Only
+an exchange's event of record spends money and counts a contact, under a mark on the user's own slot. What the
+store has not acknowledged is answered 503, so that the exchange sends it again; repeats are answered like the first.
+
+A notice that cannot be believed (price above what we offered, negative, no number where money is due) spends
+nothing: it goes to the same stream under the field `q` instead of `e`, is counted as quarantined, and is answered
+like any other, because sending it again would not make it right.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import redis.exceptions
+
+from bidder import contact
+from bidder.budget import DAY_S, KEEP_S, Budgets, cost_micros
+from bidder.config import DEFAULT_EXCHANGE, BidderConfig
+from bidder.metrics import Metrics
+from bidder.tokens import SKEW_S, Forged, Signer, Token
+from dmp import events, keys
+from dmp.lookup import Link
+
+Kind = Literal["win", "billing", "loss", "impression", "click"]
+KINDS: tuple[Kind, ...] = ("win", "billing", "loss", "impression", "click")
+BROWSER_KINDS: frozenset[Kind] = frozenset({"impression", "click"})
+VALID_S: Mapping[Kind, int] = {
+    "win": 86_400, "billing": 86_400, "loss": 86_400, "impression": 86_400, "click": 30 * 86_400,
+}  # fmt: skip
+"""S-11: how long after the bid a notice counts; marks live as long."""
+
+STREAM_MAX = 250_000  # entries of one of 16 streams, about 60 MB
+SCRIPT = (Path(__file__).parent / "notices.lua").read_text()
+SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?")
+
+
+class Result(IntEnum):
+    """How a notice ended; the lower-case name is the metric label."""
+
+    COUNTED = 0
+    DUPLICATE = 1
+    TEST = 2
+    AUDIT = 3
+    LATE = 4
+    QUARANTINED = 5
+    FORGED = 6
+    UNAVAILABLE = 7
+
+
+class PriceUnusable(Exception):
+    """A price that cannot be booked; the message is why."""
+
+
+def price_micros(text: str) -> int:
+    """CPM micros of a price macro's value. Raises PriceUnusable on anything but a number >= 0.
+
+    >>> price_micros("1.25"), price_micros("0.000001"), price_micros("1E-3")
+    (1250000, 1, 1000)
+    """
+    if not text:
+        raise PriceUnusable("empty")
+    if not _NUMBER.fullmatch(text):
+        raise PriceUnusable("unexpanded" if text.startswith(("${", "%24%7B")) else "no number")
+    try:
+        micros = int((Decimal(text) * 1_000_000).to_integral_value())
+    except InvalidOperation:  # more digits than decimals are computed with
+        raise PriceUnusable("no number") from None
+    if micros < 0 or text.startswith("-"):
+        raise PriceUnusable("negative")
+    return micros
+
+
+class Notices:
+    """Books notices over one link, which it shares with the budgets (see `bidder.budget`)."""
+
+    def __init__(
+        self,
+        link: Link,
+        signer: Signer,
+        budgets: Budgets,
+        settings: BidderConfig,
+        metrics: Metrics,
+        log: Callable[[Callable[[], events.Event]], None],
+    ) -> None:
+        self.contacts_keep_s = contact.KEEP_S
+        """The longest live frequency window (P-70)."""
+        self._link = link
+        self._signer = signer
+        self._budgets = budgets
+        self._settings = settings
+        self._log = log
+        self._counts = metrics.counts
+        self._slots = {
+            (kind, result): metrics.slot("tagbid_notices_total", kind=kind, result=result.name.lower())
+            for kind in KINDS
+            for result in Result
+        }
+
+    async def book(self, kind: Kind, query: Mapping[str, str]) -> tuple[Result, Token | None]:
+        """One call of a notice URL. query: `t` the token; `p` the price, of a loss what would have won; `l` its reason.
+
+        The token is None when it is not ours, or was made for another kind of URL.
+        """
+        token: Token | None
+        try:
+            token = self._signer.read(query.get("t", ""))
+        except Forged:
+            token = None
+        if token is not None and token.browser is not (kind in BROWSER_KINDS):
+            token = None
+        result = Result.FORGED if token is None else await self._book(kind, token, query)
+        self._counts[self._slots[kind, result]] += 1
+        return result, token
+
+    async def _book(self, kind: Kind, token: Token, query: Mapping[str, str]) -> Result:
+        price = query.get("p", "").strip()
+        if token.test:
+            return Result.TEST
+        if price == "AUDIT":  # a quality render, not an impression (OpenRTB 2.6, section 4.4)
+            return Result.AUDIT
+        now_s = self._budgets.now_s()
+        if now_s - token.issued_s > VALID_S[kind]:
+            return Result.LATE
+        if token.issued_s - now_s > SKEW_S:
+            return Result.FORGED
+        exchange = self._settings.exchanges.get(token.exchange, DEFAULT_EXCHANGE)
+        of_record = kind == exchange.event_of_record
+        local_micros = paid_micros = 0
+        problem = ""
+        if kind != "click":
+            try:
+                local_micros = price_micros(price)
+                if kind != "loss":
+                    paid_micros = self._paid_micros(local_micros, token)
+            except PriceUnusable as error:
+                # Only money needs a price; without it a macro that was not filled in is simply unknown.
+                problem = str(error) if of_record or str(error) in ("negative", "above ceiling") else ""
+                local_micros = paid_micros = 0
+        if kind == "loss":
+            problem = ""
+        event = _event(kind, token, query, local_micros, int(time.time() * 1e6))
+        try:
+            fresh = await self._store(kind, token, events.encode(event), paid_micros, of_record, problem)
+            if of_record and not problem and token.uid is not None:
+                await contact.record(
+                    self._link,
+                    token.uid,
+                    (keys.number(token.campaign),),
+                    now_s * 1_000_000,
+                    keys.contact_mark(token.uid, f"{token.bid_id}:{kind}"),
+                    VALID_S[kind] + SKEW_S,
+                    self.contacts_keep_s,
+                )
+        except redis.exceptions.RedisError:
+            return Result.UNAVAILABLE
+        if not fresh:
+            return Result.DUPLICATE
+        if problem:
+            return Result.QUARANTINED
+        self._log(lambda: event)
+        return Result.COUNTED
+
+    def _paid_micros(self, local_micros: int, token: Token) -> int:
+        """The price in CPM micro-USD. Raises PriceUnusable when it is more than we offered (S-13)."""
+        rate = self._settings.rates.get(token.currency)
+        if rate is None:
+            raise PriceUnusable("no rate")
+        paid = local_micros if token.currency == "USD" else round(local_micros * rate)
+        if paid > token.ceiling_micros + (token.currency != "USD"):  # converting may round the other way
+            raise PriceUnusable("above ceiling")
+        return min(paid, token.ceiling_micros)
+
+    async def _store(
+        self, kind: Kind, token: Token, record: bytes, paid_micros: int, of_record: bool, problem: str
+    ) -> bool:
+        """Run the booking script and tell the budget; whether this event was new."""
+        campaign, day = token.campaign, token.issued_s // DAY_S
+        spends = of_record and not problem
+        settles = spends or kind == "loss"
+        mark = f"{token.bid_id}:{kind}" + (":q" if problem else "")
+        arguments = (
+            4,
+            keys.money_mark(campaign, mark),
+            keys.money_mark(campaign, f"{token.bid_id}:settled"),
+            keys.spend(campaign, day),
+            keys.notices(keys.money_partition(campaign)),
+            VALID_S[kind] + SKEW_S,
+            cost_micros(paid_micros) if spends else 0,
+            token.worker,
+            record,
+            STREAM_MAX,
+            int(settles),
+            "q" if problem else "e",
+            KEEP_S,
+        )
+        try:
+            fresh, first, lease = await self._link.execute("EVALSHA", SHA1, *arguments)
+        except redis.exceptions.NoScriptError:
+            fresh, first, lease = await self._link.execute("EVAL", SCRIPT, *arguments)
+        if settles and token.worker == self._budgets.worker:
+            reserved = reserved_micros(token.ceiling_micros)
+            self._budgets.settled(campaign, token.issued_s, token.hold_s, reserved, lease, bool(first))
+        return bool(fresh)
+
+
+def reserved_micros(ceiling_micros: int) -> int:
+    """What a bid can cost at most: no price up to the ceiling rounds to more.
+
+    >>> reserved_micros(1_499), reserved_micros(1_500)
+    (1, 2)
+    """
+    return cost_micros(ceiling_micros)
+
+
+_EVENTS: Mapping[Kind, type[events.Win | events.Billing | events.Impression | events.Click]] = {
+    "win": events.Win, "billing": events.Billing, "impression": events.Impression, "click": events.Click,
+}  # fmt: skip
+
+
+def _event(kind: Kind, token: Token, query: Mapping[str, str], price: int, now_us: int) -> events.Event:
+    common = {
+        "event_id": f"{token.bid_id}:{kind}",
+        "bid_id": token.bid_id,
+        "imp_id": token.imp_id,
+        "time_us": now_us,
+        "campaign": token.campaign,
+        "creative": token.creative,
+        "exchange": token.exchange,
+        "uid": token.uid,
+    }
+    if kind == "loss":
+        reason = query.get("l", "").strip()
+        known = int(reason) if reason.isascii() and reason.isdigit() and len(reason) <= 5 else 0
+        return msgspec.convert({**common, "reason": known, "min_to_win_micros": price}, events.Loss)
+    return msgspec.convert({**common, "price_micros": price}, _EVENTS[kind])

@@ -1,0 +1,95 @@
+"""What is being served: the snapshot with its fixed bytes, loaded off the loop and swapped whole.
+
+A campaign file or model that does not load changes nothing: the old one stays, the problem is logged once and counted.
+"""
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from bidder import campaigns, snapshot
+from bidder.config import BidderConfig
+from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
+from bidder.metrics import Metrics
+from bidder.snapshot import Snapshot
+from bidder.tokens import text_field
+from dmp.errors import TagbidError
+from models import registry
+
+log = logging.getLogger("tagbid.bidder")
+MODEL = "response"  # the kind of model bids are scored with
+DAY_S = 86_400
+
+
+class Serving(Struct, frozen=True):
+    """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
+
+    fields: campaign and creative as token fields. landing: creative id -> where its clicks go. contacts_keep_s: the
+    longest window anything reads contact counters over (P-70).
+    """
+
+    snapshot: Snapshot
+    parts: tuple[AdParts, ...]
+    fields: tuple[bytes, ...]
+    urls: UrlParts
+    landing: dict[str, str]
+    contacts_keep_s: int
+    made_s: float
+
+
+def load(settings: BidderConfig, public_url: str) -> Serving:
+    """Everything from disk, checked. Raises TagbidError when a part of it cannot be used."""
+    portfolio = campaigns.load(Path(settings.campaigns))
+    root = Path(settings.models_dir)
+    version = registry.current(root, MODEL)
+    model = None if version is None else registry.load(root, MODEL, version)
+    made = snapshot.build(portfolio, model, settings, f"{portfolio.digest}/{version or 'no model'}")
+    rows = list(zip(made.by_ad, made.creatives, strict=True))
+    windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
+    return Serving(
+        snapshot=made,
+        parts=tuple(ad_parts(campaign, creative, public_url) for campaign, creative in rows),
+        fields=tuple(text_field(campaign.id) + text_field(creative.id) for campaign, creative in rows),
+        urls=url_parts(public_url),
+        landing={creative.id: creative.landing_url for _, creative in rows},
+        contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
+        made_s=time.time(),
+    )
+
+
+def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
+    """Changes whenever `load` may give something else; a few microseconds."""
+    try:
+        status = Path(settings.campaigns).stat()
+        file: tuple[object, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    except OSError as error:
+        file = (error.errno,)
+    return *file, registry.current(Path(settings.models_dir), MODEL)
+
+
+async def follow(
+    settings: BidderConfig, public_url: str, seen: tuple[object, ...], swap: Callable[[Serving], None], metrics: Metrics
+) -> None:
+    """Load again whenever something changed, and hand it to `swap`; never returns. seen: `fingerprint` of the present."""
+    good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
+    while True:
+        await asyncio.sleep(settings.reload_s)
+        found = fingerprint(settings)
+        if found == seen:
+            continue
+        seen = found
+        try:
+            made = await asyncio.to_thread(load, settings, public_url)
+        except TagbidError as error:
+            metrics.counts[bad] += 1
+            log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect
+            continue
+        swap(made)
+        gc.freeze()  # a large snapshot must not be walked by every full collection (p99.9 halves)
+        metrics.counts[good] += 1
+        log.info("serving %s", made.snapshot.version)
