@@ -29,7 +29,7 @@ class Offer(Struct, frozen=True, gc=False):
     rounded as it will be sent. price_usd_micros: the same in the currency of budgets. value_micros: what the
     impression is worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that
     priced it. deal: id to echo, "" for the open auction. pctr: calibrated click probability, the prior without a
-    model. row: the 40 features behind it, () without a model.
+    model. sides: the features behind it, of request, campaign and pair; () without a model.
     """
 
     imp_index: int
@@ -42,12 +42,17 @@ class Offer(Struct, frozen=True, gc=False):
     at: int
     deal: str
     pctr: float
-    row: tuple[float, ...] = ()
+    sides: tuple[list[float], ...] = ()
+
+    @property
+    def row(self) -> list[float]:
+        """The features in column order, [] without a model; joined here because one offer in five is logged."""
+        return [value for side in self.sides for value in side]
 
     @property
     def vector(self) -> npt.NDArray[np.float64] | None:
         """float64 (40,): what the bid log stores, or None without a model."""
-        return np.array(self.row) if self.row else None
+        return np.array(self.row) if self.sides else None
 
 
 class Decision(Struct, frozen=True):
@@ -177,27 +182,27 @@ def _offers(
     where = context(seen, imp, floor_usd)
     scores = score(candidates, where, seen, snapshot)
     chances = scores.chances
-    ranked = []
-    for position, ad in enumerate(candidates):
-        campaign = snapshot.by_ad[ad]
-        value = value_micros(campaign.goal, campaign.price_micros, chances[position])
-        ranked.append((-value, ad, position))
-    ranked.sort()
+    by_ad = snapshot.by_ad
+    values = [
+        value_micros(by_ad[ad].goal, by_ad[ad].price_micros, chance)
+        for ad, chance in zip(candidates, chances, strict=True)
+    ]
     found: list[Offer] = []
     used: set[int] = set()
     ceiling = settings.max_price_micros / rate
-    for minus_value, ad, position in ranked:
+    for position in sorted(range(len(values)), key=values.__getitem__, reverse=True):  # the better bound first on a tie
+        ad, value = candidates[position], values[position]
         owner = snapshot.owners[ad]
         if owner in used:
             continue
-        deal = _deal(deals, ad, snapshot) if snapshot.by_ad[ad].deals else None
+        deal = _deal(deals, ad, snapshot) if by_ad[ad].deals else None
         at, least = seen.at, floor
         if deal is not None:
             least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
             at = deal.at if deal.at in (1, 2, 3) else at
         if least is None:
             continue
-        price = price_micros(-minus_value / rate, least, at, settings.first_price_keep, ceiling)
+        price = price_micros(value / rate, least, at, settings.first_price_keep, ceiling)
         if price is None:
             if deals:
                 continue
@@ -209,13 +214,13 @@ def _offers(
                 ad,
                 price,
                 price if currency == "USD" else round(price * rate),
-                -minus_value,
+                value,
                 least,
                 currency,
                 at,
                 "" if deal is None else deal.id,
                 chances[position],
-                (*scores.request, *snapshot.values[ad], *scores.pairs[position]) if scores.request else (),
+                (scores.request, snapshot.values[ad], scores.pairs[position]) if scores.request else (),
             )
         )
         if len(found) == settings.offers:

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
 from models import features
+from models.forest import Forest
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot, decision
 
 CAP = {"caps": [{"limit": 3, "window_s": 3_600}]}
@@ -23,7 +25,7 @@ def a_model(logit: Any) -> Any:
     forest = SimpleNamespace(
         campaign_masks=lambda X: np.zeros((len(X), 1), np.uint64),
         request_mask=lambda values: np.zeros(1, np.uint64),
-        scores=lambda request, campaigns, pairs: logit(pairs),
+        candidate_scores=lambda request, masks, candidates, pairs: logit(np.array(pairs)),
     )
     return SimpleNamespace(
         forest=forest, vocabulary=features.Vocabulary({}), calibrate=lambda chances: chances, version="v1"
@@ -61,6 +63,27 @@ def test_the_vector_of_an_offer_is_the_row_the_trainer_would_fill() -> None:
     expected = features.row(made.model.vocabulary, where, user, made.ads[offer.ad_index], NOW_US)  # type: ignore[union-attr]
     np.testing.assert_array_equal(offer.vector, np.array(expected))
     assert len(expected) == len(features.FEATURES)
+
+
+def test_the_probability_of_an_offer_is_what_lightgbm_says_about_its_logged_vector() -> None:
+    rng = np.random.default_rng(7)
+    X = rng.normal(size=(2_000, len(features.FEATURES))) * 50
+    X[:, list(features.CATEGORICAL)] = rng.integers(0, 5, (2_000, len(features.CATEGORICAL)))
+    y = X[:, features.NAMES.index("interest_score")] + X[:, features.NAMES.index("floor_micros")] > 20
+    parameters = {"objective": "binary", "num_leaves": 15, "verbose": -1, "num_threads": 1}
+    data = lightgbm.Dataset(X, y, categorical_feature=list(features.CATEGORICAL))
+    booster = lightgbm.train(parameters, data, 20)
+    forest = Forest.from_model_text(booster.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
+    vocabulary = features.Vocabulary({"campaign": ["a", "b"], "country": ["USA"], "exchange": ["x"]})
+    model: Any = SimpleNamespace(forest=forest, vocabulary=vocabulary, calibrate=lambda chances: chances, version="v")
+    campaigns = [a_campaign(id=name, goal="cpc", interest="interest.travel") for name in ("a", "b", "c")]
+    made = a_snapshot(*campaigns, model=model)
+    user = User(tags={tag_id("interest.travel"): 70})
+    offers = decide(a_request(), PrivacyDecision(), user, made, NOW_US, EXCHANGE, "x").offers[0]
+    assert len(offers) == 3
+    for offer in offers:
+        expected = booster.predict(np.array([offer.row]), num_threads=1)
+        assert offer.pctr == pytest.approx(float(expected[0]), abs=1e-12)
 
 
 def test_without_a_model_the_prior_prices_and_there_is_no_vector() -> None:
