@@ -28,7 +28,7 @@ from dmp.events import Bid, Event
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
-from models.features import encode_context
+from models.features import encode_ad, encode_context
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 Answer = bytes | int
@@ -290,4 +290,5 @@ def bid_event(
         vector=struct.pack(f"<{len(offer.row)}d", *offer.row),
         context=b"" if where is None else encode_context(where),
         user=user,
+        ad=encode_ad(ad),
     )
