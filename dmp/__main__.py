@@ -1,15 +1,18 @@
 """The DMP's commands."""
 
+import asyncio
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dmp import config as configuration
@@ -17,6 +20,9 @@ from dmp import keys, pseudonym, store, taxonomy
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
 from dmp.schema import IdType
+
+if TYPE_CHECKING:  # loads SQLAlchemy, which only the commands that need it should wait for
+    from dmp.catalogue import Catalogue
 
 app = typer.Typer(no_args_is_help=True, help="User tags, audiences and seeds.")
 console = Console()
@@ -74,6 +80,8 @@ def build(
             f"{sum(made.unmapped.values()):,} events have a category that is no standard tag: "
             + ", ".join(f"{label} ({n:,})" for label, n in worst)
         )
+    if made.withheld:
+        console.print(f"{made.withheld:,} events are about sensitive subjects and make no tags")
 
 
 @app.command()
@@ -155,6 +163,119 @@ def run_store(config: ConfigFile = None) -> None:
         )
         while tags.server is not None and tags.server.poll() is None and not stop.wait(0.5):
             pass
+
+
+advertisers = typer.Typer(no_args_is_help=True, help="Who may upload: advertisers and their API keys.")
+app.add_typer(advertisers, name="advertisers")
+seed_files = typer.Typer(no_args_is_help=True, help="Audience seeds.")
+app.add_typer(seed_files, name="seeds")
+
+
+@contextmanager
+def catalogue_of(path: Path | None) -> "Iterator[Catalogue]":
+    from dmp.catalogue import open_catalogue
+
+    catalogue = open_catalogue(Path(settings(path).data_dir))
+    try:
+        yield catalogue
+    finally:
+        catalogue.close()
+
+
+@advertisers.command("add")
+def add_advertiser(
+    advertiser: Annotated[str, typer.Argument(metavar="ID", help="Letters, digits, '_', '-', '.'.")],
+    config: ConfigFile = None,
+) -> None:
+    """Add an advertiser and print its first API key, which is shown this once."""
+    with catalogue_of(config) as catalogue:
+        now_us = time.time_ns() // 1000
+        catalogue.add_advertiser(advertiser, now_us)
+        typer.echo(catalogue.issue_key(advertiser, now_us))
+
+
+@advertisers.command("key")
+def add_key(
+    advertiser: Annotated[str, typer.Argument(metavar="ID")],
+    days: Annotated[int, typer.Option(min=0, help="Days until it expires; 0: when revoked.")] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Print another API key of an advertiser, which is shown this once."""
+    with catalogue_of(config) as catalogue:
+        now_us = time.time_ns() // 1000
+        expires_us = now_us + days * 86_400_000_000 if days else 0
+        typer.echo(catalogue.issue_key(advertiser, now_us, expires_us=expires_us))
+
+
+@advertisers.command("revoke")
+def revoke_key(
+    advertiser: Annotated[str, typer.Argument(metavar="ID")],
+    key: Annotated[str, typer.Argument(help="The key, or its first nine characters.")],
+    config: ConfigFile = None,
+) -> None:
+    """Revoke an API key; the next request with it is refused."""
+    with catalogue_of(config) as catalogue:
+        if not catalogue.revoke_keys(advertiser, key, time.time_ns() // 1000):
+            raise DmpError(f"advertiser {advertiser!r} has no valid key that begins like this")
+
+
+@seed_files.command("upload")
+def upload_seed(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV of ids, plain or gzipped.")],
+    advertiser: Annotated[str, typer.Option(help="Whose seed it is.")],
+    name: Annotated[str, typer.Option(help="Name of the audience to grow.")],
+    key: Annotated[str, typer.Option(envvar="TAGBID_KEY", help="API key; better given as TAGBID_KEY.")],
+    url: Annotated[str, typer.Option(help="Where `tagbid dmp serve` listens.")] = "http://127.0.0.1:8100",
+    id_type: Annotated[str, typer.Option(help="Type of all ids, for a file without the column id_type.")] = "",
+    share_pct: Annotated[float, typer.Option(help="Size of the look-alike, per cent of the known users.")] = 5.0,
+    include_seed: Annotated[bool, typer.Option(help="Make the seed's users members too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a seed to a running server; `tagbid models expand` grows it into an audience."""
+    from dmp.upload import upload
+
+    query = {"name": name, "share_pct": str(share_pct), "include_seed": str(include_seed).lower()}
+    if id_type:
+        query["id_type"] = id_type
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=file.stat().st_size)
+        told = asyncio.run(upload(file, url, key, advertiser, query, lambda size: bar.advance(task, size)))
+    if as_json:
+        typer.echo(msgspec.json.encode(told))
+        return
+    console.print(
+        f"{told['audience']}: {told['uploaded']:,} lines, {told['invalid']:,} invalid, about {told['matched']:,} "
+        f"known users (match rate {told['match_rate']:.0%}); {told['state']}"
+    )
+    for warning in told["warnings"]:
+        console.print(f"[yellow]{warning}[/yellow]")
+
+
+@app.command()
+def serve(config: ConfigFile = None) -> None:
+    """Take seed uploads over HTTP until Ctrl-C or SIGTERM."""
+    from dmp.app import Desk, listening
+
+    settings_ = settings(config)
+    ring = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key"))
+
+    async def run(desk: Desk) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with listening(desk) as url:
+            typer.echo(f"ready {url}")
+            await stop.wait()
+
+    with store.open_store(settings_) as tags, catalogue_of(config) as catalogue:
+        client = tags.sync()
+        try:
+            asyncio.run(run(Desk(settings_, catalogue, client, ring)))
+        except OSError as error:
+            raise DmpError(f"cannot listen on {settings_.host}:{settings_.port}: {error.strerror or error}") from None
+        finally:
+            client.close()
 
 
 if __name__ == "__main__":

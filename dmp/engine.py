@@ -23,14 +23,14 @@ class Engine:
         self._db.execute("SET preserve_insertion_order = false").fetchall()
 
     def scan(self, name: str, paths: Sequence[Path], columns: dict[str, tuple[str, str | None]]) -> None:
-        """Make Parquet files one table `name` with exactly `columns`.
+        """Make Parquet files one table `name` with exactly `columns`, and `file`, the path a row is from.
 
         columns: {column: (SQL type, default as SQL, or None where every file must have it)}.
 
         Raises BadEvents naming the file and the column when a file is no Parquet, lacks a required column, or
-        holds one that cannot be read as its type.
+        holds one of another type.
         """
-        selects = []
+        alike: dict[tuple[str, ...], list[str]] = {}  # files with the same columns are read by one statement
         for path in paths:
             schema = _schema(path)
             parts = []
@@ -43,8 +43,13 @@ class Engine:
                     parts.append(f'CAST({default} AS {kind}) AS "{column}"')
                 else:
                     raise BadEvents(f"{path}: column {column!r} is missing; it has {', '.join(schema.names)}")
-            file = str(path).replace("'", "''")
-            selects.append(f"SELECT {', '.join(parts)} FROM read_parquet('{file}')")  # noqa: S608 - names are ours, path quoted
+            types = [str(schema.field(column).type) for column in columns if column in schema.names]
+            alike.setdefault((", ".join(parts), *types), []).append("'" + str(path).replace("'", "''") + "'")
+        selects = [
+            f"SELECT {parts}, filename AS file "  # noqa: S608 - names are ours, paths quoted
+            f"FROM read_parquet([{', '.join(files_)}], filename = true, hive_partitioning = false)"
+            for (parts, *_), files_ in alike.items()
+        ]
         self._db.execute(f"CREATE OR REPLACE VIEW {name} AS " + " UNION ALL ".join(selects)).fetchall()
 
     def table(self, name: str, rows: pa.Table) -> None:
@@ -91,7 +96,7 @@ def _check_type(path: Path, column: str, found: pa.DataType, wanted: str) -> Non
     fits = {
         "VARCHAR": pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_dictionary(found),
         "BLOB": pa.types.is_binary(found) or pa.types.is_fixed_size_binary(found) or pa.types.is_large_binary(found),
-        "BIGINT": pa.types.is_integer(found),
+        "BIGINT": pa.types.is_integer(found) and found != pa.uint64(),
         "INTEGER": pa.types.is_integer(found),
     }[wanted]
     if not fits and not pa.types.is_null(found):

@@ -7,7 +7,7 @@ defaults, so that a later release reads what an earlier one wrote. Unknown field
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import msgpack
 import msgspec
@@ -170,6 +170,14 @@ class Loss(_Notice, frozen=True, tag="loss"):
 Behaviour = View | Search | Cart | Purchase | Install | Location | AppUse | Crm | Conversion
 Notice = Win | Billing | Impression | Click | Loss
 Event = Behaviour | Bid | Notice
+
+
+def kind_of(struct: type[msgspec.Struct]) -> str:
+    """The `kind` of an event's Struct, as stored."""
+    return str(struct.__struct_config__.tag)
+
+
+KINDS: tuple[str, ...] = tuple(kind_of(member) for member in get_args(Event))
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)

@@ -48,8 +48,11 @@ class Published(msgspec.Struct, frozen=True):
 def bodies(tags: pa.Table) -> Iterator[tuple[Uid, bytes]]:
     """(uid, profile record without its 8-byte head) per user, in order of uid; tags of a user in order of id."""
     order = pc.sort_indices(tags, sort_keys=[("uid", "ascending"), ("tag", "ascending")])
-    tags = tags.take(order).combine_chunks()
-    uids = tags["uid"].to_numpy(zero_copy_only=False)
+    tags = tags.take(order)
+    n = len(tags)
+    uid_column = tags["uid"].combine_chunks()
+    uids = memoryview(uid_column.buffers()[1])[16 * uid_column.offset :] if n else memoryview(b"")
+    halves = np.frombuffer(uids, dtype=np.uint64, count=2 * n).reshape(n, 2)  # compared as two numbers, not as objects
     columns: list[tuple[npt.NDArray[np.unsignedinteger], int]] = [
         (tags["tag"].to_numpy().astype("<u4"), 4),
         (tags["score"].to_numpy().astype("u1"), 1),
@@ -57,10 +60,11 @@ def bodies(tags: pa.Table) -> Iterator[tuple[Uid, bytes]]:
         (tags["source"].to_numpy().astype("u1"), 1),
     ]
     packed = [(memoryview(column.tobytes()), width) for column, width in columns]
-    starts = np.flatnonzero(np.concatenate(([True], uids[1:] != uids[:-1]))) if len(uids) else np.array([], dtype=int)
-    ends = np.append(starts[1:], len(uids))
+    starts = np.flatnonzero(np.concatenate(([True], (halves[1:] != halves[:-1]).any(axis=1)))) if n else np.arange(0)
+    ends = np.append(starts[1:], n)[: len(starts)]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield uids[start], b"".join(column[start * width : end * width] for column, width in packed)
+        uid = bytes(uids[16 * start : 16 * start + 16])
+        yield uid, b"".join(column[start * width : end * width] for column, width in packed)
 
 
 def publish(
@@ -103,11 +107,11 @@ def publish(
                     pipe.expire(keys.profile(uid, holder), ttl_s)
                 continue
             bank = 1 - holder if seen is not None else 0
-            pipe.set(keys.profile(uid, bank), codec.profile_head(generation, len(body) // 8) + body, ex=ttl_s)
-            if seen is None and abandoned:
-                pipe.delete(keys.profile(uid, 1))
-            if seen is not None:
+            if seen is not None:  # before the new record, which must not expire first and bring the old one back
                 pipe.expire(keys.profile(uid, holder), ttl_s)
+            elif abandoned:
+                pipe.delete(keys.profile(uid, 1))
+            pipe.set(keys.profile(uid, bank), codec.profile_head(generation, len(body) // 8) + body, ex=ttl_s)
             written += bool(body)
             gone += not body
         pipe.execute()
@@ -123,18 +127,29 @@ def publish(
     return Published(written, unchanged, gone)
 
 
-def verify(client: redis.Redis, tags: pa.Table, generation: int, seed: int = 0) -> None:
-    """Read a sample back as a reader of `generation` would; raises GenerationRefused on any difference."""
+def holders(client: redis.Redis) -> set[Uid]:
+    """Every user with a profile record in the store, found by a scan; about a second per million keys."""
+    return {keys.uid_of(key) for key in client.scan_iter(match=keys.ALL_PROFILES, count=10_000)}
+
+
+def verify(client: redis.Redis, tags: pa.Table, generation: int, others: Sequence[Uid] = (), seed: int = 0) -> None:
+    """Read a sample back as a reader of `generation` would; raises GenerationRefused on any difference.
+
+    tags, others: as they were published.
+    """
     users = pc.unique(tags["uid"])
     rng = np.random.default_rng(seed)
     picked = users.take(pa.array(rng.choice(len(users), min(SAMPLE_USERS, len(users)), replace=False)))
     expected = dict(bodies(tags.filter(pc.is_in(tags["uid"], value_set=picked))))
+    asked = pa.array(others[:: len(others) // SAMPLE_USERS + 1], pa.binary(16))
+    gone = asked.filter(pc.invert(pc.is_in(asked, value_set=users)))
+    expected |= dict.fromkeys(gone.to_pylist(), b"")
     pipe = client.pipeline(transaction=False)
     for uid in expected:
         pipe.mget(keys.profile(uid, 0), keys.profile(uid, 1))
     for (uid, body), banks in zip(expected.items(), pipe.execute(), strict=True):
         seen = codec.visible(banks[0], banks[1], generation)
-        if seen is None or seen[8:] != body:
+        if (b"" if seen is None else seen[8:]) != body:
             raise GenerationRefused(
                 f"generation {generation} reads back differently for user {keys.text(uid).decode()}; "
                 f"another build may be running on this store: stop it and build again"

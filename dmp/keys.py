@@ -21,7 +21,7 @@ everything at once, flipping it back restores the last build, and memory stays n
 """
 
 import hashlib
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 from dmp.schema import Uid
 
@@ -45,8 +45,21 @@ def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes]:
     return b"prof:{%b}:0" % u, b"prof:{%b}:1" % u, b"aud:{%b}" % u, b"fc:{%b}" % u
 
 
+ALL_PROFILES = b"prof:*"
+"""Pattern of every profile key, for the rare scan of a whole store."""
+
+
 def profile(uid: Uid, bank: int) -> bytes:
     return b"prof:{%b}:%d" % (text(uid), bank)
+
+
+def uid_of(profile_key: bytes) -> Uid:
+    """The user a profile key belongs to.
+
+    >>> uid_of(profile(bytes(16), 1)) == bytes(16)
+    True
+    """
+    return urlsafe_b64decode(profile_key[6:28] + b"==")
 
 
 def audiences(uid: Uid) -> bytes:

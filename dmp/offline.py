@@ -9,10 +9,11 @@ import fcntl
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import msgspec
 import pyarrow as pa
@@ -20,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import generations, taxonomy
+from dmp import events, generations, taxonomy
 from dmp.config import DmpConfig
 from dmp.engine import Engine, family_sql
-from dmp.errors import BadEvents, DmpError
+from dmp.errors import BadEvents, DmpError, StoreUnavailable
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
 
@@ -31,6 +32,7 @@ FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
 MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
 MIN_USERS_KEPT = 0.5  # a build with fewer of the last one's users is more likely a lost input than a bad day
 
+BEHAVIOUR = frozenset(map(events.kind_of, get_args(events.Behaviour)))
 EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
     "event_id": ("VARCHAR", None),
     "kind": ("VARCHAR", None),
@@ -51,7 +53,8 @@ class Generation(msgspec.Struct, frozen=True):
 
     number: what readers compare records with. parent: the generation that was live before. inputs: event files.
     sql: {family: SHA-256 of its text}. rows: {family: tags made}. events: clean events used. unmapped: {label:
-    events} whose category is no tag. seconds: duration of the whole build.
+    events} whose category is no tag. withheld: events whose category is a sensitive tag, which is never inferred.
+    drift: see `dmp.generations.drift`. written, unchanged, gone: users, as published. seconds: of the whole build.
     """
 
     number: int
@@ -69,6 +72,16 @@ class Generation(msgspec.Struct, frozen=True):
     unchanged: int
     gone: int
     seconds: float
+    withheld: int = 0
+
+
+class Made(NamedTuple):
+    """What the families made of the events; fields as in `Generation`."""
+
+    tags: pa.Table
+    events: int = 0
+    unmapped: dict[str, int] = {}  # noqa: RUF012 - never changed
+    withheld: int = 0
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -79,24 +92,25 @@ def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
 
 def build(
     config: DmpConfig,
-    events: Path,
+    source: Path,
     now_us: int,
     store: Store,
     force: bool = False,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Generation:
-    """Build, publish and make live the tags of all `*.parquet` event files under `events`.
+    """Build, publish and make live the tags of all `*.parquet` event files under `source`.
 
     now_us: as of when; later events are left out. force: publish even when the build looks unlike the last one.
     Raises BadEvents for files that cannot be read and GenerationRefused for a build that fails a check.
     """
-    paths = tuple(sorted(events.rglob("*.parquet"))) if events.is_dir() else (events,)
+    paths = tuple(sorted(source.rglob("*.parquet"))) if source.is_dir() else (source,)
     if not paths or not all(path.exists() for path in paths):
-        raise BadEvents(f"{events}: no event files (*.parquet) there")
+        raise BadEvents(f"{source}: no event files (*.parquet) there")
 
-    def make(engine: Engine) -> tuple[pa.Table, int, dict[str, int]]:
-        engine.scan("raw_events", paths, EVENT_COLUMNS)
-        return _families(engine, now_us, progress)
+    def make() -> Made:
+        with Engine() as engine:
+            engine.scan("raw_events", paths, EVENT_COLUMNS)
+            return _families(engine, now_us, progress)
 
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress)
 
@@ -113,29 +127,39 @@ def publish_tags(
 
     origin: where they come from, for the manifest.
     """
-    return _publish(config, store, now_us, (origin,), lambda engine: (tags, 0, {}), True, progress)
+    return _publish(config, store, now_us, (origin,), lambda: Made(tags), True, progress)
 
 
-def _families(
-    engine: Engine, now_us: int, progress: Callable[[str, int, int], None]
-) -> tuple[pa.Table, int, dict[str, int]]:
-    """(tags, clean events, {unmapped label: events}) of the scanned raw events."""
+def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], None]) -> Made:
+    """The tags of the scanned raw events."""
     year = datetime.fromtimestamp(now_us / 1e6, UTC).year
     engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
     progress("clean", 0, len(FAMILIES) + 1)
+    engine.table("kinds", pa.table({"kind": events.KINDS, "behaviour": [kind in BEHAVIOUR for kind in events.KINDS]}))
     try:
-        used = engine.create("events", family_sql("clean"))
+        broken = engine.sql(family_sql("broken")).to_pylist()
+        used = 0 if broken else engine.create("events", family_sql("clean"))
     except engine.Error as error:
         raise BadEvents(f"event files cannot be read: {error}") from None
-    widths = engine.sql("SELECT COUNT(*) AS n FROM events WHERE uid IS NULL OR OCTET_LENGTH(uid) <> 16")
-    if wrong := widths["n"][0].as_py():
-        raise BadEvents(f"{wrong} events have a uid that is no 16-byte pseudonym; make them with dmp.pseudonym")
+    if broken:
+        raise BadEvents("; ".join(f"{fault['file']}: {fault['n']} rows with {fault['what']}" for fault in broken))
     if not used:
-        raise BadEvents("no usable event: all are without consent for profiling (bit 1) or from the future")
-    engine.table("taxonomy", pa.table({"tag": [t.id for t in taxonomy.TAGS], "name": [t.name for t in taxonomy.TAGS]}))
+        raise BadEvents("no usable event: all are without consent for profiling (bit 1), from the future, or of ads")
+    engine.table(
+        "taxonomy",
+        pa.table(
+            {
+                "tag": [t.id for t in taxonomy.TAGS],
+                "name": [t.name for t in taxonomy.TAGS],
+                "ttl_days": [t.ttl_days for t in taxonomy.TAGS],
+            }
+        ),
+    )
     seen = engine.sql("SELECT category AS label, COUNT(*) AS n FROM events WHERE category <> '' GROUP BY category")
     labels = {entry["label"]: entry["n"] for entry in seen.to_pylist()}
-    found = {label: tag for label in labels if (tag := taxonomy.find(label)) is not None}
+    meant = {label: tag for label in labels if (tag := taxonomy.find(label)) is not None}
+    # What somebody does must not say what they believe or suffer from: no sensitive tag is inferred.
+    found = {label: tag for label, tag in meant.items() if not taxonomy.BY_ID[tag].sensitive}
     engine.table(
         "labels",
         pa.table(
@@ -143,6 +167,7 @@ def _families(
                 "label": pa.array(list(found), pa.string()),
                 "tag": pa.array(list(found.values()), pa.uint32()),
                 "half_life_days": pa.array([taxonomy.BY_ID[t].half_life_days for t in found.values()], pa.int32()),
+                "ttl_days": pa.array([taxonomy.BY_ID[t].ttl_days for t in found.values()], pa.int32()),
             }
         ),
     )
@@ -154,7 +179,21 @@ def _families(
         parts.append(
             rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
         )
-    return pa.concat_tables(parts), used, {label: n for label, n in labels.items() if label not in found}
+    return Made(
+        pa.concat_tables(parts),
+        used,
+        unmapped={label: n for label, n in labels.items() if label not in meant},
+        withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
+    )
+
+
+def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
+    """Write behaviour events as one Parquet file that `build` reads; returns how many."""
+    rows = [{"kind": events.kind_of(type(record)), **msgspec.structs.asdict(record)} for record in records]
+    kinds = {"VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32()}
+    schema = pa.schema([(name, kinds[kind]) for name, (kind, _) in EVENT_COLUMNS.items()])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    return len(rows)
 
 
 def _publish(
@@ -162,16 +201,16 @@ def _publish(
     store: Store,
     now_us: int,
     inputs: tuple[str, ...],
-    make: Callable[[Engine], tuple[pa.Table, int, dict[str, int]]],
+    make: Callable[[], Made],
     force: bool,
     progress: Callable[[str, int, int], None],
 ) -> Generation:
     started = time.monotonic()
     root = Path(config.data_dir) / "generations"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    client = store.sync()
-    with _only_build(root), Engine() as engine:
-        tags, used, unmapped = make(engine)
+    with _only_build(root), _patient(store) as client:
+        made = make()
+        tags = made.tags
         live = live_generation(client)
         before = live_tags(config, client)
         users = len(pc.unique(tags["uid"]))
@@ -181,8 +220,9 @@ def _publish(
         number = max([live, *map(_number, root.iterdir())]) + 1
         work = generation_folder(config, number)
         work.mkdir(mode=0o700)
-        pq.write_table(tags, work / "tags.parquet", compression="zstd")
-        others = _others(root, live, number)
+        pq.write_table(tags, work / "tags.parquet.part", compression="zstd")
+        (work / "tags.parquet.part").rename(work / "tags.parquet")  # whole, or not there: the next build reads it
+        others = _others(root, client, live, number)
         done = 0
 
         def advance(count: int) -> None:
@@ -191,7 +231,7 @@ def _publish(
             progress("publish", done, users + len(others))
 
         published = generations.publish(client, tags, number, live, others, progress=advance)
-        generations.verify(client, tags, number)
+        generations.verify(client, tags, number, others)
         counts = {SOURCES[e["values"].as_py()]: e["counts"].as_py() for e in tags["source"].value_counts()}
         generation = Generation(
             number=number,
@@ -199,11 +239,12 @@ def _publish(
             created_us=now_us,
             inputs=inputs,
             sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in FAMILIES},
-            events=used,
+            events=made.events,
             users=users,
             tags=len(tags),
             rows=counts,
-            unmapped=unmapped,
+            unmapped=made.unmapped,
+            withheld=made.withheld,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,
@@ -214,8 +255,19 @@ def _publish(
         if not flip(client, number, live):
             raise generations.GenerationRefused("another build went live meanwhile; build again")
         _prune(root, keep={number, live})
-    client.close()
     return generation
+
+
+@contextmanager
+def _patient(store: Store) -> Iterator[redis.Redis]:
+    """A client for batch work; raises StoreUnavailable when the store is lost on the way."""
+    client = store.sync(timeout_s=30.0)
+    try:
+        yield client
+    except redis.exceptions.RedisError as error:
+        raise StoreUnavailable(f"the tag store failed: {error}; nothing went live: mend it and build again") from None
+    finally:
+        client.close()
 
 
 def _likeness(before: pa.Table | None, users: int, drift: float) -> None:
@@ -244,8 +296,13 @@ def _number(path: Path) -> int:
     return int(path.name) if path.name.isdigit() else 0
 
 
-def _others(root: Path, live: int, number: int) -> list[bytes]:
-    """Users who may hold a record: those of the live generation and of abandoned ones above it."""
+def _others(root: Path, client: redis.Redis, live: int, number: int) -> list[bytes]:
+    """Users who may hold a record: those of the live generation and of abandoned ones above it.
+
+    A live generation that was not built here (or whose folder is gone) is read from the store itself.
+    """
+    if live and not (root / str(live) / "tags.parquet").exists():
+        return sorted(generations.holders(client))
     found: set[bytes] = set()
     for path in root.iterdir():
         if live <= _number(path) < number and _number(path) and (path / "tags.parquet").exists():
@@ -265,8 +322,7 @@ def rollback(config: DmpConfig, store: Store) -> int:
     Raises DmpError when there is none, or when a newer build has begun to overwrite it.
     """
     root = Path(config.data_dir) / "generations"
-    client = store.sync()
-    with _only_build(root):
+    with _only_build(root), _patient(store) as client:
         live = live_generation(client)
         manifest = generation_folder(config, live) / "manifest.json"
         if not manifest.exists():
@@ -278,5 +334,4 @@ def rollback(config: DmpConfig, store: Store) -> int:
             raise DmpError("a newer build has begun and overwrote what a rollback needs; finish or repeat that build")
         if not flip(client, parent, live):
             raise DmpError("another build went live meanwhile; nothing was rolled back")
-    client.close()
     return parent

@@ -1,10 +1,15 @@
--- Events fit to build profiles from: consent for profiling (bit 1), not from the future, each (source, event_id) once.
+-- Events fit to build profiles from: behaviour with consent for profiling (bit 1), not from the future, each
+-- (source, event_id) once. Advertising events in the same files are left out.
 SELECT kind, uid, time_us, category, value_micros, gender, birth_year
 FROM (
     SELECT
-        kind, uid, time_us, category, value_micros, gender, birth_year, consent,
-        ROW_NUMBER() OVER (PARTITION BY source, event_id ORDER BY time_us ASC, kind ASC, uid ASC) AS copy
-    FROM raw_events
-    WHERE time_us <= (SELECT MAX(now_us) FROM params)
+        r.kind, r.uid, r.time_us, r.category, r.value_micros, r.gender, r.birth_year, r.consent,
+        ROW_NUMBER() OVER (
+            PARTITION BY r.source, r.event_id
+            ORDER BY r.time_us ASC NULLS FIRST, r.kind ASC NULLS FIRST, r.uid ASC NULLS FIRST, r.category ASC NULLS FIRST
+        ) AS copy
+    FROM raw_events AS r
+    INNER JOIN kinds AS k ON r.kind = k.kind
+    WHERE k.behaviour AND r.time_us <= (SELECT MAX(now_us) FROM params)
 ) AS numbered
 WHERE copy = 1 AND consent % 2 = 1

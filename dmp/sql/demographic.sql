@@ -34,4 +34,6 @@ facts AS (
 
 SELECT f.uid, t.tag, 100 AS score, CAST(FLOOR(f.time_us / 86400000000.0) AS INTEGER) AS as_of_day
 FROM facts AS f
+CROSS JOIN params AS p
 INNER JOIN taxonomy AS t ON t.name = f.name
+WHERE p.now_us - f.time_us <= t.ttl_days * CAST(86400000000 AS BIGINT)

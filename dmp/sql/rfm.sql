@@ -17,8 +17,12 @@ quintiles AS (
 
 SELECT q.uid, t.tag, 100 AS score, CAST(FLOOR(q.last_us / 86400000000.0) AS INTEGER) AS as_of_day
 FROM quintiles AS q
+CROSS JOIN params AS p
 INNER JOIN taxonomy AS t ON t.name = CONCAT('rfm.recency.', CAST(q.recency AS VARCHAR))
+WHERE p.now_us - q.last_us <= t.ttl_days * CAST(86400000000 AS BIGINT)
 UNION ALL
 SELECT q.uid, t.tag, 100 AS score, CAST(FLOOR(q.last_us / 86400000000.0) AS INTEGER) AS as_of_day
 FROM quintiles AS q
+CROSS JOIN params AS p
 INNER JOIN taxonomy AS t ON t.name = CONCAT('rfm.frequency.', CAST(q.frequency AS VARCHAR))
+WHERE p.now_us - q.last_us <= t.ttl_days * CAST(86400000000 AS BIGINT)
