@@ -1,0 +1,328 @@
+"""The advertisers' door: upload a seed, ask what became of an audience. JSON over HTTP, one bearer key a tenant.
+
+| route | answers |
+|---|---|
+| `POST /v1/advertisers/{advertiser}/seeds?name=` | 202 and what matched; body: CSV (see `dmp.seeds`), plain or gzip |
+| `GET /v1/advertisers/{advertiser}/audiences` | all of the advertiser's audiences |
+| `GET /v1/advertisers/{advertiser}/audiences/{name}` | one |
+| `GET /health` | 200 while the tag store answers |
+
+Every route below an advertiser passes `only_its_own`, which knows the advertiser from the key alone: for another
+tenant's key the advertiser does not exist (S-21). Errors are `{"error": code, "detail": what to do}`.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+import redis
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from dmp import seeds, store
+from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_rate
+from dmp.catalogue import AlreadyThere, Catalogue, Upload
+from dmp.config import DmpConfig
+from dmp.pseudonym import KeyRing
+from dmp.schema import IdType
+from dmp.seeds import BadSeed, SeedTooLarge
+
+CHUNK_BYTES = 1 << 16
+MAX_BUCKETS = 10_000
+MIN_SHARE_PCT, MAX_SHARE_PCT, SHARE_PCT = 0.1, 25.0, 5.0
+UPLOAD_SCOPE = "seeds"
+T = TypeVar("T")
+_log = logging.getLogger("dmp.app")
+# aiohttp logs malformed HTTP with the bytes it stumbled over, which may be anybody's id (P-60).
+_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """What one caller may ask of us (S-26, S-23). Per second and at once, of one key and of one address; uploads of
+    one tenant at a time; how long an upload may stand still.
+    """
+
+    key_per_s: float = 10
+    key_burst: int = 50
+    address_per_s: float = 50
+    address_burst: int = 200
+    uploads: int = 2
+    stall_s: float = 30
+
+
+class Refused(Exception):
+    """A request answered with an error; `detail` says what to do."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        self.status, self.code, self.detail, self.headers = status, code, detail, headers
+        super().__init__(detail)
+
+
+class Buckets:
+    """Token buckets by name; the longest unused ones are forgotten, which can only be generous to them."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, name: str, now: float) -> float:
+        """Take a token; 0 when there was one, else the seconds until there is. now: any monotonic seconds."""
+        level, since = self._levels.pop(name, (float(self._burst), now))
+        level = min(self._burst, level + (now - since) * self._per_s)
+        wait = 0.0 if level >= 1 else (1 - level) / self._per_s
+        self._levels[name] = (level if wait else level - 1, now)
+        if len(self._levels) > MAX_BUCKETS:
+            self._levels.popitem(last=False)
+        return wait
+
+
+class Desk:
+    """What the handlers share."""
+
+    def __init__(
+        self, config: DmpConfig, catalogue: Catalogue, client: redis.Redis, ring: KeyRing, rates: Rates | None = None
+    ) -> None:
+        self.config, self.catalogue, self.client, self.ring = config, catalogue, client, ring
+        self.rates = rates or Rates()
+        self.data_dir = Path(config.data_dir)
+        self.limits = seeds.Limits(unpacked_bytes=config.max_upload_bytes)
+        self.keys = Buckets(self.rates.key_per_s, self.rates.key_burst)
+        self.addresses = Buckets(self.rates.address_per_s, self.rates.address_burst)
+        self._uploading: dict[str, int] = {}
+
+    @contextmanager
+    def upload_slot(self, advertiser: str) -> Iterator[None]:
+        """Hold while an upload runs; raises Refused when the advertiser has enough of them."""
+        running = self._uploading.get(advertiser, 0)
+        if running >= self.rates.uploads:
+            detail = f"{running} uploads are running; wait for one of them"
+            raise Refused(429, "too_many_uploads", detail, {"Retry-After": "10"})
+        self._uploading[advertiser] = running + 1
+        try:
+            yield
+        finally:
+            self._uploading[advertiser] -= 1
+            if not self._uploading[advertiser]:
+                del self._uploading[advertiser]
+
+    def known_users(self) -> Path:
+        """The live generation's tags on this machine; raises Refused before the first build."""
+        path = store.generation_folder(self.config, store.live_generation(self.client)) / "tags.parquet"
+        if not path.exists():
+            raise Refused(503, "no_users", "there are no user tags to match with yet; try again after the next build")
+        return path
+
+
+DESK = web.AppKey("desk", Desk)
+
+
+def make_app(desk: Desk) -> web.Application:
+    app = web.Application(middlewares=[answer_errors, only_its_own])
+    app[DESK] = desk
+    app.router.add_post("/v1/advertisers/{advertiser}/seeds", upload_seed)
+    app.router.add_get("/v1/advertisers/{advertiser}/audiences", list_audiences)
+    app.router.add_get("/v1/advertisers/{advertiser}/audiences/{name}", show_audience)
+    app.router.add_get("/health", health)
+    return app
+
+
+@asynccontextmanager
+async def listening(desk: Desk) -> AsyncIterator[str]:
+    """Serve until left; the URL. Uploads that a killed server left are removed first."""
+    seeds.sweep(desk.data_dir)
+    # Unpacking is bounded in `dmp.seeds`; aiohttp's own would hide the packed size from it.
+    runner = web.AppRunner(make_app(desk), auto_decompress=False, access_log=None, logger=_log, shutdown_timeout=10)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, desk.config.host, desk.config.port).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal as JSON. What is not foreseen here is aiohttp's plain 500: no text of ours, no traceback."""
+    try:
+        return await handler(request)
+    except Refused as error:
+        return _error(error.status, error.code, error.detail, error.headers)
+    except web.HTTPException as error:
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _error(error.status, (error.reason or "error").lower().replace(" ", "_"), "see the API's routes", allow)
+    except (BadSeed, BadName) as error:
+        return _error(400, "bad_seed" if isinstance(error, BadSeed) else "bad_name", str(error))
+    except SeedTooLarge as error:
+        return _error(413, "too_large", str(error))
+    except AlreadyThere as error:
+        return _error(409, "name_taken", str(error))
+    except redis.RedisError:
+        return _error(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "5"})
+
+
+@web.middleware
+async def only_its_own(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Rate limits, the key, and the one advertiser the key is for."""
+    desk = request.app[DESK]
+    _take(desk.addresses, request.remote or "")
+    if not request.path.startswith("/v1/"):
+        return await handler(request)
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    principal = None
+    if kind.lower() == "bearer":
+        principal = await asyncio.to_thread(desk.catalogue.principal, key.strip(), _now_us())
+    if principal is None:
+        detail = "send a valid key as `Authorization: Bearer tb_...`"
+        raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
+    _take(desk.keys, principal.advertiser)
+    if request.match_info.get("advertiser") != principal.advertiser:
+        raise web.HTTPNotFound
+    if UPLOAD_SCOPE not in principal.scopes:
+        raise Refused(403, "forbidden", f"this key does not have the scope {UPLOAD_SCOPE!r}; ask for one that has")
+    return await handler(request)
+
+
+async def upload_seed(request: web.Request) -> web.Response:
+    desk, advertiser = request.app[DESK], request.match_info["advertiser"]
+    name, id_type, share_pct, include_seed = _wishes(request)
+    audience_id(advertiser, name)  # a bad or taken name is told before the upload, not after
+    taken = await asyncio.to_thread(desk.catalogue.audience, advertiser, name)
+    if taken is not None and taken.state not in ("expired", "refused"):
+        raise AlreadyThere(f"audience {taken.id} exists; choose another name")
+    if (request.content_length or 0) > desk.config.max_upload_bytes:
+        raise SeedTooLarge(f"more than {desk.config.max_upload_bytes:,} bytes; upload it in parts")
+    known = await asyncio.to_thread(desk.known_users)
+    with desk.upload_slot(advertiser), seeds.receive(desk.data_dir, desk.ring, id_type, desk.limits) as upload:
+        while chunk := await _read(request, desk.rates.stall_s):
+            await _finish(upload.feed, chunk)
+
+        def accept() -> Audience:
+            got = upload.match(known)
+            try:
+                return desk.catalogue.add_audience(advertiser, name, got, share_pct, include_seed, _now_us())
+            except AlreadyThere:
+                (desk.data_dir / got.seed_file).unlink()
+                raise
+
+        audience = await _finish(accept)
+    return _json(202, {**told_audience(audience), "warnings": _warnings(desk.config, audience)})
+
+
+async def list_audiences(request: web.Request) -> web.Response:
+    found = await asyncio.to_thread(request.app[DESK].catalogue.audiences, request.match_info["advertiser"])
+    return _json(200, {"audiences": [told_audience(audience) for audience in found]})
+
+
+async def show_audience(request: web.Request) -> web.Response:
+    advertiser, name = request.match_info["advertiser"], request.match_info["name"]
+    found = await asyncio.to_thread(request.app[DESK].catalogue.audience, advertiser, name)
+    if found is None:
+        raise web.HTTPNotFound
+    return _json(200, told_audience(found))
+
+
+async def health(request: web.Request) -> web.Response:
+    generation = await asyncio.to_thread(store.live_generation, request.app[DESK].client)
+    return _json(200, {"status": "ok", "generation": generation})
+
+
+def told_audience(audience: Audience) -> dict[str, Any]:
+    """An audience as its advertiser may see it. uploaded and invalid are lines of the own file; all else about
+    users is rounded (P-65).
+    """
+    return {
+        "audience": audience.id,
+        "name": audience.name,
+        "state": audience.state,
+        "message": audience.message,
+        "uploaded": audience.rows,
+        "invalid": audience.invalid,
+        "matched": told(audience.matched),
+        "match_rate": told_rate(audience.matched, audience.distinct),
+        "members": told(audience.members),
+        "share_pct": audience.share_pct,
+        "include_seed": audience.include_seed,
+        "report": audience.report,
+        "created_us": audience.created_us,
+        "expires_us": audience.expires_us,
+    }
+
+
+def _warnings(config: DmpConfig, upload: Audience | Upload) -> list[str]:
+    if upload.matched < config.min_seed:
+        return [f"fewer than {config.min_seed} known users: this seed will be refused; upload more identifiers"]
+    if upload.matched < WARN_SEED:
+        return [f"fewer than {WARN_SEED:,} known users: expect a rough audience"]
+    return []
+
+
+def _wishes(request: web.Request) -> tuple[str, IdType | None, float, bool]:
+    """name, id type, share in per cent, whether the seed is in the audience too. Raises Refused."""
+    query = request.query
+    unknown = set(query) - {"name", "id_type", "share_pct", "include_seed"}
+    if unknown or len(query) != len(set(query)):
+        raise Refused(400, "bad_query", "known are name, id_type, share_pct and include_seed, each once")
+    id_type = query.get("id_type")
+    if id_type is not None and id_type not in seeds.ID_TYPES:
+        raise Refused(400, "bad_query", f"id_type is one of {', '.join(sorted(seeds.ID_TYPES))}")
+    try:
+        share_pct = float(query.get("share_pct", SHARE_PCT))
+    except ValueError:
+        share_pct = math.nan
+    if not MIN_SHARE_PCT <= share_pct <= MAX_SHARE_PCT:
+        raise Refused(400, "bad_query", f"share_pct is a number from {MIN_SHARE_PCT} to {MAX_SHARE_PCT}")
+    include_seed = query.get("include_seed", "false")
+    if include_seed not in ("true", "false"):
+        raise Refused(400, "bad_query", "include_seed is true or false")
+    if request.content_type.startswith("multipart/"):
+        raise Refused(415, "unsupported", "send the file itself as the body, for instance: curl --data-binary @FILE")
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", "gzip"):
+        raise Refused(415, "unsupported", "send plain or gzipped CSV")
+    return query.get("name", ""), cast("IdType | None", id_type), share_pct, include_seed == "true"
+
+
+async def _read(request: web.Request, stall_s: float) -> bytes:
+    try:
+        async with asyncio.timeout(stall_s):
+            return await request.content.read(CHUNK_BYTES)
+    except TimeoutError:
+        raise Refused(408, "stalled", f"nothing arrived for {stall_s:g} s; send it again") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise Refused(400, "broken_transfer", "the body ended before its time; send it again") from None
+
+
+async def _finish(work: Callable[..., T], *arguments: Any) -> T:
+    """Run in a thread and wait for its end even when cancelled: it works in the upload's folder, which then goes."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _take(buckets: Buckets, name: str) -> None:
+    wait_s = buckets.wait_s(name, time.monotonic())
+    if wait_s:
+        raise Refused(429, "too_many_requests", "slow down", {"Retry-After": str(math.ceil(wait_s))})
+
+
+def _error(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
+    return _json(status, {"error": code, "detail": detail}, headers)
+
+
+def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
