@@ -4,18 +4,23 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import redis
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from dmp import config as configuration
 from dmp.audiences import Audience, told
 from dmp.config import DmpConfig
+from dmp.errors import StoreUnavailable
 from models.config import ModelsConfig
+
+if TYPE_CHECKING:
+    from models.response import Report
 
 app = typer.Typer(no_args_is_help=True, help="Click models and look-alike audiences.")
 console = Console()
@@ -58,21 +63,121 @@ def expand(
         told_before = ""
         try:
             while not stop.is_set():
+                problem = ""
                 try:
                     for audience in job.run(work):
                         _print(audience, as_json)
-                    told_before = ""
-                except (job.NoGeneration, redis.RedisError) as error:
+                except job.NoGeneration as error:
                     if not watch:
                         raise
-                    if str(error) != told_before:
-                        errors.print(f"waiting: {error}")
-                        told_before = str(error)
+                    problem = str(error)
+                except redis.RedisError as error:
+                    if not watch:
+                        raise StoreUnavailable(f"the tag store went away ({error}); run this again") from None
+                    problem = f"the tag store does not answer ({error})"
+                if problem != told_before:
+                    told_before = problem
+                    errors.print(f"waiting: {problem}" if problem else "working again", markup=False)
                 if not watch or stop.wait(settings.watch_s):
                     break
         finally:
             client.close()
             catalogue.close()
+
+
+@app.command()
+def train(
+    bidlog: Annotated[Path, typer.Argument(help="Folder of bid log files (*.mpk) of bids, impressions and clicks.")],
+    force: Annotated[bool, typer.Option(help="Publish even when the gate refuses.")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Train the click model from the bid log, judge it on the latest impressions, make it live if it is any good."""
+    from models import dataset, response
+
+    settings = configuration.load("models", ModelsConfig, config)
+    with errors.status("reading the bid log") as status:
+        rows = dataset.rows(bidlog, click_wait_us=settings.click_wait_s * 1_000_000)
+        status.update(f"training on {len(rows):,} impressions")
+        report = response.train(
+            rows, Path(settings.models_dir), now_us=time.time_ns() // 1000, force=force, threads=settings.threads
+        )
+    if as_json:
+        typer.echo(msgspec.json.encode({"read": rows.counts, **msgspec.to_builtins(report)}))
+    else:
+        _print_report(report, rows.counts)
+    if report.version is None:
+        raise typer.Exit(1)
+
+
+def _print_report(report: "Report", read: dict[str, int]) -> None:
+    metrics, base, linear = report.metrics, report.over_base, report.over_logistic
+    table = Table(title=f"click model {report.version or 'not published'}", show_header=False)
+    table.add_row("read", ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in read.items()))
+    table.add_row("impressions (train, validation, test)", ", ".join(f"{n:,}" for n in report.rows))
+    table.add_row("clicks (train, validation, test)", ", ".join(f"{n:,}" for n in report.clicks))
+    if metrics.auc is not None and metrics.auc_se is not None:
+        table.add_row("AUC", f"{metrics.auc:.4f} ± {metrics.auc_se:.4f}")
+    table.add_row("log-loss gain over the constant click rate", f"{base.value:+.2%} ± {base.se:.2%}")
+    table.add_row("log-loss gain over hashed logistic regression", f"{linear.value:+.2%} ± {linear.se:.2%}")
+    if metrics.calibration is not None:
+        table.add_row("predicted / observed clicks", f"{metrics.calibration:.3f} ({report.method})")
+    table.add_row("trees", f"{report.trees}")
+    table.add_row("strongest features", ", ".join(f"{n} {g:.0%}" for n, g in list(report.importance.items())[:6]))
+    console.print(table)
+    if report.refused:
+        verb = "published against the gate" if report.version else "not published"
+        console.print(f"[yellow]{verb}:[/yellow] {report.refused}" + ("" if report.version else "; --force publishes"))
+
+
+@app.command(name="list")
+def list_versions(config: ConfigFile = None, as_json: Json = False) -> None:
+    """The click models on disk, oldest first; the live one is marked."""
+    from models import registry
+    from models.response import KIND
+
+    root = Path(configuration.load("models", ModelsConfig, config).models_dir)
+    live = registry.current(root, KIND)
+    found = []
+    for version in registry.versions(root, KIND):
+        try:
+            manifest = registry.load(root, KIND, version).manifest
+        except registry.BadArtefact as error:
+            found.append({"version": version, "live": version == live, "problem": str(error)})
+        else:
+            found.append({"version": version, "live": version == live, "rows": manifest.rows, **manifest.metrics})
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    table = Table("", "version", "rows", "AUC", "log-loss gain", "problem")
+    for line in found:
+        auc, gain = line.get("auc"), line.get("log_loss_gain")
+        table.add_row(
+            "live" if line["live"] else "",
+            str(line["version"]),
+            f"{line.get('rows', '')}",
+            "" if auc is None else f"{auc:.4f}",
+            "" if gain is None else f"{gain:+.2%}",
+            str(line.get("problem", "")),
+        )
+    console.print(table if found else f"no model under {root}; train one with `tagbid models train BIDLOG_DIR`")
+
+
+@app.command()
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="Version to make live; default: the live one's parent.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make an earlier click model live again; bidders pick it up within a second or two."""
+    from models import registry
+    from models.response import KIND
+
+    root = Path(configuration.load("models", ModelsConfig, config).models_dir)
+    if version is None:
+        version = registry.rollback(root, KIND)
+    else:
+        registry.point(root, KIND, version)
+    console.print(f"live: {version}")
 
 
 def _print(audience: Audience, as_json: bool) -> None:

@@ -11,7 +11,8 @@ class ModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models_dir: registry root. threads: of one training, 0 = all cores; more than one pays on idle cores only, on
     busy ones the threads wait for each other (ten times slower was seen). audience_days: how long an expanded
     audience lives. lease_s: how long a worker that stopped answering keeps an audience to itself.
-    watch_s: how often `expand --watch` looks for new seeds.
+    watch_s: how often `expand --watch` looks for new seeds. click_wait_s: how long after an impression a click still
+    counts for it; younger impressions do not train.
     """
 
     models_dir: str = "var/models"
@@ -19,3 +20,4 @@ class ModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audience_days: Annotated[int, msgspec.Meta(ge=1, le=400)] = 30
     lease_s: Annotated[int, msgspec.Meta(ge=10, le=86_400)] = 120
     watch_s: Annotated[float, msgspec.Meta(ge=0.1, le=3_600)] = 1.0
+    click_wait_s: Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)] = 1_800

@@ -7,8 +7,8 @@
         golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
         card.json                     model card for people: data, metrics, slices, limits
 
-A version is named by its time and the hash of its manifest, so that no byte of an artefact can change unnoticed.
-The golden rows were scored by LightGBM itself: a scorer or a feature table that disagrees is found before it bids.
+A version is named by its time, to the microsecond, so that names sort by age, and by the hash of its manifest, so
+that no byte of an artefact can change unnoticed. The golden rows were scored by LightGBM itself: a scorer or a feature table that disagrees is found before it bids.
 """
 
 import json
@@ -37,7 +37,7 @@ KEEP = 5  # versions kept for rollback
 GOLDEN_TOLERANCE = 1e-9
 MAX_KNOTS = 200
 _POINTER = "current"
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{12}")
+_NAME = re.compile(r"[0-9]{8}T[0-9]{12}-[0-9a-f]{12}")
 
 
 class BadArtefact(TagbidError):
@@ -151,7 +151,7 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
         sha256={name: sha256(data).hexdigest() for name, data in files.items()},
         forced=artefact.forced,
     )
-    version = f"{datetime.fromtimestamp(artefact.created_us / 1e6, UTC):%Y%m%dT%H%M%S}-{_digest(manifest)}"
+    version = f"{datetime.fromtimestamp(artefact.created_us / 1e6, UTC):%Y%m%dT%H%M%S%f}-{_digest(manifest)}"
     files["manifest.json"] = _pretty(msgspec.structs.replace(manifest, version=version))
     draft = home / f".{version}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)  # left by a publisher of the same pid that was killed

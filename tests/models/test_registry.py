@@ -44,7 +44,7 @@ def test_a_published_model_scores_as_it_was_trained(root):
     version = registry.publish(root, "response", artefact)
     model = registry.load(root, "response")
     assert model.version == version == registry.current(root, "response")
-    assert version.startswith("20241004T000000-")
+    assert version.startswith("20241004T000000000000-")
     assert np.abs(model.forest.predict(artefact.golden_rows) - artefact.golden_scores).max() <= 1e-12
     assert model.vocabulary.values["site"] == ("a.example",)
     assert model.vocabulary.values["device_type"] == (2, 4)
@@ -170,7 +170,7 @@ def test_what_would_not_load_is_never_published(root, changes, why):
 
 
 def test_a_manifest_of_format_one_still_reads():
-    written = b"""{"format": 1, "kind": "response", "version": "20241004T000000-0123456789ab", "signature": "s",
+    written = b"""{"format": 1, "kind": "response", "version": "20241004T000000000000-0123456789ab", "signature": "s",
       "created_us": 1, "from_us": 2, "to_us": 3, "rows": 4, "positives": 1, "metrics": {"auc": 0.5}, "knots_x": [0.0],
       "knots_y": [0.1], "vocabulary": {"site": ["a", 1]}, "parent": "", "sha256": {"model.txt": "00"}}"""
     manifest = msgspec.json.decode(written, type=Manifest)

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import calibration, evaluate, logistic
+from models.evaluate import Gain
+
+
+def test_auc_is_the_share_of_ordered_pairs_and_ties_count_half():
+    clicks = np.array([1.0, 0, 1, 0, 0])
+    p = np.array([0.9, 0.5, 0.5, 0.1, 0.95])
+    # Pairs (click, no click): (.9,.5) 1, (.9,.1) 1, (.9,.95) 0, (.5,.5) 1/2, (.5,.1) 1, (.5,.95) 0 -> 3.5 of 6.
+    area, _ = evaluate.auc(clicks, p)
+    assert area == pytest.approx(3.5 / 6)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=40))
+def test_auc_equals_counting_all_pairs(rows):
+    clicks = np.array([float(click) for click, _ in rows])
+    p = np.array([score / 10 for _, score in rows])
+    up, down = p[clicks > 0], p[clicks == 0]
+    if not len(up) or not len(down):
+        assert evaluate.auc(clicks, p) is None
+        return
+    pairs = [(a > b) + 0.5 * (a == b) for a in up for b in down]
+    assert evaluate.auc(clicks, p)[0] == pytest.approx(np.mean(pairs))
+
+
+def test_the_standard_error_of_auc_is_its_spread_over_repeated_samples():
+    rng = np.random.default_rng(1)
+    areas, errors = [], []
+    for _ in range(400):
+        clicks = (rng.random(300) < 0.3).astype(float)
+        area, se = evaluate.auc(clicks, clicks + rng.normal(size=300))
+        areas.append(area)
+        errors.append(se)
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.1)
+
+
+def test_metrics_of_a_constant_at_the_click_rate():
+    clicks = np.array([1.0, 0, 0, 0] * 25)
+    metrics = evaluate.measure(clicks, np.full(100, 0.25))
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert metrics.log_loss == pytest.approx(entropy)
+    assert (metrics.ne, metrics.rig, metrics.auc) == (pytest.approx(1), pytest.approx(0), 0.5)
+    assert metrics.calibration == pytest.approx(1)
+
+
+def test_metrics_without_clicks_say_nothing():
+    metrics = evaluate.measure(np.zeros(10), np.full(10, 0.1))
+    assert (metrics.auc, metrics.ne, metrics.rig, metrics.calibration, metrics.ece) == (None,) * 5
+    assert metrics.log_loss == pytest.approx(-math.log(0.9))
+
+
+def test_calibration_error_is_the_gap_per_bin():
+    clicks = np.array([1.0, 0] * 50)
+    assert evaluate.measure(clicks, np.full(100, 0.6)).calibration == pytest.approx(1.2)
+    perfect = evaluate.measure(np.repeat([0.0, 1.0], 50), np.repeat([0.0, 1.0], 50))
+    assert perfect.ece == pytest.approx(0)
+
+
+def test_the_gain_is_relative_and_paired():
+    clicks = np.array([1.0, 0.0])
+    better = evaluate.gain(clicks, np.array([0.8, 0.2]), np.array([0.5, 0.5]))
+    assert better.value == pytest.approx((math.log(2) + math.log(0.8)) / math.log(2))
+    assert better.se == pytest.approx(0)
+    assert evaluate.gain(clicks, np.array([0.5, 0.5]), np.array([0.5, 0.5])).value == 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "clicks", "passes"),
+    [(Gain(0.02, 0.01), 5.0, True), (Gain(0.016, 0.01), 5.0, False), (Gain(-0.1, 0.01), 5.0, False),
+     (Gain(0.0, 0.0), 5.0, False), (Gain(math.nan, 0.1), 5.0, False), (Gain(0.02, 0.01), 0.0, False)],
+)  # fmt: skip
+def test_the_gate_wants_a_gain_beyond_doubt(gain, clicks, passes):
+    labels = np.zeros(50)
+    labels[: int(clicks)] = 1
+    metrics = evaluate.measure(labels, np.linspace(0.9, 0.1, 50))
+    assert (evaluate.refusal(gain, metrics) == "") is passes
+
+
+def overconfident(n: int, rate: float, seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True probabilities, clicks, and a model whose logits are twice too far apart and half too high."""
+    rng = np.random.default_rng(seed)
+    logits = math.log(rate / (1 - rate)) + rng.normal(size=n)
+    truth = 1 / (1 + np.exp(-logits))
+    wrong = 1 / (1 + np.exp(-(2 * (logits - logits.mean()) + logits.mean() + 0.5)))
+    return truth, (rng.random(n) < truth).astype(float), wrong
+
+
+@pytest.mark.parametrize(
+    ("n", "method", "tolerance"), [(5_000, "platt", 0.25), (40_000, "beta", 0.1), (300_000, "isotonic", 0.1)]
+)
+def test_calibration_finds_the_true_probability_again(n, method, tolerance):
+    truth, clicks, wrong = overconfident(n, 0.03 if n < 10_000 else 0.02)
+    x, y, used = calibration.fit(wrong, clicks)
+    assert used == method
+    assert len(x) == len(y) <= 200
+    assert (np.diff(x) > 0).all()
+    assert (np.diff(y) >= 0).all()
+    p = np.interp(wrong, x, y)
+    assert p.sum() == pytest.approx(clicks.sum(), rel=0.02)
+    common = (truth > np.quantile(truth, 0.05)) & (truth < np.quantile(truth, 0.95))
+    assert np.abs(np.log(p[common] / truth[common])).mean() < tolerance
+    assert np.mean(evaluate.losses(clicks, p)) < np.mean(evaluate.losses(clicks, wrong))
+
+
+def test_no_click_or_only_clicks_still_calibrate_to_ascending_probabilities():
+    raw = np.linspace(0.01, 0.2, 50)
+    for clicks in (np.zeros(50), np.ones(50)):
+        x, y, _ = calibration.fit(raw, clicks)
+        assert all(0 <= value <= 1 for value in y)
+        assert (np.diff(x) > 0).all()
+        assert (np.diff(y) >= 0).all()
+
+
+def test_a_model_that_ranks_backwards_is_flattened_not_reversed():
+    rng = np.random.default_rng(0)
+    raw = rng.uniform(0.1, 0.9, 3000)
+    clicks = (rng.random(3000) < 0.1 * (1 - raw)).astype(float)
+    _, y, _ = calibration.fit(raw, clicks)
+    assert y[0] == pytest.approx(y[-1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=60))
+def test_isotonic_pools_violators_and_keeps_the_mean(rows):
+    x = np.array([score / 10 for score, _ in rows])
+    y = np.array([float(click) for _, click in rows])
+    centres, levels = calibration.isotonic(x, y)
+    assert (np.diff(centres) > 0).all()
+    assert (np.diff(levels) > 0).all()
+    assert 0 <= levels.min() <= y.mean() + 1e-12
+    assert y.mean() - 1e-12 <= levels.max() <= 1
+
+
+def test_the_logistic_baseline_learns_what_a_token_tells():
+    rng = np.random.default_rng(2)
+    X = np.column_stack((rng.integers(0, 50, 20_000), rng.normal(size=20_000), np.full(20_000, np.nan)))
+    truth = np.where(X[:, 0] < 10, 0.3, 0.05) + 0.1 * (X[:, 1] > 0)
+    clicks = (rng.random(20_000) < truth).astype(float)
+    cuts = logistic.buckets(X[:10_000])
+    slots = logistic.tokens(X, (0,), cuts)
+    weights = logistic.fit(slots[:10_000], clicks[:10_000], slots[10_000:15_000], clicks[10_000:15_000])
+    p = logistic.predict(weights, slots[15_000:])
+    best = evaluate.losses(clicks[15_000:], truth[15_000:]).mean()
+    base = evaluate.losses(clicks[15_000:], np.full(5_000, clicks.mean())).mean()
+    assert evaluate.losses(clicks[15_000:], p).mean() < best + 0.15 * (base - best)
