@@ -67,17 +67,15 @@ class Lease:
             self._renewed_us = now_us
 
 
-def run(job: Job) -> list[Audience]:
-    """Expand all that waits; returns each audience as it then is. Also ends audiences whose time is up.
+def run(job: Job) -> Iterator[Audience]:
+    """Expand all that waits; yields each audience as it then is. Also ends audiences whose time is up.
 
     Raises NoGeneration while seeds wait and there is nothing to learn from; redis.RedisError when the store goes
     away (the audience is taken up again when its lease has run out).
     """
     housekeeping(job)
-    finished = []
     while (found := _next(job)) is not None:
-        finished.append(found)
-    return finished
+        yield found
 
 
 def housekeeping(job: Job) -> None:

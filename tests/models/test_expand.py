@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -71,6 +72,9 @@ class Stage:
     def job(self) -> expand.Job:
         return expand.Job(self.catalogue, self.client, self.dmp, self.models, lambda: self.now_us)
 
+    def run(self, **changes: Any) -> list[Audience]:
+        return list(expand.run(msgspec.structs.replace(self.job(), **changes)))
+
     def audience(self, name: str = "spring") -> Audience:
         found = self.catalogue.audience("acme", name)
         assert found is not None
@@ -91,7 +95,7 @@ def stage(tmp_path: Path, store: Store, client: redis.Redis) -> Iterator[Stage]:
 
 def test_a_pending_seed_becomes_a_live_audience_whose_members_a_bidder_sees(stage: Stage) -> None:
     stage.seed()
-    (live,) = expand.run(stage.job())
+    (live,) = stage.run()
     assert (live.state, live.members) == ("live", USERS * 5 // 100)
     members = stage.members()
     assert len(members) == live.members
@@ -100,12 +104,12 @@ def test_a_pending_seed_becomes_a_live_audience_whose_members_a_bidder_sees(stag
     assert len(members & set(stage.uids[SEED : USERS // 10])) > 30
     assert live.report["auc"] > 0.7
     assert live.report["recall"].keys() == live.report["lift"].keys() == {"1", "5", "10"}
-    assert expand.run(stage.job()) == []
+    assert stage.run() == []
 
 
 def test_the_seed_is_in_the_audience_when_asked_for(stage: Stage) -> None:
     stage.seed(include_seed=True)
-    (live,) = expand.run(stage.job())
+    (live,) = stage.run()
     assert live.members == SEED + USERS * 5 // 100
     assert set(stage.uids[:SEED]) <= stage.members()
 
@@ -113,7 +117,7 @@ def test_the_seed_is_in_the_audience_when_asked_for(stage: Stage) -> None:
 def test_nobody_is_found_by_a_sensitive_tag(stage: Stage) -> None:
     """Everyone like the seed is tagged with a religion here: learnt from, it would find them without a miss."""
     stage.seed()
-    expand.run(stage.job())
+    stage.run()
     found = stage.members() & set(stage.uids[SEED : USERS // 10])
     assert len(found) < 95
     path = generation_folder(stage.dmp, 1) / "tags.parquet"
@@ -124,7 +128,7 @@ def test_nobody_is_found_by_a_sensitive_tag(stage: Stage) -> None:
 @pytest.mark.rule("P-65")
 def test_a_seed_too_small_is_refused_without_giving_its_size_away(stage: Stage) -> None:
     stage.seed(size=199)
-    (refused,) = expand.run(stage.job())
+    (refused,) = stage.run()
     assert refused.state == "refused"
     assert "fewer than 200" in refused.message
     assert "199" not in refused.message
@@ -134,7 +138,7 @@ def test_a_seed_too_small_is_refused_without_giving_its_size_away(stage: Stage) 
 @pytest.mark.rule("P-65")
 def test_no_exact_size_is_in_the_report(stage: Stage) -> None:
     stage.seed(size=317)
-    (live,) = expand.run(stage.job())
+    (live,) = stage.run()
     assert live.report["base"] == 4_000
     assert live.report["lookalikes"] == 200
     for depth, value in live.report["recall"].items():
@@ -159,11 +163,11 @@ def test_a_tag_that_spells_the_seed_out_is_named_in_the_warnings(stage: Stage) -
 
 def test_an_audience_ends_and_its_files_go(stage: Stage) -> None:
     stage.seed()
-    expand.run(stage.job())
+    stage.run()
     ends_us = stage.audience().expires_us
     assert ends_us == NOW + 30 * 86_400 * SECOND
     stage.now_us = ends_us
-    expand.run(stage.job())
+    stage.run()
     assert stage.audience().state == "expired"
     assert stage.members() == set()
     assert list((Path(stage.dmp.data_dir) / "seeds").iterdir()) == []
@@ -171,14 +175,14 @@ def test_an_audience_ends_and_its_files_go(stage: Stage) -> None:
 
 
 def test_without_tags_seeds_stay_pending(stage: Stage) -> None:
-    assert expand.run(stage.job()) == []
+    assert stage.run() == []
     stage.seed()
     stage.client.delete(keys.GENERATION)
     with pytest.raises(expand.NoGeneration, match="dmp build"):
-        expand.run(stage.job())
+        stage.run()
     stage.client.set(keys.GENERATION, 2)
     with pytest.raises(expand.NoGeneration, match="generation 2 was not built on this machine"):
-        expand.run(stage.job())
+        stage.run()
     assert (stage.audience().state, stage.audience().attempts) == ("pending", 0)
 
 
@@ -203,7 +207,7 @@ def break_off(stage: Stage, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         patch.setattr(audiences, "BATCH", 50)
         patch.setattr(expand.Lease, "keep", keep)
         with pytest.raises(KilledHere):
-            expand.run(stage.job())
+            stage.run()
 
 
 def test_a_worker_that_dies_while_storing_is_finished_by_another_with_the_same_members(
@@ -214,12 +218,12 @@ def test_a_worker_that_dies_while_storing_is_finished_by_another_with_the_same_m
     half = stage.members()
     assert len(half) == 2 * 50
     assert stage.audience().state == "expanding"
-    assert expand.run(stage.job()) == []  # the dead worker's lease holds
+    assert stage.run() == []  # the dead worker's lease holds
     stage.now_us += stage.models.lease_s * SECOND
     # Meanwhile tags changed: what was decided stays decided.
     stage.client.set(keys.GENERATION, 2)
     generation_folder(stage.dmp, 1).rename(generation_folder(stage.dmp, 2))
-    (live,) = expand.run(stage.job())
+    (live,) = stage.run()
     assert (live.state, live.members, live.attempts) == ("live", 200, 2)
     assert live.report["generation"] == 1
     assert half < stage.members()
@@ -231,7 +235,7 @@ def test_a_seed_that_ends_every_worker_is_given_up(stage: Stage, monkeypatch: py
     for _ in range(expand.MAX_ATTEMPTS):
         break_off(stage, monkeypatch, at=1)
         stage.now_us += stage.models.lease_s * SECOND
-    (refused,) = expand.run(stage.job())
+    (refused,) = stage.run()
     assert refused.state == "refused"
     assert "broke off 5 times" in refused.message
 
@@ -246,7 +250,7 @@ def test_a_worker_whose_lease_was_taken_stores_nothing_more(stage: Stage) -> Non
             stage.now_us += stage.models.lease_s * SECOND
             thief.append(stage.catalogue.claim("thief", stage.now_us, SECOND * 60))
 
-    (seen,) = expand.run(msgspec.structs.replace(stage.job(), progress=jump))
+    (seen,) = stage.run(progress=jump)
     assert thief[0] is not None
     assert seen.state == "expanding"
     assert stage.members() == set()
@@ -269,7 +273,7 @@ def test_a_process_killed_in_the_middle_leaves_no_live_audience_and_the_next_one
     assert worker.wait() == -signal.SIGKILL
     assert stage.audience().state == "expanding"
     stage.now_us = time.time_ns() // 1000 + stage.models.lease_s * SECOND
-    (live,) = expand.run(stage.job())
+    (live,) = stage.run()
     assert (live.state, live.members, live.attempts) == ("live", 200, 2)
     assert len(stage.members()) == 200
 
