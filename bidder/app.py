@@ -86,8 +86,7 @@ class Service:
         self.ring = KeyRing(load_key(data_dir / "pseudonym.key"))
         self.endpoints = Endpoints(settings, self.metrics)
         worker = new_worker()
-        hold_s = max(settings.hold_s, settings.app_hold_s, settings.instl_hold_s)
-        self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], hold_s)
+        self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
         self._worker = worker
         self._stack: list[Callable[[], Awaitable[object]]] = []

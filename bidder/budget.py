@@ -11,8 +11,8 @@ loss is booked here, else after its hold time. It is kept as one sum per second 
 at 10,000 bids a second and 10 minutes of hold a record per bid would be a gigabyte.
 
 Overspend is the sum of bills that arrive after their hold, 0 when none does. A worker that dies takes its lease out
-of play until the lease expires (`LEASE_S` + the longest hold), then it is free again: underspend for that long. With
-the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the store's, in UTC.
+of play until the lease expires (`LEASE_S` + the longest hold among its bids), then it is free again: underspend for that
+long. With the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the store's, UTC.
 """
 
 import hashlib
@@ -50,11 +50,12 @@ class Account:
     """One campaign day as this worker sees it; money in micros.
 
     lease: as last told by the store. pending: at stake in bids. returning: offered back, not confirmed yet. refused:
-    the smallest amount that could not be reserved since there was last money for it, 0 for none.
+    the smallest amount that could not be reserved since there was last money for it, 0 for none. hold_s: the longest
+    hold asked for, covered_s: the longest that the lease's expiry allows for.
     """
 
     __slots__ = (
-        "budget", "campaign", "day", "free", "lease", "pending", "refused", "release",
+        "budget", "campaign", "covered_s", "day", "free", "hold_s", "lease", "pending", "refused", "release",
         "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
     )  # fmt: skip
 
@@ -66,6 +67,7 @@ class Account:
         self.refused = 0
         self.reserved = 0  # since the last tick
         self.target = -(-budget // SHARE)
+        self.hold_s = self.covered_s = 0
         self.release: dict[int, int] = {}
         self.shrink = False  # the budget was lowered: first hand back all that is not at stake
         self.syncing = False
@@ -79,11 +81,12 @@ class Account:
 class Budgets:
     """The budgets of one worker. worker: 8 characters, never used by another process (`tokens.Token.worker`).
 
-    max_hold_s: the longest time a bid is held. Not safe to share between threads.
+    hold_s: how long bids are usually held; a longer hold costs a campaign day one refused bid. Not safe to share between
+    threads.
     """
 
     def __init__(
-        self, link: Link, worker: str, max_hold_s: int, clock: Callable[[], float] = time.time, lease_s: int = LEASE_S
+        self, link: Link, worker: str, hold_s: int, clock: Callable[[], float] = time.time, lease_s: int = LEASE_S
     ) -> None:
         self.worker = worker
         self.version = 0
@@ -91,7 +94,7 @@ class Budgets:
         self.exhausted: set[str] = set()
         self._link = link
         self._clock = clock
-        self._expiry_s = lease_s + max_hold_s
+        self._hold_s = hold_s
         self._lease_s = lease_s
         self._offset_s = 0.0
         self._budgets: dict[str, int] = {}
@@ -111,6 +114,7 @@ class Budgets:
             account = self._accounts.get(campaign)
             if account is None:
                 account = self._accounts[campaign] = Account(campaign, self._day, budget)
+                account.hold_s = self._hold_s
             elif account.budget != budget:
                 account.shrink = budget < account.budget
                 account.budget = budget
@@ -129,6 +133,10 @@ class Budgets:
         if account is None:
             return False
         available = account.lease - account.pending - account.returning
+        if hold_s > account.covered_s:
+            account.hold_s = max(hold_s, account.hold_s)
+            self._sync(account)  # first the lease must last as long as the bid
+            return False
         if available < micros or now_s - account.synced_s > self._lease_s:
             if not account.refused or micros < account.refused:
                 account.refused = micros
@@ -266,12 +274,12 @@ class Budgets:
         # A budget of a campaign that left the portfolio is 0 here: then nothing is granted, and leases only shrink.
         command = encode(
             verb, script, 1, keys.spend(account.campaign, account.day),
-            self.worker, account.budget, wanted, self._expiry_s, KEEP_S,
+            self.worker, account.budget, wanted, self._lease_s + account.hold_s, KEEP_S,
         )  # fmt: skip
-        if not self._link.send(command, partial(self._synced, account, wanted, shrinks, verb)):
+        if not self._link.send(command, partial(self._synced, account, wanted, shrinks, account.hold_s, verb)):
             account.syncing = False
 
-    def _synced(self, account: Account, wanted: int, shrinks: bool, verb: str, reply: Any) -> None:
+    def _synced(self, account: Account, wanted: int, shrinks: bool, hold_s: int, verb: str, reply: Any) -> None:
         if isinstance(reply, redis.exceptions.NoScriptError) and verb == "EVALSHA":
             self._send(account, wanted, shrinks, "EVAL", SCRIPT)
             return
@@ -281,6 +289,7 @@ class Budgets:
         store_s, account.lease, account.spent, account.free = reply
         account.returning = 0
         account.synced_s = float(store_s)
+        account.covered_s = hold_s
         self._offset_s = store_s + 0.5 - self._clock() if abs(store_s + 0.5 - self._clock()) > 1 else 0.0
         self._mark(account)
         if account.shrink:

@@ -142,9 +142,9 @@ class Lane(Protocol):
     """One connection."""
 
     __slots__ = (
-        "_authorization", "_body", "_bodies", "_due", "_encoding", "_ended", "_endpoint", "_expect", "_fed", "_head",
-        "_headers", "_idle", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s", "_size",
-        "_status", "_stopped_since_s", "_transport", "_url", "_version_0",
+        "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint", "_expect", "_fed", "_head",
+        "_headers", "_idle", "_known", "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s",
+        "_size", "_status", "_stopped_since_s", "_transport", "_url",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:
@@ -159,6 +159,7 @@ class Lane(Protocol):
         self._read_since_s = 0.0  # when the message being read began, 0 for none
         self._stopped_since_s = 0.0  # since when the peer does not take our answers, 0 for it does
         self._paused = False
+        self._known = False  # the message being read is a bid: its first bytes said so
         self._begin()
 
     def _begin(self) -> None:
@@ -166,7 +167,7 @@ class Lane(Protocol):
         self._authorization = b""
         self._encoding = ""
         self._expect = False
-        self._version_0 = False
+        self._old = False
         self._headers = 0
         self._head = True
         self._fed = 0
@@ -259,6 +260,7 @@ class Lane(Protocol):
             if not data.startswith(START):
                 self._not_a_bid(data, now_s)
                 return
+            self._known = True
         if self._head:
             self._fed += len(data)
         try:
@@ -328,6 +330,10 @@ class Lane(Protocol):
         elif length == 14:
             if name.lower() == b"content-length" and value.isdigit() and int(value[:19]) > MAX_BODY_BYTES:
                 self._status = 413
+        elif length == 10:
+            # An HTTP/1.0 client that wants to keep the connection would have to be told that it may; we close it.
+            if name.lower() == b"connection" and value.lower() == b"keep-alive":
+                self._old = self._parser.get_http_version() == "1.0"
         elif length == 6 and name.lower() == b"expect":
             if value.lower() == b"100-continue":
                 self._expect = True
@@ -336,10 +342,11 @@ class Lane(Protocol):
 
     def on_headers_complete(self) -> None:
         self._head = False
-        if not self._url.startswith(PREFIX.encode()) or self._parser.get_method() != b"POST":
+        if self._known:
+            self._known = False
+        elif self._parser.get_method() != b"POST" or not self._url.startswith(START[5:]):
             self._close_after_last()  # pipelined behind a bid in one read: see above
             return
-        self._version_0 = self._parser.get_http_version() == "1.0"
         self._endpoint = self._port.endpoints.find(self._url.decode("latin-1"), self._authorization)
         if self._status:
             self._refuse(self._status)
@@ -361,7 +368,7 @@ class Lane(Protocol):
         if self._ended:
             return
         self._idle = True
-        close = self._version_0 or self._port.draining or not self._parser.should_keep_alive()
+        close = self._old or self._port.draining or not self._parser.should_keep_alive()
         answer: Answer | None
         due = None
         if self._status:

@@ -12,7 +12,6 @@ from bidder.campaigns import Campaign, Creative
 
 CLICK_MACRO = "${CLICK_URL}"
 _TOKEN = "\x00"  # noqa: S105 - no secret: stands for the token while the parts are made; TOML cannot hold it
-_ESCAPED_TOKEN = b"\\u0000"
 
 
 class AdParts(msgspec.Struct, frozen=True):
@@ -104,4 +103,4 @@ def markup(creative: Creative, public_url: str, pixel: bool) -> str:
 
 
 def _pieces(text: str) -> tuple[bytes, ...]:
-    return tuple(msgspec.json.encode(text)[1:-1].split(_ESCAPED_TOKEN))
+    return tuple(msgspec.json.encode(piece)[1:-1] for piece in text.split(_TOKEN))

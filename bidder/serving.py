@@ -75,7 +75,7 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
 async def follow(
     settings: BidderConfig, public_url: str, seen: tuple[object, ...], swap: Callable[[Serving], None], metrics: Metrics
 ) -> None:
-    """Load again whenever something changed, and hand it to `swap`; never returns. seen: `fingerprint` of the present."""
+    """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
     while True:
         await asyncio.sleep(settings.reload_s)

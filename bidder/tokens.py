@@ -182,7 +182,7 @@ def _key_id(key: bytes) -> int:
 def load_keys(data_dir: Path) -> list[bytes]:
     """The key in `token.key`, made on first use, and the one before it in `token.key.old` if there is one.
 
-    To rotate: move `token.key` to `token.key.old` and restart; remove the old one after 30 days, when its last token ends.
+    To rotate: move `token.key` to `token.key.old` and restart; remove the old one after 30 days, with its last token.
     """
     found = [secret_file(data_dir / "token.key")]
     old = data_dir / "token.key.old"

@@ -1,0 +1,69 @@
+import html
+import json
+import re
+
+import pytest
+
+from bidder.markup import CLICK_MACRO, ad_parts, markup
+from loadtest.auction import fill, images, links
+from tests.bidder.factories import a_campaign, a_creative
+
+URL = "https://bid.example"
+
+
+def adm(creative, url=URL, secure=False):
+    parts = ad_parts(a_campaign(), creative, url)
+    return b"TOKEN".join(parts.adm_secure if secure else parts.adm).decode()
+
+
+def filled(text):
+    return fill(json.loads(f'"{text}"'), {"AUCTION_PRICE": "1.25"})
+
+
+def test_an_image_links_to_our_click_url_and_reports_the_impression_with_its_price():
+    page = filled(adm(a_creative()))
+    assert links(page) == ["https://bid.example/click?t=TOKEN"]
+    assert images(page) == ["https://cdn.example/a.png", "https://bid.example/imp?t=TOKEN&p=1.25"]
+
+
+def test_the_landing_page_is_nowhere_in_the_markup():
+    assert "acme.example" not in adm(a_creative(landing_url="https://acme.example/secret"))
+
+
+def test_html_of_an_advertiser_gets_its_click_url_where_it_asks_for_it():
+    page = filled(adm(a_creative(image_url="", html=f'<a href="{CLICK_MACRO}">x</a><a href="{CLICK_MACRO}">y</a>')))
+    assert links(page) == ["https://bid.example/click?t=TOKEN"] * 2
+
+
+def test_html_without_a_link_becomes_one():
+    assert links(filled(adm(a_creative(image_url="", html="<b>sale</b>")))) == ["https://bid.example/click?t=TOKEN"]
+
+
+def test_html_with_links_of_its_own_is_left_alone():
+    page = filled(adm(a_creative(image_url="", html='<A HREF="https://acme.example/">x</A>')))
+    assert links(page) == ["https://acme.example/"]
+
+
+@pytest.mark.parametrize(
+    "image", ["https://cdn.example/a.png?x=1&y=2", 'https://cdn.example/a"onload="x', "https://cdn.example/<b>"]
+)
+def test_an_image_address_cannot_leave_its_attribute(image):
+    page = filled(adm(a_creative(image_url=image)))
+    assert images(page)[0] == image
+    assert len(re.findall(r"<", page)) == page.count("<a ") + page.count("<img ") + page.count("</a>")
+    assert html.escape(image) in page
+
+
+def test_an_imp_that_asks_for_https_gets_no_plain_pixel():
+    assert "/imp?" not in adm(a_creative(), "http://127.0.0.1:1", secure=True)
+    assert "/imp?" in adm(a_creative(), "http://127.0.0.1:1")
+    assert "/imp?" in adm(a_creative(), "https://bid.example", secure=True)
+
+
+def test_text_that_json_escapes_does_not_break_the_pieces():
+    creative = a_creative(image_url="", html='<p title="a\\u0000b">\u2028 "q" \\ \n ü</p>')
+    assert filled(adm(creative)).startswith(
+        '<a href="https://bid.example/click?t=TOKEN" target="_blank" rel="noopener"><p title="a\\u0000b">\u2028 "q" \\ \n ü</p>'
+    )
+    assert markup(creative, URL, pixel=True).count("\x00") == 2
+    assert len(ad_parts(a_campaign(), creative, URL).adm) == 3
