@@ -7,8 +7,9 @@
         golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
         card.json                     model card for people: data, metrics, slices, limits
 
-A version is named by its time, to the microsecond, so that names sort by age, and by the hash of its manifest, so
-that no byte of an artefact can change unnoticed. The golden rows were scored by LightGBM itself: a scorer or a feature table that disagrees is found before it bids.
+A version is named by its time, to the microsecond so that names sort by age, and by the hash of its manifest, so that
+no byte of an artefact can change unnoticed. The golden rows were scored by LightGBM itself: a scorer or a feature
+table that disagrees is found before it bids.
 """
 
 import json

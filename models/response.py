@@ -34,6 +34,7 @@ BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids
 MAX_TREES = 400
 PATIENCE = 30
 GOLDEN_ROWS = 200
+SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy machine cost more than they bring
 
 
 class TooFewClicks(TagbidError):
@@ -98,7 +99,7 @@ def train(
     """Train on rows, judge, and publish under `out_root` as the live "response" model unless the gate refuses.
 
     now_us: time of creation, part of the version. force: publish although refused. publish=False: only judge.
-    threads: 0 = all cores. The same rows, seed and number of threads give the same model.
+    threads: for large logs, 0 = all cores. The same rows, seed and number of threads give the same model.
     Raises TooFewClicks when there is nothing to learn from, BadArtefact when the model fails its own checks.
     """
     folds = [_fit(rows, split(rows, fold), threads, seed) for fold in range(1 if rows.timed else FOLDS)]
@@ -172,7 +173,7 @@ def parameters(rows: int, clicks: int, threads: int = 0, seed: int = 1) -> dict[
         "min_data_per_group": min(100, max(2, rows // 20)),
         "cat_smooth": 20.0,
         "cat_l2": 20.0,
-        "num_threads": threads,
+        "num_threads": threads if rows >= SEVERAL_THREADS_ROWS else 1,
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
