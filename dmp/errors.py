@@ -39,7 +39,4 @@ class SeedTooSmall(DmpError):
     def __init__(self, matched: int, required: int) -> None:
         self.matched = matched
         self.required = required
-        super().__init__(
-            f"seed matched {matched} known users, {required} are needed; "
-            f"upload more identifiers or lower models.min_seed"
-        )
+        super().__init__(f"seed matched {matched} known users, {required} are needed; upload more identifiers")
