@@ -9,6 +9,8 @@ import hmac
 import os
 import re
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from dmp.errors import ConfigError
@@ -19,8 +21,11 @@ MAX_ID_CHARS = 512
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_ZEROS = re.compile(r"[0-]+")
+_PHONE = re.compile(r"\+?[0-9]{6,15}")
+_ZEROS = re.compile(r"\+?[0-]+")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # controls, and halves of characters: no id has them
 _PLACEHOLDERS = frozenset({"null", "none", "undefined", "unknown", "test", "n/a", "nan"})
+_HASHED_PLACEHOLDERS = frozenset(hashlib.sha256(text.encode()).hexdigest() for text in ("", *_PLACEHOLDERS))
 
 
 class KeyRing:
@@ -37,12 +42,14 @@ class KeyRing:
         if normal is None:
             return None
         mac = self._mac.copy()
-        mac.update(id_type.encode() + b"\0" + normal.encode("utf-8", "surrogatepass"))
+        mac.update(id_type.encode() + b"\0" + normal.encode())
         return mac.digest()[:16]
 
 
 def normalise(id_type: IdType, raw: str) -> str | None:
     """The one spelling of an id, or None for what is no id: blank, all zeros, a placeholder, too long (P-63).
+
+    A phone number keeps its `+`: with and without one are two users, since only the sender knows the country.
 
     >>> normalise("device", " 6D92078A-8246-4BA4-AE5B-76104861E7DC ")
     '6d92078a-8246-4ba4-ae5b-76104861e7dc'
@@ -53,46 +60,66 @@ def normalise(id_type: IdType, raw: str) -> str | None:
     lower = text.lower()
     if not text or len(text) > MAX_ID_CHARS or _ZEROS.fullmatch(text) or lower in _PLACEHOLDERS:
         return None
-    if id_type == "email":
-        if _SHA256.fullmatch(lower):
-            return lower
-        return hashlib.sha256(lower.encode()).hexdigest() if _EMAIL.fullmatch(lower) else None
-    if id_type == "phone":
-        if _SHA256.fullmatch(lower):
-            return lower
-        digits = re.sub(r"[\s().-]", "", text)
-        return hashlib.sha256(digits.encode()).hexdigest() if re.fullmatch(r"\+?\d{6,15}", digits) else None
+    if _UNPRINTABLE.search(text):
+        return None
+    if id_type in ("email", "phone"):
+        if _SHA256.fullmatch(lower):  # "" and "null" are hashed too, by those who hash a column unread
+            return None if lower in _HASHED_PLACEHOLDERS else lower
+        plain = lower if id_type == "email" else re.sub(r"[\s().-]", "", text)
+        if not (_EMAIL if id_type == "email" else _PHONE).fullmatch(plain) or _ZEROS.fullmatch(plain):
+            return None
+        return hashlib.sha256(plain.encode()).hexdigest()
     return lower if _UUID.fullmatch(lower) else text
 
 
 def load_key(path: Path, environment: str = "TAGBID_PSEUDONYM_KEY") -> bytes:
     """The operator's key: from the environment as 64 hex characters, else from `path`, made there on first use.
 
-    The file is written with mode 0600 and refused with any wider mode (P-61, S-41).
+    The file is written with mode 0600 and refused with any wider mode (P-61, S-41). An empty variable is refused
+    as well: a secret that failed to arrive must not become a new key, under which nobody is known.
     """
-    if from_env := os.environ.get(environment):
-        try:
-            return bytes.fromhex(from_env)
-        except ValueError:
-            raise ConfigError(environment, ["is not 64 hexadecimal characters"]) from None
-    return secret_file(path)
+    from_env = os.environ.get(environment)
+    if from_env is None:
+        return secret_file(path)
+    if not re.fullmatch(rf"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}", from_env.strip()):
+        raise ConfigError(environment, [f"is not {2 * KEY_BYTES} hexadecimal characters; unset it to use {path}"])
+    return bytes.fromhex(from_env.strip())
 
 
 def secret_file(path: Path) -> bytes:
-    """32 secret bytes kept at `path`, created with mode 0600 when absent; two starters agree on one secret."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """32 secret bytes kept at `path`, created with mode 0600 when absent; two starters agree on one secret.
+
+    Raises ConfigError when it cannot be made or read, when others can read it, or when it is not 32 bytes.
+    """
+    try:
+        if not path.exists():
+            _make_secret(path)
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise ConfigError(str(path), [f"mode is {mode:04o}; others can read this secret: chmod 600 {path}"])
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), [f"this secret cannot be kept there: {error.strerror or error}"]) from None
+    if len(secret) != KEY_BYTES:
+        raise ConfigError(str(path), [f"{len(secret)} bytes, {KEY_BYTES} are needed; restore it from a backup"])
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # A name of its own (mode 0600): a starter that died here must not stop the next one with the same pid.
+    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
-        try:
-            os.link(draft, path)  # fails when another process was first: then its secret is the one
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise ConfigError(str(path), [f"mode is {mode:04o}; others can read this secret: chmod 600 {path}"])
-    return path.read_bytes()
+            file.flush()
+            os.fsync(descriptor)  # a key lost to a power cut makes every stored id a stranger
+        with suppress(FileExistsError):  # another process was first: then its secret is the one
+            os.link(draft, path)
+    finally:
+        Path(draft).unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
