@@ -56,7 +56,8 @@ def load(
         if name.startswith(prefix):
             key = name.removeprefix(prefix).lower()
             if key in fields:
-                values[key] = _from_text(text)
+                value = _from_text(text)
+                values[key] = text if fields[key].type is str and not isinstance(value, str) else value
             else:
                 problems.append(f"environment {name}: no such key{_nearest(key, fields)}")
     good: dict[str, Any] = {}

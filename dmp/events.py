@@ -2,7 +2,8 @@
 
 Behaviour comes from sites, apps and servers; advertising events come from our own bidder and its notices. The
 stored form is concatenated MessagePack maps, each with a `kind`; fields are extended only at the end, with
-defaults, so that a later release reads what an earlier one wrote. Unknown fields are ignored.
+defaults, so that a later release reads what an earlier one wrote. Unknown fields are ignored. The tags of a bid's
+user are a map with integer keys, which some readers have to be told to allow.
 """
 
 from collections.abc import Iterable, Iterator

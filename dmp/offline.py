@@ -179,8 +179,11 @@ def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], N
         parts.append(
             rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
         )
+    tags = pa.concat_tables(parts)
+    if not len(tags):
+        raise BadEvents(f"{used} usable events make no tag: they are too old, or records that state nothing")
     return Made(
-        pa.concat_tables(parts),
+        tags,
         used,
         unmapped={label: n for label, n in labels.items() if label not in meant},
         withheld=sum(n for label, n in labels.items() if label in meant and label not in found),

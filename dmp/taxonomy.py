@@ -94,9 +94,7 @@ _FACETS = {
     "interest": "interest",
     "interests": "interest",
     "long term interest": "interest",
-    "long-term interest": "interest",
     "intent": "intent",
-    "in-market": "intent",
     "in market": "intent",
     "purchase intent": "intent",
     "demographic": "demographic",
@@ -105,7 +103,7 @@ _FACETS = {
 
 def _normal(label: str) -> str:
     """Lower case, `&` as "and", punctuation and white space as single blanks."""
-    return " ".join(re.sub(r"[^\w-]+", " ", label.lower().replace("&", " and ")).replace("_", " ").split())
+    return " ".join(re.sub(r"[\W_]+", " ", label.lower().replace("&", " and ")).split())
 
 
 def _labels() -> dict[tuple[str, str], int]:

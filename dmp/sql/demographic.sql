@@ -3,8 +3,14 @@
 WITH stated AS (
     SELECT
         uid, gender, birth_year, time_us,
-        ROW_NUMBER() OVER (PARTITION BY uid ORDER BY CASE WHEN gender IN ('m', 'f') THEN 0 ELSE 1 END ASC, time_us DESC, gender ASC NULLS LAST) AS gender_place,
-        ROW_NUMBER() OVER (PARTITION BY uid ORDER BY CASE WHEN birth_year > 0 THEN 0 ELSE 1 END ASC, time_us DESC, birth_year ASC NULLS LAST) AS birth_place
+        ROW_NUMBER() OVER (
+            PARTITION BY uid
+            ORDER BY CASE WHEN gender IN ('m', 'f') THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST, gender ASC NULLS LAST
+        ) AS gender_place,
+        ROW_NUMBER() OVER (
+            PARTITION BY uid
+            ORDER BY CASE WHEN birth_year > 0 THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST, birth_year ASC NULLS LAST
+        ) AS birth_place
     FROM events
     WHERE kind = 'crm'
 ),

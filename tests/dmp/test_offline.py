@@ -212,9 +212,7 @@ def a_file(path, **columns):
         ({"consent": pa.array([None], pa.int32())}, "no consent"),
     ],
 )
-def test_a_broken_file_and_its_fault_are_named_and_nothing_changes(
-    standing, config, events, store, columns, told
-):
+def test_a_broken_file_and_its_fault_are_named_and_nothing_changes(standing, config, events, store, columns, told):
     a_file(events / "broken.parquet", **columns)
     with pytest.raises(BadEvents, match=told) as caught:
         offline.build(config, events, NOW_US, store)
@@ -245,6 +243,9 @@ def test_no_files_and_no_usable_events_are_told(standing, config, tmp_path, stor
     offline.write_events(tmp_path / "refused.parquet", [act(1, consent=0)])
     with pytest.raises(BadEvents, match="no usable event"):
         offline.build(config, tmp_path / "refused.parquet", NOW_US, store)
+    offline.write_events(tmp_path / "old.parquet", [act(1, days_ago=1_000, category="food"), customer(1)])
+    with pytest.raises(BadEvents, match="2 usable events make no tag"):
+        offline.build(config, tmp_path / "old.parquet", NOW_US, store, force=True)
 
 
 def test_a_build_that_lost_half_the_users_or_their_tags_is_refused_unless_forced(build, client):

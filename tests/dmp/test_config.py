@@ -1,0 +1,47 @@
+import pytest
+
+from dmp.config import DmpConfig, load
+from dmp.errors import ConfigError
+
+
+def test_without_a_file_the_defaults_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("dmp", DmpConfig, environ={}) == DmpConfig()
+
+
+def test_the_file_sets_and_the_environment_overrides(tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text('[dmp]\ndata_dir = "/data"\nport = 1\n[bidder]\nanything = 1\n')
+    found = load("dmp", DmpConfig, path, {"TAGBID_DMP_PORT": "2", "TAGBID_DMP_HOST": "::1", "TAGBID_OTHER": "x"})
+    assert found == DmpConfig(data_dir="/data", port=2, host="::1")
+
+
+def test_bare_text_in_the_environment_stays_text_where_text_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environ = {"TAGBID_DMP_DATA_DIR": "2024", "TAGBID_DMP_REDIS_URL": "redis://h:1/0"}
+    assert load("dmp", DmpConfig, environ=environ) == DmpConfig(data_dir="2024", redis_url="redis://h:1/0")
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_key(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('[dmp]\ndata_dri = "x"\nport = "eighty"\nmin_seed = 1.5\n[bider]\n')
+    with pytest.raises(ConfigError) as caught:
+        load("dmp", DmpConfig, path, {"TAGBID_DMP_HOTS": "x"})
+    message = str(caught.value)
+    assert len(caught.value.problems) == 5
+    for told in ("did you mean 'data_dir'", "port: Expected `int`", "min_seed", "'bidder'", "TAGBID_DMP_HOTS"):
+        assert told in message
+    assert "bad.toml" in message
+
+
+@pytest.mark.parametrize("text", ["[dmp", "dmp = 3", b"\xff\xfe"])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
+    path = tmp_path / "bad.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        load("dmp", DmpConfig, path, {})
+
+
+def test_a_named_file_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load("dmp", DmpConfig, tmp_path / "none.toml", {})

@@ -1,0 +1,69 @@
+import re
+from importlib.resources import files
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from dmp.engine import Engine, family_sql
+from dmp.errors import BadEvents
+
+FILES = sorted(path.name.removesuffix(".sql") for path in files("dmp").joinpath("sql").iterdir())
+COLUMNS: dict[str, tuple[str, str | None]] = {"name": ("VARCHAR", None), "n": ("BIGINT", "7")}
+
+
+@pytest.fixture
+def engine():
+    with Engine() as engine:
+        yield engine
+
+
+def test_files_of_different_columns_and_types_become_one_table(engine, tmp_path):
+    pq.write_table(pa.table({"name": ["a"], "n": pa.array([1], pa.int32()), "more": [True]}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"n": pa.array([2, None]), "name": pa.array(["b", "c"]).dictionary_encode()}), tmp_path / "b"
+    )
+    pq.write_table(pa.table({"name": ["d"]}), tmp_path / "it's.parquet")
+    engine.scan("t", [tmp_path / "a.parquet", tmp_path / "b", tmp_path / "it's.parquet"], COLUMNS)
+    rows = engine.sql("SELECT name, n, file FROM t ORDER BY name").to_pylist()
+    assert [(row["name"], row["n"]) for row in rows] == [("a", 1), ("b", 2), ("c", 7), ("d", 7)]
+    assert rows[3]["file"] == str(tmp_path / "it's.parquet")
+
+
+def test_partition_folders_add_no_columns(engine, tmp_path):
+    folder = tmp_path / "n=5"
+    folder.mkdir()
+    pq.write_table(pa.table({"name": ["a"]}), folder / "a.parquet")
+    engine.scan("t", [folder / "a.parquet"], COLUMNS)
+    assert engine.sql("SELECT n FROM t").to_pylist() == [{"n": 7}]
+
+
+def test_a_missing_column_is_named_with_its_file_and_what_there_is(engine, tmp_path):
+    pq.write_table(pa.table({"nmae": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(BadEvents, match=r"a\.parquet: column 'name' is missing; it has nmae"):
+        engine.scan("t", [tmp_path / "a.parquet"], COLUMNS)
+
+
+def test_tables_are_copied_in_and_counted(engine):
+    engine.table("t", pa.table({"x": [1, 2, 3]}))
+    assert engine.count("t") == 3
+    assert engine.create("u", "SELECT x FROM t WHERE x > 1") == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_sql_is_portable(name):
+    text = family_sql(name)
+    (query,) = sqlglot.parse(text, read="duckdb")
+    assert query is not None
+    assert query.sql("spark", unsupported_level=sqlglot.ErrorLevel.RAISE)
+    code = "\n".join(line.split("--")[0] for line in text.split("\n"))
+    orders = len(re.findall(r"\b(ASC|DESC)\b", code))
+    assert orders == len(re.findall(r"\bNULLS (FIRST|LAST)\b", code)) == len(list(query.find_all(exp.Ordered)))
+    for window in query.find_all(exp.Window):
+        assert window.args.get("order") is not None or isinstance(window.this, exp.Count), window.sql()
+    for division in query.find_all(exp.Div):
+        assert isinstance(division.right, exp.Nullif | exp.Literal), division.sql()
+    kinds = {cast.to.this for cast in query.find_all(exp.Cast)}
+    assert kinds <= {exp.DataType.Type.INT, exp.DataType.Type.BIGINT, exp.DataType.Type.TEXT, exp.DataType.Type.VARCHAR}
