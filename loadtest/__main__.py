@@ -74,6 +74,23 @@ def run_command(
     measure.publish(load, result, told, json_out, html_out)
 
 
+@app.command("bench")
+def bench_command(
+    json_out: Annotated[Path, typer.Option("--json", help="write the figures here")] = Path("var/bench/latest.json"),
+    work: Annotated[Path, typer.Option(help="folder for the servers' state; emptied first")] = Path("var/bench/work"),
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each server")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.5, help="of load in each turn")] = 4.0,
+    campaigns: Annotated[int, typer.Option(min=1, help="campaigns all servers decide about")] = 100,
+    users: Annotated[int, typer.Option(min=100, help="users with tags in the store")] = 20_000,
+) -> None:
+    """Measure the bidder against the same job done the obvious way: CPU per request, ratios, latency."""
+    from loadtest import bench
+
+    console = Console(highlight=False)
+    bench.print_tables(console, bench.run(json_out, work, rounds, seconds, campaigns, users, console))
+    console.print(f"figures in {json_out}", markup=False)
+
+
 @traffic_app.command("convert")
 def convert_command(
     source: Annotated[Path, typer.Argument(help="JSONL(.gz), a .parquet file or a folder of them")],

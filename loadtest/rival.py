@@ -5,8 +5,6 @@ A plain aiohttp application: json, one awaited redis-py MGET per request, a Pyth
 with the bidder what defines the decision (campaign file, feature definition, user records, pseudonyms, signing of
 URLs) and nothing of how the bidder is fast. On requests of the bench both make the same bids; the bench checks it.
 It answers banners and reads every rule a bench campaign may have; it is no second bidder.
-
-`python -m loadtest.rival --floor` serves the floor instead: aiohttp reading the body and answering 204.
 """
 
 import argparse
@@ -79,17 +77,19 @@ class Rival:
             return web.Response(status=400)
         if not isinstance(request, dict) or not request.get("id") or not request.get("imp"):
             return web.Response(status=400)
+        answer = await self.decide(request, http.match_info["exchange"])
+        if answer is None:
+            return web.Response(status=204)
+        return web.Response(text=json.dumps(answer), content_type="application/json")
+
+    async def decide(self, request: dict[str, Any], exchange: str) -> dict[str, Any] | None:
+        """The bid response to a request, None for no bid."""
         now_us = time.time_ns() // 1000
-        exchange = http.match_info["exchange"]
-        uid = None
         user: User | None = None
-        if may_use_ids(request):
-            uid = self.user_id(request, exchange)
-            if uid is not None:
-                values = await self.redis.mget(keys.user_keys(uid))
-                user = codec.decode_user(values, self.generation, now_us // 1_000_000)
-            else:
-                user = None
+        uid = self.user_id(request, exchange) if may_use_ids(request) else None
+        if uid is not None:
+            values = await self.redis.mget(keys.user_keys(uid))
+            user = codec.decode_user(values, self.generation, now_us // 1_000_000)
         bids = []
         for imp in request["imp"]:
             bid = self.best(request, imp, user, now_us, exchange)
@@ -97,16 +97,15 @@ class Rival:
                 bids.append(bid)
                 self.log.write(json.dumps({"bid": bid["id"], "campaign": bid["cid"], "price": bid["price"]}) + "\n")
         if not bids:
-            return web.Response(status=204)
+            return None
         seats: dict[str, list[dict[str, Any]]] = {}
         for bid in bids:
             seats.setdefault(bid.pop("seat"), []).append(bid)
-        answer = {
+        return {
             "id": request["id"],
             "cur": "USD",
             "seatbid": [{"seat": seat, "bid": of_seat} for seat, of_seat in seats.items()],
         }
-        return web.Response(text=json.dumps(answer), content_type="application/json")
 
     def user_id(self, request: dict[str, Any], exchange: str) -> bytes | None:
         user = request.get("user") or {}
@@ -315,11 +314,6 @@ def shows(creative: Creative, imp: dict[str, Any]) -> bool:
     return (creative.w, creative.h) in sizes and not set(creative.attr) & set(banner.get("battr") or ())
 
 
-async def no_content(http: web.Request) -> web.Response:
-    await http.read()
-    return web.Response(status=204)
-
-
 async def serve(application: web.Application, port: int) -> None:
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -328,35 +322,34 @@ async def serve(application: web.Application, port: int) -> None:
     await asyncio.Event().wait()
 
 
-async def run(arguments: argparse.Namespace) -> None:
-    application = web.Application(client_max_size=256 * 1024)
-    if arguments.floor:
-        application.router.add_post("/bid/{exchange}", no_content)
-    else:
-        log = Path(arguments.log).open("w")  # noqa: ASYNC230, SIM115 - opened once, lives as long as the process
-        rival = Rival(
-            load_campaigns(Path(arguments.campaigns)),
-            Path(arguments.models) if arguments.models else None,
-            pseudonym.KeyRing(pseudonym.load_key(Path(arguments.key))),
-            Store(arguments.store),
-            log,
-            b"rival signing key",
-        )
-        application.router.add_post("/bid/{exchange}", rival.bid)
-    await serve(application, arguments.port)
+def make(arguments: argparse.Namespace) -> Rival:
+    """A rival from the command line's files."""
+    return Rival(
+        load_campaigns(Path(arguments.campaigns)),
+        Path(arguments.models) if arguments.models else None,
+        pseudonym.KeyRing(pseudonym.load_key(Path(arguments.key))),
+        Store(arguments.store),
+        Path(arguments.log).open("w"),
+        b"rival signing key",
+    )
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="the bidder's yardstick")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--floor", action="store_true", help="answer 204 to everything")
-    parser.add_argument("--campaigns")
+    parser.add_argument("--campaigns", required=True)
     parser.add_argument("--models")
-    parser.add_argument("--key")
-    parser.add_argument("--store")
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--store", required=True)
     parser.add_argument("--log", default="/dev/null")
-    uvloop.run(run(parser.parse_args()))
+    return parser.parse_args()
+
+
+async def run(given: argparse.Namespace) -> None:
+    application = web.Application(client_max_size=256 * 1024)
+    application.router.add_post("/bid/{exchange}", make(given).bid)
+    await serve(application, given.port)
 
 
 if __name__ == "__main__":
-    main()
+    uvloop.run(run(arguments()))
