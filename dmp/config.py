@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -31,9 +31,9 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: str = "var"
     redis_url: str = ""
     host: str = "127.0.0.1"
-    port: int = 8100
-    max_upload_bytes: int = 2 * 1024**3
-    min_seed: int = 200
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8100
+    max_upload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 2 * 1024**3
+    min_seed: Annotated[int, msgspec.Meta(ge=1)] = 200
 
 
 def load(
@@ -60,21 +60,42 @@ def load(
                 values[key] = text if fields[key].type is str and not isinstance(value, str) else value
             else:
                 problems.append(f"environment {name}: no such key{_nearest(key, fields)}")
-    good: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            problems.append(f"[{section}] unknown key {key!r}{_nearest(key, fields)}")
-            continue
-        try:
-            good[key] = msgspec.convert(value, fields[key].type)
-        except msgspec.ValidationError as error:
-            problems.append(f"[{section}] {key}: {error}")
+    problems += _problems(values, struct, section)
     if not problems:
         try:
             return msgspec.convert(values, struct)
         except msgspec.ValidationError as error:
             problems.append(f"[{section}] {error}")
     raise ConfigError(str(path or CONFIG_FILE), problems)
+
+
+def _problems(values: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> list[str]:
+    """What is wrong in a table, each key by itself, tables in it included."""
+    problems = []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for key, value in values.items():
+        if key not in fields:
+            problems.append(f"[{where}] unknown key {key!r}{_nearest(key, fields)}")
+            continue
+        kind = fields[key].type
+        if get_origin(kind) is dict and isinstance(value, dict):  # a table of tables, or of plain values
+            member = get_args(kind)[1]
+            for name, entry in value.items():
+                if isinstance(member, type) and issubclass(member, msgspec.Struct) and isinstance(entry, dict):
+                    problems += _problems(entry, member, f"{where}.{key}.{name}")
+                else:
+                    problems += _problem(entry, member, f"[{where}.{key}] {name}")
+        else:
+            problems += _problem(value, kind, f"[{where}] {key}")
+    return problems
+
+
+def _problem(value: Any, kind: Any, where: str) -> list[str]:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return [f"{where}: {error}"]
+    return []
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -91,9 +112,10 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 def _from_text(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return found["value"] if len(found) == 1 else text
 
 
 def _nearest(key: str, known: Any) -> str:

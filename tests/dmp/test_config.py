@@ -1,3 +1,6 @@
+from typing import Annotated
+
+import msgspec
 import pytest
 
 from dmp.config import DmpConfig, load
@@ -45,3 +48,44 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
 def test_a_named_file_must_exist(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load("dmp", DmpConfig, tmp_path / "none.toml", {})
+
+
+class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    token: str = ""
+    limit: int = 0
+
+
+class Room(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    partners: dict[str, Partner] = {}
+    rates: dict[str, Annotated[float, msgspec.Meta(gt=0)]] = {}
+
+
+def test_tables_within_a_table_tell_which_one_and_which_key(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        '[bidder]\n[bidder.partners.adx]\ntokn = "geheim"\nlimit = "x"\n'
+        "[bidder.partners.zed]\nlimit = 1.5\n[bidder.rates]\nEUR = -1.0\nUSD = 1\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load("bidder", Room, path, {})
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "[bidder.partners.adx] unknown key 'tokn'; did you mean 'token'?",
+        "[bidder.partners.adx] limit",
+        "[bidder.partners.zed] limit",
+        "[bidder.rates] EUR",
+    ]
+    assert "geheim" not in str(caught.value)
+
+
+def test_tables_within_a_table_are_read_from_file_and_environment(tmp_path):
+    path = tmp_path / "good.toml"
+    path.write_text('[bidder.partners.adx]\ntoken = "t"\n')
+    found = load("bidder", Room, path, {"TAGBID_BIDDER_RATES": "{EUR = 1.1}"})
+    assert found == Room(partners={"adx": Partner("t")}, rates={"EUR": 1.1})
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "8100\nmin_seed = 1"])
+def test_numbers_out_of_range_and_smuggled_lines_are_refused(tmp_path, monkeypatch, port):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"\[dmp\] port"):
+        load("dmp", DmpConfig, environ={"TAGBID_DMP_PORT": port})
