@@ -1,7 +1,8 @@
 """The decision, pure: a request, a user, a snapshot and the time become ranked offers or a reason.
 
-Steps: currency -> request-wide rules -> per imp: rules, floor, at most `max_candidates` ads by the most they can be
-worth, one call of the forest, value, price. Nothing here reads a clock, a file, the store or a global.
+Steps: currency -> request-wide rules -> per imp: rules, floor, the `max_candidates` ads that can be worth most, one
+call of the forest, value, price; then more ads as long as one of them can be worth more than the best so far. Nothing
+here reads a clock, a file, the store or a global.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.pricing import bid_currency, floor_micros, price_micros, value_micros
 from bidder.privacy import PrivacyDecision, strip
-from bidder.scoring import score
+from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
 from bidder.view import View, context, view
 from dmp.schema import User
@@ -69,6 +70,10 @@ class Decision(Struct, frozen=True):
     contexts: tuple[Context | None, ...] = ()
     currency: str = "USD"
 
+
+MOST_SCORED = 1_000
+"""Ads scored for one imp before its best is taken for the best of all: about 0.7 ms, and no eligible ad is left out in
+portfolios where fewer than that fit."""
 
 _ORDER = {reason: i for i, reason in enumerate(Reason)}
 
@@ -171,16 +176,50 @@ def _offers(
         return (), None
     rate = rates[currency]
     floor_usd = round((floor or 0) * rate)
-    candidates = targeting.members(mask, settings.max_candidates)
-    if not deals:
-        # Ads stand by the most they can be worth: the first that cannot meet the floor ends the list.
-        bounds = snapshot.bounds
-        while candidates and bounds[candidates[-1]] + 1 < floor_usd:
-            candidates.pop()
-        if not candidates:
-            return (), None
+    limit = settings.max_candidates
+    floor_bound = 0 if deals else floor_usd - 1  # a micro for rounding; deals have floors of their own
+    candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
+    if not candidates:
+        return (), None
     where = context(seen, imp, floor_usd)
     scores = score(candidates, where, seen, snapshot)
+    offers = _priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+    while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more
+        best = offers[0].value_micros + 1 if offers else 0
+        after = candidates[-1] + 1
+        batch = _worth(targeting.members(mask >> after << after, limit), max(floor_bound, best), snapshot)
+        if not batch:
+            break
+        more = score(batch, where, seen, snapshot)
+        candidates += batch
+        scores = Scores(scores.chances + more.chances, scores.request, scores.pairs + more.pairs)
+        offers = _priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+        limit *= 2
+    return offers, where
+
+
+def _worth(candidates: list[int], least: int, snapshot: Snapshot) -> list[int]:
+    """Those that can be worth at least so much; ads stand by the most they can be worth, so they come first."""
+    bounds = snapshot.bounds
+    while candidates and bounds[candidates[-1]] < least:
+        candidates.pop()
+    return candidates
+
+
+def _priced(
+    imp_index: int,
+    candidates: list[int],
+    scores: Scores,
+    seen: View,
+    snapshot: Snapshot,
+    currency: str,
+    floor: int | None,
+    deals: Sequence[Deal] | None,
+) -> tuple[Offer, ...]:
+    """The best offers of scored candidates, at most one per campaign. floor: of the open auction, in `currency`."""
+    settings = snapshot.settings
+    rates = settings.rates
+    rate = rates[currency]
     chances = scores.chances
     by_ad = snapshot.by_ad
     values = [
@@ -225,7 +264,7 @@ def _offers(
         )
         if len(found) == settings.offers:
             break
-    return tuple(found), where
+    return tuple(found)
 
 
 def _deal(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> Deal | None:

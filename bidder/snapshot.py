@@ -18,7 +18,10 @@ from dmp import keys
 from dmp.taxonomy import tag_id
 from models import features
 from models.features import Ad
+from models.forest import sigmoid
 from models.registry import Model
+
+SLACK = 1e-12  # exp and the calibration's interpolation are monotone only up to their rounding
 
 
 class Snapshot(Struct, frozen=True):
@@ -66,7 +69,8 @@ def build(portfolio: Portfolio, model: Model | None, settings: BidderConfig, ver
     if model is not None:
         values = [features.campaign_values(model.vocabulary, ad) for ad in ads]
         masks = model.forest.campaign_masks(np.array(values))
-        most = [float(model.calibrate(np.ones(1))[0])] * len(rows)  # nothing calibrates higher than certainty
+        highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
+        most = (highest * (1 + SLACK)).tolist()
     bounds = [
         value_micros(campaign.goal, campaign.price_micros, chance)
         for (_, campaign, _), chance in zip(rows, most, strict=True)

@@ -161,6 +161,20 @@ class Forest:
         """X: float64 (n, n_campaign), the campaign features. Returns uint64 (n, trees)."""
         return self._and(np.repeat(self._full[None, :], len(X), axis=0), self._campaign, X)
 
+    def upper_bounds(self, masks: Masks) -> Floats:
+        """The most each ad can score whatever the request and the user, float64 (ads,).
+
+        masks: uint64 (ads, trees), `campaign_masks` of the ads. Per tree the largest leaf value the mask still allows,
+        summed in the order of either kernel: adding floats is monotone, so no score of theirs is above it by a bit.
+        """
+        best = np.empty(masks.shape)
+        for tree, first in enumerate(self._first_leaf.tolist()):
+            values = self._leaf_values[first : first + int(self._full[tree]).bit_length()]
+            words, positions = np.unique(masks[:, tree], return_inverse=True)  # few: ads differ in few splits
+            allowed = words[:, None] >> np.arange(len(values), dtype=np.uint64) & _ONE
+            best[:, tree] = np.where(allowed, values, -np.inf).max(axis=1)[positions]
+        return np.maximum(np.add.reduce(best, axis=1), np.add.accumulate(best, axis=1)[:, -1])
+
     def candidate_scores(
         self, request_mask: Masks, masks: Masks, candidates: list[int], pairs: list[list[float]]
     ) -> Floats:

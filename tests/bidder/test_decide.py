@@ -1,3 +1,4 @@
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ def a_model(logit: Any) -> Any:
     """A model whose raw score is a function of the pair features (k, N_PAIR): its truth is known."""
     forest = SimpleNamespace(
         campaign_masks=lambda X: np.zeros((len(X), 1), np.uint64),
+        upper_bounds=lambda masks: np.full(len(masks), np.inf),
         request_mask=lambda values: np.zeros(1, np.uint64),
         candidate_scores=lambda request, masks, candidates, pairs: logit(np.array(pairs)),
     )
@@ -183,17 +185,71 @@ def test_the_candidate_cap_never_loses_the_best(prices: list[int], limit: int, c
     assert [o.value_micros for o in few.offers[0]] == [o.value_micros for o in every.offers[0]]
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 10**7)), min_size=1, max_size=30), st.integers(1, 10))
-def test_no_ad_is_left_out_for_one_that_can_be_worth_less(ads: list[tuple[bool, int]], limit: int) -> None:
-    """With a model: candidates are the ads with the highest bounds, and no value is above its bound."""
+@functools.cache
+def a_trained_model() -> Any:
+    """A small forest over campaign, interest score and floor, in which no campaign is the best for everyone."""
+    rng = np.random.default_rng(5)
+    X = np.full((4_000, len(features.FEATURES)), np.nan)
+    campaign, interest = rng.integers(0, 30, 4_000), rng.integers(0, 101, 4_000)
+    X[:, features.NAMES.index("campaign")] = campaign
+    X[:, features.NAMES.index("interest_score")] = interest
+    X[:, features.NAMES.index("floor_micros")] = rng.integers(0, 2, 4_000) * 100_000
+    y = rng.random(4_000) < 0.02 + 0.4 * (campaign % 5 / 5) * (interest / 100)
+    data = lightgbm.Dataset(X, y, categorical_feature=list(features.CATEGORICAL))
+    booster = lightgbm.train(
+        {"objective": "binary", "verbose": -1, "num_threads": 1, "max_cat_to_onehot": 40}, data, 20
+    )
+    forest = Forest.from_model_text(booster.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
+    vocabulary = features.Vocabulary({"campaign": [f"c{i}" for i in range(30)]})
+    return SimpleNamespace(forest=forest, vocabulary=vocabulary, calibrate=lambda chances: chances, version="v")
+
+
+@given(
+    ads=st.lists(st.tuples(st.booleans(), st.integers(1, 10**6), st.booleans()), min_size=1, max_size=30),
+    limit=st.integers(1, 10),
+    interest=st.integers(0, 100),
+    floor=st.sampled_from([0.0, 0.1]),
+    at=st.sampled_from([1, 2]),
+)
+def test_with_a_model_scoring_few_ads_offers_what_scoring_all_would(
+    ads: list[tuple[bool, int, bool]], limit: int, interest: int, floor: float, at: int
+) -> None:
     campaigns = [
-        a_campaign(id=f"c{i}", goal="cpc" if cpc else "cpm", price_micros=price) for i, (cpc, price) in enumerate(ads)
+        a_campaign(
+            id=f"c{i}",
+            goal="cpc" if cpc else "cpm",
+            price_micros=price,
+            interest="interest.travel" if travel else "interest.food",
+        )
+        for i, (cpc, price, travel) in enumerate(ads)
     ]
-    made = a_snapshot(*campaigns, model=a_model(interest_logit), max_candidates=limit, offers=50)
-    assert list(made.bounds) == sorted(made.bounds, reverse=True)
-    for offer in decide(a_request(), PrivacyDecision(), NOBODY, made, NOW_US, EXCHANGE, "x").offers[0]:
-        assert offer.ad_index < limit
-        assert offer.value_micros <= made.bounds[offer.ad_index]
+    user = User(tags={tag_id("interest.travel"): interest})
+    best = []
+    for most in (limit, 1_000):
+        made = a_snapshot(*campaigns, model=a_trained_model(), max_candidates=most)
+        assert list(made.bounds) == sorted(made.bounds, reverse=True)
+        request = a_request(at=at, imp={"bidfloor": floor})
+        offers = decide(request, PrivacyDecision(), user, made, NOW_US, EXCHANGE, "x").offers[0]
+        assert all(offer.value_micros <= made.bounds[offer.ad_index] for offer in offers)
+        best.append([(offer.ad_index, offer.value_micros, offer.price_micros) for offer in offers[:1]])
+    assert best[0] == best[1]
+
+
+def test_ads_that_cannot_beat_the_best_are_not_scored() -> None:
+    scored = []
+
+    def logit(pairs: Any) -> Any:
+        scored.append(len(pairs))
+        return np.zeros(len(pairs))
+
+    sure = [a_campaign(id=f"sure{i}", price_micros=9_000_000 - i) for i in range(2)]
+    click = [a_campaign(id=f"click{i}", goal="cpc", price_micros=8_000) for i in range(10)]  # at most 8_000_000
+    made = a_snapshot(*sure, *click, model=a_model(logit), max_candidates=2)
+    decide(a_request(), PrivacyDecision(), NOBODY, made, NOW_US, EXCHANGE, "x")
+    assert scored == [2]
+    made = a_snapshot(*click, model=a_model(logit), max_candidates=2)  # half of what they can be worth
+    decide(a_request(), PrivacyDecision(), NOBODY, made, NOW_US, EXCHANGE, "x")
+    assert scored == [2, 2, 2, 4, 2]
 
 
 def test_a_floor_no_candidate_can_reach_costs_no_scoring() -> None:

@@ -151,6 +151,31 @@ def test_many_candidates_score_as_each_alone_and_several_requests_as_one_call():
     assert forest.scores(request, masks[:0], X[:0, 3:]).tolist() == []
 
 
+@pytest.mark.parametrize("name", ["numpy", "c"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), leaves=st.sampled_from([2, 7, 64]), request=st.integers(0, 3))
+def test_no_row_scores_above_the_bound_of_its_campaign_side(name, seed, leaves, request):
+    booster = trained(seed, num_leaves=leaves, min_data_in_leaf=3, trees=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_KERNEL", name)
+        forest = split_sides(booster, request, 1)
+    X = awkward(booster.model_to_string(), 5, seed)
+    masks = forest.campaign_masks(X[:, request : request + 1])
+    bounds, pairs = forest.upper_bounds(masks), X[:, request + 1 :].tolist()
+    for i, row in enumerate(X[:50]):
+        mask = forest.request_mask(row[:request].tolist())
+        assert (forest.candidate_scores(mask, masks, [i], [pairs[i]]) <= bounds[i]).all()
+
+
+def test_the_bound_is_reached_when_the_campaign_side_is_all_there_is():
+    booster = trained(6, numeric=2, categorical=1, num_leaves=15, min_data_in_leaf=3)
+    forest = split_sides(booster, 0, 3)
+    X = awkward(booster.model_to_string(), 3, 6)
+    bounds = forest.upper_bounds(forest.campaign_masks(X))
+    assert bounds.tolist() == pytest.approx(booster.predict(X, raw_score=True).tolist(), abs=1e-12)
+    assert forest.upper_bounds(forest.campaign_masks(X[:0])).tolist() == []
+
+
 def test_inputs_are_left_as_they_were():
     booster = trained(4, num_leaves=15, min_data_in_leaf=3)
     forest = split_sides(booster, 2, 1)
