@@ -26,7 +26,8 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     """What every behaviour event has.
 
     event_id: unique at its source, the key of de-duplication. uid: pseudonym. time_us: when it happened, UTC
-    microseconds. source: who reported it. consent: CONSENT_* bits; 0 may be counted but builds no profile.
+    microseconds. source: who reported it. consent: CONSENT_* bits; none unless stated, and then the event may be
+    counted but builds no profile.
     category: free or standard label of what it was about. site: domain or app bundle. value_micros: money, in
     micros of the accounting currency.
     """
@@ -35,7 +36,7 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     uid: Uid
     time_us: int
     source: str = ""
-    consent: int = CONSENT_ALL
+    consent: int = 0
     category: str = ""
     site: str = ""
     value_micros: int = 0
@@ -180,6 +181,9 @@ def kind_of(struct: type[msgspec.Struct]) -> str:
 
 KINDS: tuple[str, ...] = tuple(kind_of(member) for member in get_args(Event))
 
+MAX_RECORD_BYTES = 4 * 1024**2  # a bid with all it can log takes about 10 kB
+READ_BYTES = 1024**2
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
@@ -198,7 +202,7 @@ def decode(record: bytes) -> Event:
     """One record back; raises BadEvents when it is none."""
     try:
         return _decoder.decode(record)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEvents(f"not an event record: {error}") from None
 
 
@@ -207,10 +211,10 @@ def read(file: BinaryIO) -> Iterator[Event]:
 
     Raises BadEvents on bytes that are no record.
     """
-    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=64 * 1024**2)
+    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=MAX_RECORD_BYTES + 2 * READ_BYTES)
     start = 0
     pending = b""
-    while chunk := file.read(1 << 20):
+    while chunk := file.read(READ_BYTES):
         pending += chunk
         unpacker.feed(chunk)
         base = start
@@ -225,6 +229,8 @@ def read(file: BinaryIO) -> Iterator[Event]:
             yield decode(pending[start - base : end - base])
             start = end
         pending = pending[start - base :]
+        if len(pending) > MAX_RECORD_BYTES:  # a broken length must not pass the rest of the file off as a torn end
+            raise BadEvents(f"not event records at byte {start}: no end within {MAX_RECORD_BYTES} bytes")
 
 
 def read_file(path: Path) -> Iterator[Event]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from dmp.events import Crm, View
+from dmp.events import CONSENT_ALL, Crm, View
 from dmp.generations import TAG_COLUMNS
 
 DAY_US = 86_400_000_000
@@ -18,9 +18,10 @@ def user(n: int) -> bytes:
 
 
 def act(n, kind=View, days_ago=0.0, **fields):
-    """Something user n did; an id of its own unless told."""
+    """Something user n did, with full consent; an id of its own unless told."""
     at = NOW_US - int(days_ago * DAY_US)
-    return kind(**{"event_id": f"e{next(_counter)}", "uid": user(n), "time_us": at, "source": "test"} | fields)
+    usual = {"event_id": f"e{next(_counter)}", "uid": user(n), "time_us": at, "source": "test", "consent": CONSENT_ALL}
+    return kind(**usual | fields)
 
 
 def customer(n, days_ago=0.0, **fields):

@@ -1,4 +1,5 @@
 import io
+from contextlib import suppress
 
 import msgpack
 import msgspec
@@ -106,6 +107,26 @@ def test_a_torn_end_is_the_end_and_all_before_it_is_read(cut, chunk):
     assert list(events.read(Trickle(data))) == ALL[:complete]
 
 
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_events_with_changed_bytes_give_events_or_bad_events(changes):
+    data = bytearray(events.encode_all(ALL))
+    for at, byte in changes:
+        data[at % len(data)] = byte
+    with suppress(BadEvents):
+        for event in events.read(io.BytesIO(data)):
+            assert isinstance(event, msgspec.Struct)
+
+
+def test_text_that_is_no_utf8_and_endless_nesting_are_refused():
+    for broken in (
+        b"\x84\xa4kind\xa4view\xa8event_id\xa1\xff\xa3uid\xc4\x00\xa7time_us\x01",
+        b"\x85\xa4kind\xa4view\xa8event_id\xa1e\xa3uid\xc4\x00\xa7time_us\x01\xa1x" + b"\x91" * 100_000 + b"\xc0",
+    ):
+        for read in (events.decode, lambda data: list(events.read(io.BytesIO(data)))):
+            with pytest.raises(BadEvents):
+                read(broken)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_events_or_bad_events(data):
     try:
@@ -126,4 +147,17 @@ def test_a_broken_file_is_named(tmp_path):
     read = events.read_file(path)
     assert next(read) == FIRST
     with pytest.raises(BadEvents, match=r"bids\.mpk"):
+        next(read)
+
+
+def test_an_event_that_states_no_consent_has_none():
+    plain = msgpack.packb({"kind": "view", "event_id": "e", "uid": UID, "time_us": 1})
+    assert events.decode(plain).consent == 0
+
+
+def test_a_broken_length_does_not_pass_the_rest_of_a_file_off_as_a_torn_end():
+    rest = events.encode(FIRST) * (6 * 1024**2 // len(events.encode(FIRST)))
+    read = events.read(io.BytesIO(events.encode(FIRST) + b"\xdb\xff\xff\xff\xff" + rest))  # text of 4 GB
+    assert next(read) == FIRST
+    with pytest.raises(BadEvents, match="no end within"):
         next(read)
