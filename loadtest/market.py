@@ -1,6 +1,6 @@
 """The advertisers of the simulated world: one pay-per-click campaign in each of twelve verticals, and one audience.
 
-They differ in what a click is worth and in nothing else a comparison could trip over: every campaign has a banner
+They differ in nothing a comparison could trip over: a click is worth the same to each, every campaign has a banner
 of every size and a budget it will not use up. Each has a seat of its own, so that the exchange can offer an
 impression to one of them alone.
 """
@@ -14,6 +14,7 @@ from loadtest.world import SIZES, VERTICALS
 ADVERTISED = 12  # verticals with an advertiser; people care about the others too, and nobody sells to that
 AUDIENCE = "customers"
 AUDIENCE_VERTICAL = 0
+CLICK_MICROS = 400_000
 BUDGET_MICROS = 5_000_000_000
 
 
@@ -38,13 +39,13 @@ class Advertiser(msgspec.Struct, frozen=True):
 
 
 def advertisers() -> tuple[Advertiser, ...]:
-    """Clicks are worth $0.30 to $0.50; every third advertiser caps frequency. The last one wants look-alikes."""
+    """One for each of the first verticals, every third with a frequency cap; the last one wants look-alikes."""
     everyone = tuple(
-        Advertiser(VERTICALS[k][0].replace("_", "-"), k, 300_000 + k * 200_000 // ADVERTISED, capped=12 * (k % 3 == 0))
+        Advertiser(VERTICALS[k][0].replace("_", "-"), k, CLICK_MICROS, capped=12 * (k % 3 == 0))
         for k in range(ADVERTISED)
     )
     first = everyone[AUDIENCE_VERTICAL]
-    return (*everyone, Advertiser(first.name, first.vertical, 450_000, audience=f"{first.name}/{AUDIENCE}"))
+    return (*everyone, Advertiser(first.name, first.vertical, CLICK_MICROS, audience=f"{first.name}/{AUDIENCE}"))
 
 
 def portfolio(of: Sequence[Advertiser]) -> str:

@@ -1,10 +1,14 @@
 """What one arm earned against another on the same requests, with the standard error of the comparison.
 
 The measure is clicks per unit of spend, a ratio of two sums, and the uplift is the ratio of two such ratios. Its
-standard error comes from the delta method: to first order, log uplift is a sum over requests of
-`a_clicks/A_clicks - a_spend/A_spend - b_clicks/B_clicks + b_spend/B_spend`. Both arms saw the same requests, so what
-is common to them cancels; requests of one user are not independent, so the terms are summed per user before they
-are squared (cluster-robust variance).
+standard error comes from the delta method: to first order, the logarithm of an arm's ratio is a sum over requests
+of `clicks/all clicks - spend/all spend`. Requests of one user are not independent, so the terms are summed per user
+before they are squared (cluster-robust variance).
+
+The two arms are treated as independent although they saw the same requests. Pairing them would give a smaller error
+for the same two models on other requests; but each arm's model was learnt from a chance log with chance splits,
+which pairing does not see. In repeated worlds a pure placebo missed zero by up to six paired standard errors, and
+stayed within two of these.
 """
 
 import math
@@ -47,6 +51,9 @@ def uplift(a_clicks: Ints, a_spend: Ints, b_clicks: Ints, b_spend: Ints, users: 
         return None
     ca, sa, cb, sb = totals
     ratio = (ca / sa) / (cb / sb)
-    share = a_clicks / ca - a_spend / sa - b_clicks / cb + b_spend / sb
-    per_user = np.bincount(np.unique(users, return_inverse=True)[1], weights=share)
-    return Uplift(ratio - 1, ratio * math.sqrt(float((per_user**2).sum())))
+    owner = np.unique(users, return_inverse=True)[1]
+    variance = sum(
+        float((np.bincount(owner, weights=clicks / all_clicks - spend / all_spend) ** 2).sum())
+        for clicks, all_clicks, spend, all_spend in ((a_clicks, ca, a_spend, sa), (b_clicks, cb, b_spend, sb))
+    )
+    return Uplift(ratio - 1, ratio * math.sqrt(variance))

@@ -82,18 +82,18 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: int = 20_000
     sites: int = 200
     sparsity: float = 0.08
-    base_logit: float = -4.6
-    interest_logit: float = 2.6
+    base_logit: float = -4.5
+    interest_logit: float = 3.0
     site_logit: float = 0.8
     site_interest: float = 0.25
-    second_price: float = 0.75
+    second_price: float = 0.85
     market_cpm: float = 4.0
     market_spread: float = 0.8
-    rival_insight: float = 0.5
+    rival_insight: float = 0.3
     app_share: float = 0.35
     no_id: float = 0.05
     lmt: float = 0.03
-    tmax_ms: int = 200
+    tmax_ms: int = 250
 
 
 class People(msgspec.Struct, frozen=True):

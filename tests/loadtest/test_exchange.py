@@ -85,7 +85,7 @@ def test_the_same_requests_click_the_same_for_two_bidders_that_show_the_same_ads
 
 
 def test_a_late_bid_takes_no_part():
-    books = play(EARTH, REQUESTS, CAMPAIGNS, constant(100.0, latency_us=200_001), Notebook())
+    books = play(EARTH, REQUESTS, CAMPAIGNS, constant(100.0, latency_us=1000 * EARTH.config.tmax_ms + 1), Notebook())
     assert (books.won, books.late) == (0, 400)
 
 

@@ -17,9 +17,16 @@ def test_twice_the_clicks_for_the_same_money_is_an_uplift_of_one():
     assert uplift(one, money, half, money, np.arange(4)).value == pytest.approx(1.0)
 
 
-def test_the_same_arm_twice_has_no_uplift_and_no_error():
+def test_the_same_arm_twice_has_no_uplift():
     one, money = np.array([1, 0, 1]), np.array([5, 6, 7])
-    assert uplift(one, money, one, money, np.arange(3)) == Uplift(0.0, 0.0)
+    assert uplift(one, money, one, money, np.arange(3)).value == 0.0
+
+
+def test_the_standard_error_of_one_click_in_each_arm_is_worked_out_by_hand():
+    # log ratio of arm a: users (1 - 1/2, 0 - 1/2); of arm b: (0 - 1/2, 1 - 1/2); four squares of 1/2, ratio 1.
+    money = np.array([10, 10])
+    found = uplift(np.array([1, 0]), money, np.array([0, 1]), money, np.arange(2))
+    assert found == Uplift(0.0, 1.0)
 
 
 @pytest.mark.parametrize("hole", range(4))
@@ -31,7 +38,11 @@ def test_an_arm_without_clicks_or_spend_has_no_ratio(hole):
 
 def test_the_standard_error_is_the_spread_of_repeated_experiments():
     rng = np.random.default_rng(1)
-    results = [uplift(*arms(rng, 4_000, 0.03, 0.02)) for _ in range(300)]
+    results = []
+    for _ in range(300):
+        a_clicks, a_spend, _, _, users = arms(rng, 4_000, 0.03, 0)
+        _, _, b_clicks, b_spend, _ = arms(rng, 4_000, 0, 0.02)
+        results.append(uplift(a_clicks, a_spend, b_clicks, b_spend, users))
     values = np.array([result.value for result in results])
     stated = np.mean([result.standard_error for result in results])
     assert stated == pytest.approx(values.std(), rel=0.15)
