@@ -77,8 +77,9 @@ def build(
     if made.unmapped:
         worst = sorted(made.unmapped.items(), key=lambda item: -item[1])[:10]
         console.print(
-            f"{sum(made.unmapped.values()):,} events have a category that is no standard tag: "
-            + ", ".join(f"{label} ({n:,})" for label, n in worst)
+            f"{made.unmapped_events:,} events have a category that is no standard tag: "
+            + ", ".join(f"{label if label.isprintable() else ascii(label)} ({n:,})" for label, n in worst),
+            markup=False,  # labels come from event files
         )
     if made.withheld:
         console.print(f"{made.withheld:,} events are about sensitive subjects and make no tags")

@@ -1,5 +1,6 @@
 """Batch SQL over Parquet and Arrow on one machine: scan, table, create, sql, count, close, over DuckDB."""
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +36,8 @@ class Engine:
             schema = _schema(path)
             parts = []
             for column, (kind, default) in columns.items():
+                if schema.names.count(column) > 1:
+                    raise BadEvents(f"{path}: column {column!r} is there more than once")
                 if column in schema.names:
                     _check_type(path, column, schema.field(column).type, kind)
                     value = f'CAST("{column}" AS {kind})'
@@ -44,7 +47,7 @@ class Engine:
                 else:
                     raise BadEvents(f"{path}: column {column!r} is missing; it has {', '.join(schema.names)}")
             types = [str(schema.field(column).type) for column in columns if column in schema.names]
-            alike.setdefault((", ".join(parts), *types), []).append("'" + str(path).replace("'", "''") + "'")
+            alike.setdefault((", ".join(parts), *types), []).append(_literal(path))
         selects = [
             f"SELECT {parts}, filename AS file "  # noqa: S608 - names are ours, paths quoted
             f"FROM read_parquet([{', '.join(files_)}], filename = true, hive_partitioning = false)"
@@ -83,6 +86,11 @@ class Engine:
 def family_sql(name: str) -> str:
     """The text of `dmp/sql/<name>.sql`."""
     return files("dmp").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _literal(path: Path) -> str:
+    """A path as SQL text that stands for this one file: `a[1].parquet` would be a pattern and read `a1.parquet`."""
+    return "'" + re.sub(r"[\[*?]", r"[\g<0>]", str(path)).replace("'", "''") + "'"
 
 
 def _schema(path: Path) -> pa.Schema:

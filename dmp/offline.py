@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from dmp.store import Store, flip, generation_folder, live_generation
 FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
 MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
 MIN_USERS_KEPT = 0.5  # a build with fewer of the last one's users is more likely a lost input than a bad day
+MAX_UNMAPPED = 100  # labels told: enough to extend the taxonomy by; rare free text may be about single persons
 
 BEHAVIOUR = frozenset(map(events.kind_of, get_args(events.Behaviour)))
 EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
@@ -53,8 +55,9 @@ class Generation(msgspec.Struct, frozen=True):
 
     number: what readers compare records with. parent: the generation that was live before. inputs: event files.
     sql: {family: SHA-256 of its text}. rows: {family: tags made}. events: clean events used. unmapped: {label:
-    events} whose category is no tag. withheld: events whose category is a sensitive tag, which is never inferred.
-    drift: see `dmp.generations.drift`. written, unchanged, gone: users, as published. seconds: of the whole build.
+    events} of the `MAX_UNMAPPED` most frequent categories that are no tag; unmapped_events: of all such. withheld:
+    events whose category is a sensitive tag, which is never inferred. drift: see `dmp.generations.drift`. written,
+    unchanged, gone: users, as published. seconds: of the whole build.
     """
 
     number: int
@@ -73,6 +76,7 @@ class Generation(msgspec.Struct, frozen=True):
     gone: int
     seconds: float
     withheld: int = 0
+    unmapped_events: int = 0
 
 
 class Made(NamedTuple):
@@ -82,6 +86,7 @@ class Made(NamedTuple):
     events: int = 0
     unmapped: dict[str, int] = {}  # noqa: RUF012 - never changed
     withheld: int = 0
+    unmapped_events: int = 0
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -103,8 +108,9 @@ def build(
     now_us: as of when; later events are left out. force: publish even when the build looks unlike the last one.
     Raises BadEvents for files that cannot be read and GenerationRefused for a build that fails a check.
     """
-    paths = tuple(sorted(source.rglob("*.parquet"))) if source.is_dir() else (source,)
-    if not paths or not all(path.exists() for path in paths):
+    found = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    paths = tuple(path for path in found if path.is_file())  # other tools write folders of that name
+    if not paths:
         raise BadEvents(f"{source}: no event files (*.parquet) there")
 
     def make() -> Made:
@@ -182,10 +188,12 @@ def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], N
     tags = pa.concat_tables(parts)
     if not len(tags):
         raise BadEvents(f"{used} usable events make no tag: they are too old, or records that state nothing")
+    unmapped = Counter({label: n for label, n in sorted(labels.items()) if label not in meant})
     return Made(
         tags,
         used,
-        unmapped={label: n for label, n in labels.items() if label not in meant},
+        unmapped=dict(unmapped.most_common(MAX_UNMAPPED)),
+        unmapped_events=unmapped.total(),
         withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
     )
 
@@ -248,6 +256,7 @@ def _publish(
             rows=counts,
             unmapped=made.unmapped,
             withheld=made.withheld,
+            unmapped_events=made.unmapped_events,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

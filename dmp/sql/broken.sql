@@ -7,6 +7,7 @@ WITH faults AS (
             WHEN r.kind IS NULL THEN 'no kind'
             WHEN k.kind IS NULL THEN CONCAT('the unknown kind ', r.kind)
             WHEN r.time_us IS NULL THEN 'no time_us'
+            WHEN r.time_us < 0 THEN 'a time_us before 1970'
             WHEN r.consent IS NULL THEN 'no consent flags'
             WHEN k.behaviour AND (r.uid IS NULL OR OCTET_LENGTH(r.uid) <> 16) THEN 'a uid that is no 16-byte pseudonym'
         END AS what

@@ -1,12 +1,12 @@
 -- Events fit to build profiles from: behaviour with consent for profiling (bit 1), not from the future, each
--- (source, event_id) once. Advertising events in the same files are left out.
+-- (source, event_id) once; one copy without consent stands for all. Advertising events in the same files are left out.
 SELECT kind, uid, time_us, category, value_micros, gender, birth_year
 FROM (
     SELECT
         r.kind, r.uid, r.time_us, r.category, r.value_micros, r.gender, r.birth_year, r.consent,
         ROW_NUMBER() OVER (
             PARTITION BY r.source, r.event_id
-            ORDER BY r.time_us ASC NULLS FIRST, r.kind ASC NULLS FIRST, r.uid ASC NULLS FIRST, r.category ASC NULLS FIRST
+            ORDER BY r.consent % 2 ASC NULLS FIRST, r.time_us ASC NULLS FIRST, r.kind ASC NULLS FIRST, r.uid ASC NULLS FIRST, r.category ASC NULLS FIRST
         ) AS copy
     FROM raw_events AS r
     INNER JOIN kinds AS k ON r.kind = k.kind

@@ -40,6 +40,21 @@ def test_partition_folders_add_no_columns(engine, tmp_path):
     assert engine.sql("SELECT n FROM t").to_pylist() == [{"n": 7}]
 
 
+@pytest.mark.parametrize("name", ["a[1].parquet", "a*.parquet", "a?.parquet", "a[.parquet"])
+def test_a_file_name_is_no_pattern(engine, tmp_path, name):
+    for each in (name, "a1.parquet"):
+        pq.write_table(pa.table({"name": [each]}), tmp_path / each)
+    engine.scan("t", [tmp_path / name], COLUMNS)
+    assert engine.sql("SELECT name, file FROM t").to_pylist() == [{"name": name, "file": str(tmp_path / name)}]
+
+
+def test_a_column_that_is_there_twice_is_refused(engine, tmp_path):
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["name", "name"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(BadEvents, match=r"a\.parquet: column 'name' is there more than once"):
+        engine.scan("t", [tmp_path / "a.parquet"], COLUMNS)
+
+
 def test_a_missing_column_is_named_with_its_file_and_what_there_is(engine, tmp_path):
     pq.write_table(pa.table({"nmae": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(BadEvents, match=r"a\.parquet: column 'name' is missing; it has nmae"):

@@ -48,15 +48,16 @@ def test_tags_are_built_shown_and_rolled_back_from_the_command_line(tagbid, tmp_
     (tmp_path / "data").mkdir(mode=0o700)
     ring = KeyRing(load_key(tmp_path / "data" / "pseudonym.key"))
     alice = ring.uid("cookie", "alice")
+    label = "zorbing[/]\x1b[2J"  # neither markup nor terminal codes
     events = tmp_path / "events.parquet"
-    offline.write_events(events, [now(act(1, uid=alice, category="travel")), now(act(2, category="zorbing"))])
+    offline.write_events(events, [now(act(1, uid=alice, category="travel")), now(act(2, category=label))])
     first = tagbid("build", events, "--json")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["users"] == 2
-    offline.write_events(events, [now(act(1, uid=alice, category="food")), now(act(2, category="zorbing"))])
+    offline.write_events(events, [now(act(1, uid=alice, category="food")), now(act(2, category=label))])
     second = tagbid("build", events)
     assert second.returncode == 0, second.stderr
-    assert "zorbing (1)" in second.stdout
+    assert r"'zorbing[/]\x1b[2J' (1)" in second.stdout
     shown = json.loads(tagbid("profile", "alice", "--json").stdout)
     assert (shown["generation"], shown["tags"]["interest.food"]) == (2, 100)
     assert "generation 1 is live" in tagbid("rollback").stdout

@@ -99,7 +99,17 @@ def test_labels_of_all_kinds_meet_in_one_tag_and_the_unmapped_are_counted(build,
     )  # fmt: skip
     assert scores(client, TRAVEL, 1, 2, 3, 4, 5) == [100, 100, 100, 100, None]
     assert made.unmapped == {"zorbing": 2}
+    assert made.unmapped_events == 2
     assert made.events == 7
+
+
+def test_the_manifest_lists_only_the_most_frequent_labels_and_counts_all(build, monkeypatch):
+    """Rare free text may be about single persons."""
+    monkeypatch.setattr(offline, "MAX_UNMAPPED", 2)
+    labels = ["zorbing"] * 3 + ["apt 5, elm street"] + ["korfball"] * 2
+    made = build(act(1), *(act(2, category=label) for label in labels))
+    assert made.unmapped == {"zorbing": 3, "korfball": 2}
+    assert made.unmapped_events == 6
 
 
 def test_no_sensitive_tag_is_inferred_from_behaviour(build, client):
@@ -164,6 +174,22 @@ def test_a_repeated_event_counts_once_and_other_sources_may_use_the_same_id(buil
     assert made.events == 2
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_copy_of_an_event_without_consent_stands_for_all_its_copies(build, client, order):
+    given = act(1, category="food", days_ago=1)
+    refused = act(1, category="food", event_id=given.event_id, consent=CONSENT_MEASURE, days_ago=1 + 0.1 * order)
+    made = build(*(given, refused)[::order], act(2, category="food"))
+    assert made.events == 1
+    assert scores(client, FOOD, 1, 2) == [None, 100]
+
+
+def test_folders_named_like_event_files_are_searched(config, events, store):
+    folder = events / "day=1.parquet"
+    folder.mkdir()
+    offline.write_events(folder / "part-0.parquet", [act(1)])
+    assert offline.build(config, events, NOW_US, store).events == 1
+
+
 def test_advertising_events_in_the_same_folder_are_left_out(config, events, store):
     offline.write_events(events / "one.parquet", [act(1), act(2, Conversion)])
     click = Click(event_id="b:click", bid_id="b", imp_id="1", time_us=NOW_US, campaign="c", creative="d")
@@ -203,6 +229,8 @@ def a_file(path, **columns):
         ({"time_us": pa.array(["yesterday"])}, "'time_us' holds string"),
         ({"time_us": pa.array([NOW_US], pa.timestamp("us"))}, "'time_us' holds timestamp"),
         ({"time_us": pa.array([NOW_US], pa.uint64())}, "'time_us' holds uint64"),
+        ({"time_us": pa.array([-1])}, "a time_us before 1970"),
+        ({"time_us": pa.array([-(2**63)])}, "a time_us before 1970"),
         ({"uid": pa.array(["alice"])}, "'uid' holds string"),
         ({"category": pa.array([7])}, "'category' holds int64"),
         ({"uid": pa.array([b"short"])}, "no 16-byte pseudonym"),
