@@ -20,15 +20,17 @@ from bidder.endpoints import Endpoint
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.openrtb import BadRequest, Imp, Reason, Request
-from bidder.privacy import PrivacyDecision
+from bidder.privacy import PrivacyDecision, after_lookup
 from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy as privacy_policy
+from bidder.redact import permitted
 from bidder.serving import Serving
 from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
 from dmp.events import Bid, Event
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
-from models.features import encode_ad, encode_context
+from models.features import NAN, USER_COLUMNS, encode_ad, encode_context
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 Answer = bytes | int
@@ -65,6 +67,7 @@ class Bidder:
         self.serving = serving
         self.in_flight = 0
         self._settings = settings
+        self._policy = privacy_policy(settings)
         self._lookup = lookup
         self._budgets = budgets
         self._signer = signer
@@ -114,7 +117,7 @@ class Bidder:
         deadline_s = arrived_s + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
         if deadline_s <= time.monotonic():
             return self._nothing(Reason.NO_TIME, arrived_s)
-        privacy = decide_privacy(request, self._settings)
+        privacy = decide_privacy(request, self._policy)
         uid = user_uid(request, endpoint.name, self._ring) if privacy.use_ids else None
         if uid is not None and privacy.lookup_tags:
             resume = partial(self._resume, request, endpoint, privacy, uid, self.serving, arrived_s, deadline_s, done)
@@ -163,6 +166,10 @@ class Bidder:
         arrived_s: float,
     ) -> Answer:
         """Decide, reserve, sign, write down."""
+        narrowed = after_lookup(privacy, user)
+        if narrowed is not privacy:
+            privacy, uid, user = narrowed, None, None
+            self._counts[self._by_law] += 1
         now_us = time.time_ns() // 1000
         decision = decide(
             request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, self._no_money(serving)
@@ -199,7 +206,7 @@ class Bidder:
             if not test:
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            user if privacy.train else None)
+                            permitted(user, privacy) if privacy.train else None)
                 )  # fmt: skip
         counts = self._counts
         counts[self._bids_slot] += len(bids)
@@ -266,7 +273,14 @@ def bid_event(
     uid: Uid | None,
     user: User | None,
 ) -> Bid:
-    """The bid as the log keeps it: what was known, what was offered, and the vector the model saw."""
+    """The bid as the log keeps it: what was known, what was offered, and the vector the model saw.
+
+    user: None when nothing was known or it may not train; then the vector is without the user too (P-16, P-50).
+    """
+    row = offer.row
+    if row and user is None:
+        for column in USER_COLUMNS:
+            row[column] = NAN
     ad = serving.snapshot.ads[offer.ad_index]
     where = decision.contexts[offer.imp_index]
     model = serving.snapshot.model
@@ -287,7 +301,7 @@ def bid_event(
         at=offer.at,
         model="" if model is None else model.version,
         pctr=offer.pctr,
-        vector=struct.pack(f"<{len(offer.row)}d", *offer.row),
+        vector=struct.pack(f"<{len(row)}d", *row),
         context=b"" if where is None else encode_context(where),
         user=user,
         ad=encode_ad(ad),

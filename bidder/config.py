@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bidder.consent_cache import BYTES, ENTRIES
+from bidder.tcf_rules import Declaration, declare
 from dmp import config as files
 from dmp.errors import ConfigError
 
@@ -43,8 +45,14 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port, admin_port: 0 takes a free one. public_url: how exchanges and browsers reach us, for notice and click
     URLs; empty means `http://<host>:<port>`. campaigns: TOML portfolio. models_dir: registry root. exchanges: by
     name; a bid for a name not listed uses the defaults while `open_exchanges` is on.
-    gdpr_when_unknown: whether GDPR applies to a request that does not say (P-10). dnt_is_lmt: treat Do-Not-Track
-    as Limit-Ad-Tracking (P-31). use_tags: off looks nobody's tags up, to compare with.
+    gdpr_when_unknown: whether GDPR applies to a request that does not say (P-10). gvl_id: our id in the Global
+    Vendor List; without it every GDPR request is contextual (P-13). tcf_consent, tcf_legitimate_interest,
+    tcf_flexible: purposes as declared in that list, by basis, and those whose basis a publisher may change;
+    tcf_special_features: special features declared there. tcf_require_disclosed: whether a TC string must carry the
+    disclosed-vendors segment, `auto` = those from 2026-03-01 on (P-12). without_p2: what a GDPR request without a
+    basis for purpose 2 gets (P-16). china_when: where a user's own opt-out must be known before ids are used (P-32).
+    dnt_is_lmt: treat Do-Not-Track as Limit-Ad-Tracking (P-31). consent_cache_entries, consent_cache_bytes: bounds of
+    what is remembered of consent strings (P-05). use_tags: off looks nobody's tags up, to compare with.
     rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
     first_price_keep: share of our value bid in a first-price auction without a price landscape.
     prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
@@ -65,7 +73,17 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exchanges: dict[str, ExchangeConfig] = {}
     open_exchanges: bool = True
     gdpr_when_unknown: Literal["by_country", "always", "never"] = "by_country"
+    gvl_id: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    tcf_consent: tuple[int, ...] = ()
+    tcf_legitimate_interest: tuple[int, ...] = ()
+    tcf_flexible: tuple[int, ...] = ()
+    tcf_special_features: tuple[int, ...] = ()
+    tcf_require_disclosed: Literal["auto", "always", "never"] = "auto"
+    without_p2: Literal["contextual", "no_bid"] = "contextual"
+    china_when: Literal["by_country", "always"] = "by_country"
     dnt_is_lmt: bool = True
+    consent_cache_entries: Annotated[int, msgspec.Meta(ge=0)] = ENTRIES
+    consent_cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = BYTES
     use_tags: bool = True
     lane: bool = True
     rates: dict[str, Rate] = msgspec.field(default_factory=lambda: {"USD": 1.0})
@@ -95,9 +113,23 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> B
     return found
 
 
+def declaration(config: BidderConfig) -> Declaration:
+    """What the operator declared in the vendor list; raises ConfigError on what no vendor may declare."""
+    return declare(config.tcf_consent, config.tcf_legitimate_interest, config.tcf_flexible, config.tcf_special_features)
+
+
 def problems_of(config: BidderConfig) -> list[str]:
-    """What cannot stand together: open endpoints on a public address (S-42), a rate table without dollars."""
+    """What cannot stand together: open endpoints on a public address (S-42), a rate table without dollars, a TCF
+    declaration no vendor may make.
+    """
     problems = []
+    try:
+        declared = declaration(config)
+    except ConfigError as error:
+        problems += [f"[bidder] TCF declaration: {problem}" for problem in error.problems]
+    else:
+        if config.gvl_id is not None and not (declared.consent or declared.legitimate_interest):
+            problems.append("[bidder] gvl_id is set and no purpose is declared: copy tcf_consent from the vendor list")
     if not is_loopback(config.host):
         if config.open_exchanges:
             problems.append(

@@ -15,7 +15,8 @@ from bidder import targeting
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.pricing import bid_currency, floor_micros, price_micros, value_micros
-from bidder.privacy import PrivacyDecision, strip
+from bidder.privacy import PrivacyDecision
+from bidder.redact import permitted, strip
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
 from bidder.view import View, context, view
@@ -115,7 +116,7 @@ def decide(
         return no_bid(request, Reason.CURRENCY)
     request = strip(request, privacy)
     user = usable(user, privacy, settings)
-    seen = view(request, user, now_us, exchange, name)
+    seen = view(request, user, now_us, exchange, name, privacy.frequency_cap)
     mask, reason = targeting.eligible(snapshot.index, seen)
     if not mask:
         return no_bid(request, reason)
@@ -148,9 +149,8 @@ def decide(
 
 def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) -> User | None:
     """As much of a user's record as privacy and the operator allow; contacts alone with tags off, so that caps hold."""
-    if user is None or not privacy.personalise:
-        return None
-    return user if settings.use_tags else User(contacts=user.contacts)
+    user = permitted(user, privacy)
+    return user if user is None or settings.use_tags else User(contacts=user.contacts)
 
 
 def _imp_reason(imp: Imp) -> Reason:

@@ -10,8 +10,9 @@ from bidder import targeting
 from bidder.config import ExchangeConfig
 from bidder.decide import decide, usable
 from bidder.openrtb import Request
+from bidder.privacy import PERMISSIONS, after_lookup, policy
 from bidder.privacy import decide as decide_privacy
-from bidder.privacy import strip
+from bidder.redact import strip
 from bidder.snapshot import Snapshot
 from bidder.view import view
 from dmp.schema import User
@@ -39,11 +40,14 @@ class ImpAnswer(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True):
-    """privacy: the signals that took permissions away. user: whether user data took part."""
+    """privacy: what took permissions away, and what was only recorded. denied: the permissions taken.
+    user: whether user data took part.
+    """
 
     request: str
     reason: str
     privacy: tuple[str, ...]
+    denied: tuple[str, ...]
     user: bool
     currency: str
     imps: list[ImpAnswer]
@@ -53,10 +57,12 @@ def explain(
     request: Request, user: User | None, snapshot: Snapshot, now_us: int, exchange: ExchangeConfig, name: str
 ) -> Explanation:
     """Replay one request. user: as the store would return it; privacy decides whether it may be used."""
-    privacy = decide_privacy(request, snapshot.settings)
+    privacy = decide_privacy(request, policy(snapshot.settings))
+    if privacy.lookup_tags:
+        privacy = after_lookup(privacy, user)
     decision = decide(request, privacy, user, snapshot, now_us, exchange, name)
     user = usable(user, privacy, snapshot.settings)
-    seen = view(strip(request, privacy), user, now_us, exchange, name)
+    seen = view(strip(request, privacy), user, now_us, exchange, name, privacy.frequency_cap)
     imps = []
     for i, imp in enumerate(request.imp):
         answers = targeting.answers(snapshot.index, seen, imp)
@@ -79,15 +85,20 @@ def explain(
                 verdict = verdict or ("outbid" if decision.offers[i] else decision.reasons[i].value)
                 campaigns.append(CampaignAnswer(campaign.id, rules, verdict))
         imps.append(ImpAnswer(imp.id, decision.reasons[i].value, campaigns))
-    return Explanation(request.id, decision.reason.value, privacy.reasons, user is not None, decision.currency, imps)
+    denied = tuple(name for name in PERMISSIONS if not getattr(privacy, name))
+    return Explanation(
+        request.id, decision.reason.value, privacy.reasons, denied, user is not None, decision.currency, imps
+    )
 
 
 def show(explanation: Explanation, console: Console) -> None:
     """A table per imp: one row per campaign, what it failed, what it would have bid."""
-    signals = ", ".join(explanation.privacy) or "none"
+    reasons = ", ".join(explanation.privacy) or "nothing restricts"
+    denied = ", ".join(explanation.denied) or "nothing"
     console.print(
-        f"request {explanation.request}: [bold]{explanation.reason}[/bold]; restrictive signals: {signals}; "
-        f"user data used: {'yes' if explanation.user else 'no'}",
+        f"request {explanation.request}: [bold]{explanation.reason}[/bold]; "
+        f"user data used: {'yes' if explanation.user else 'no'}\n"
+        f"privacy: {reasons}; not permitted: {denied}",
         highlight=False,
     )
     for imp in explanation.imps:

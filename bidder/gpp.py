@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from bidder.consent_bits import MAX_LENGTH, Malformed, fibonacci, only_padding, read, unpack
-from bidder.consent_cache import Cached
 from bidder.gpp_sections import LAYOUTS, decode_us, us_privacy_opted_out
 
 TCF_EU: Final = 2
@@ -95,8 +94,3 @@ def split(gpp: str) -> dict[int, str]:
     if len(ids) != len(texts) or "" in texts:
         raise Malformed
     return dict(zip(ids, texts, strict=True))
-
-
-def reader() -> Cached[tuple[str, tuple[int, ...]], GppSignals | None]:
-    """`decode` of (string, gpp_sid), remembered by exact string and sections (P-05)."""
-    return Cached(lambda key: decode(*key))

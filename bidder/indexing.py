@@ -120,6 +120,7 @@ def build(rows: Rows) -> Index:
         audiences=_by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
         not_audiences=_by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
         caps=_caps(rows, n),
+        uncapped=_mask((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
         sizes=_by_value(([(creative.w, creative.h)] for _, creative in rows), n),
         secure=_mask((i for i, (_, creative) in enumerate(rows) if is_secure(creative)), n),
         attributes=_by_value((set(campaign.attr) | set(creative.attr) for campaign, creative in rows), n),

@@ -43,8 +43,9 @@ class Index(msgspec.Struct, frozen=True):
     rules, imp_rules: the rules in use, in the order they are asked. changes, running: from changes[i] µs on,
     running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's clock (168), by UTC
     quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user. tags: tag id -> mask
-    by score (101). caps: contact scope -> (caps, ads). open: ads that need no deal. category_owners: IAB code -> ads
-    advertised under it or under a child of it; by_category: IAB code -> ads with exactly it.
+    by score (101). caps: contact scope -> (caps, ads). uncapped: ads that may be shown uncounted. open: ads that need
+    no deal. category_owners: IAB code -> ads advertised under it or under a child of it; by_category: IAB code -> ads
+    with exactly it.
     """
 
     everything: int
@@ -88,6 +89,7 @@ class Index(msgspec.Struct, frozen=True):
     audiences: dict[int, int]
     not_audiences: dict[int, int]
     caps: dict[int, tuple[tuple[FrequencyCap, ...], int]]
+    uncapped: int
     sizes: dict[tuple[int | None, int | None], int]
     secure: int
     attributes: dict[int, int]
@@ -259,7 +261,11 @@ def audience(index: Index, seen: View) -> int:
 
 def frequency_cap(index: Index, seen: View) -> int:
     """Looks only at campaigns the user has met: a record has at most 64 entries."""
-    if seen.user is None or not seen.user.contacts:
+    if seen.user is None:
+        return index.everything
+    if not seen.counted:
+        return index.uncapped
+    if not seen.user.contacts:
         return index.everything
     met: dict[int, list[Contact]] = {}
     for contact in seen.user.contacts:

@@ -11,8 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from bidder.consent_cache import Cached
-from bidder.tcf import FEATURE_BITS, PURPOSE_BITS, TcfConsent, decode, purpose_bit, purpose_set
+from bidder.tcf import FEATURE_BITS, PURPOSE_BITS, TcfConsent, purpose_bit, purpose_set
 from dmp.errors import ConfigError
 
 RequireDisclosed = Literal["auto", "always", "never"]
@@ -160,13 +159,6 @@ def _bases(consent: TcfConsent, declared: Declaration) -> tuple[int, int]:
         by_consent & ~to_interest | to_consent & flexible,
         by_interest & ~to_consent | to_interest & flexible,
     )
-
-
-def reader(
-    vendor: int, declared: Declaration, require_disclosed: RequireDisclosed = "auto"
-) -> Cached[str, Permissions]:
-    """`permissions` of a string for our vendor, remembered by exact string (P-05)."""
-    return Cached(lambda text: permissions(decode(text, vendor), declared, require_disclosed))
 
 
 _UNUSABLE: Final = Permissions(reasons=("tcf:unusable",))

@@ -19,7 +19,7 @@ class View(Struct, frozen=True, gc=False):
     domain: lower case without "www."; bundle: as sent. categories: of site, section and page. country: ISO
     alpha-3, region "USA-CA", city "USA-new york". utc_slot: quarter hours since Monday 00:00 UTC. local_slot: hours
     since Monday 00:00 of the user's clock, -1 when that is unknown. at: 1 or 2. user: None = nothing may be or
-    could be read about the user.
+    could be read about the user. counted: whether an impression of this request will count for frequency caps.
     """
 
     request: Request
@@ -40,9 +40,12 @@ class View(Struct, frozen=True, gc=False):
     lon: float | None
     utc_slot: int
     local_slot: int
+    counted: bool = True
 
 
-def view(request: Request, user: User | None, now_us: int, exchange: ExchangeConfig, name: str) -> View:
+def view(
+    request: Request, user: User | None, now_us: int, exchange: ExchangeConfig, name: str, counted: bool = True
+) -> View:
     """Read a request that privacy has already stripped. name: the exchange's, as configured."""
     domain = bundle = ""
     categories: tuple[str, ...] = ()
@@ -94,6 +97,7 @@ def view(request: Request, user: User | None, now_us: int, exchange: ExchangeCon
         lon,
         (now_s // 900 + _EPOCH_WEEKDAY * 96) % (WEEK_HOURS * 4),
         -1 if offset is None else ((now_s + offset * 60) // 3600 + _EPOCH_WEEKDAY * 24) % WEEK_HOURS,
+        counted,
     )
 
 

@@ -101,3 +101,10 @@ def number(name: str) -> int:
     True
     """
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
+OPTED_OUT = number("!opted out")
+CHILD = number("!child")
+"""Marks in a user's audience record: no personalised advertising for this user; known to be a child. No advertiser
+can name an audience so.
+"""

@@ -10,6 +10,7 @@ from bidder.config import BidderConfig, ExchangeConfig
 from bidder.decide import Decision, decide
 from bidder.openrtb import Request
 from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy
 from bidder.snapshot import Snapshot
 from dmp.schema import NOBODY, User
 
@@ -87,5 +88,5 @@ def decision(
 ) -> Decision:
     """Decide with a snapshot of these campaigns (one plain campaign when none is given)."""
     made = a_snapshot(*(campaigns or (a_campaign(),)), **settings)
-    privacy = decide_privacy(request, made.settings)
+    privacy = decide_privacy(request, policy(made.settings))
     return decide(request, privacy, user, made, now_us, exchange, "x", made.mask_of(exhausted))

@@ -16,6 +16,7 @@ import pytest
 from bidder.config import ExchangeConfig
 from bidder.decide import decide
 from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy
 from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
@@ -50,7 +51,7 @@ def test_auction(path: Path) -> None:
     snapshot = a_snapshot(*(a_campaign(**fields) for fields in case["campaigns"]), **case.get("settings", {}))
     exchange = msgspec.convert(case.get("exchange", {}), ExchangeConfig)
     exhausted = snapshot.mask_of(case.get("exhausted", ()))
-    privacy = decide_privacy(request, snapshot.settings)
+    privacy = decide_privacy(request, policy(snapshot.settings))
     found = decide(request, privacy, user_of(case), snapshot, NOW_US, exchange, "x", exhausted)
     got: list[Any] = []
     for expected, offers, reason in zip(case["expect"], found.offers, found.reasons, strict=True):

@@ -45,7 +45,9 @@ def test_a_contextual_request_is_explained_without_the_user() -> None:
     made = a_snapshot(a_campaign(targeting={"tags": {"interest.travel": 40}}))
     user = User(tags={tag_id("interest.travel"): 50})
     found = explain(a_request(regs={"gdpr": 1}), user, made, NOW_US, EXCHANGE, "x")
-    assert (found.reason, found.privacy, found.user) == ("no_user", ("gdpr",), False)
+    assert (found.reason, found.privacy, found.user) == ("no_user", ("gdpr", "tcf:no_gvl_id"), False)
+    assert "lookup_tags" in found.denied
+    assert "bid" not in found.denied
     assert found.imps[0].campaigns[0].verdict == "no_user"
 
 

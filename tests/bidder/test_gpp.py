@@ -10,57 +10,13 @@ from hypothesis import strategies as st
 
 from bidder import tcf
 from bidder.consent_bits import Malformed
-from bidder.gpp import GppSignals, decode, reader, split
+from bidder.gpp import GppSignals, decode, split
 from bidder.gpp_sections import LAYOUTS, UsSection, decode_us, us_privacy_opted_out
+from tests.bidder.consent_strings import WEB_SAFE, header, letters, us
 
 VECTORS = [json.loads(line) for line in (Path(__file__).parent / "consent_vectors/gpp.jsonl").open()]
 WHOLE = [case["text"] for case in VECTORS if case["want"] is not None and "~" in case["text"]]
-WEB_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TC = "CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA"
-
-
-def letters(bits: str) -> str:
-    bits += "0" * (-len(bits) % 6)
-    return "".join(WEB_SAFE[int(bits[i : i + 6], 2)] for i in range(0, len(bits), 6))
-
-
-def fibonacci(number: int) -> str:
-    """As the specification's encoding recipe says it."""
-    places = [1, 2]
-    while places[-1] <= number:
-        places.append(places[-1] + places[-2])
-    code, started = "", False
-    for place in reversed(places):
-        if place <= number:
-            number -= place
-            code, started = "1" + code, True
-        elif started:
-            code = "0" + code
-    return code + "1"
-
-
-def header(*ids: int) -> str:
-    bits = f"{3:06b}{1:06b}{len(ids):012b}"
-    for before, section in zip((0, *ids), ids, strict=False):
-        bits += "0" + fibonacci(section - before)
-    return letters(bits)
-
-
-def us(section: int, second: str = "", **answers: int) -> str:
-    """One section's text with every answer 0 except those named: sale, sharing, targeted, sensitive, children."""
-    layout = LAYOUTS[section]
-    in_core = 0 if layout.second == "sensitive" else layout.sensitive
-    values = [0] * layout.before + [answers.get(name, 0) for name in layout.opt_outs]
-    values += [0] * (in_core - 1) + [answers.get("sensitive", 0)] * bool(in_core)
-    values += [answers.get("children", 0)] * bool(layout.children) + [0] * max(0, layout.children - 1)
-    values += [answers.get("after", 0)] * layout.after
-    version = 2 if section == 7 else 1
-    text = letters(f"{version:06b}" + "".join(f"{value:02b}" for value in values))
-    if second:
-        return f"{text}.{second}"
-    if layout.second == "sensitive" and "sensitive" in answers:
-        return f"{text}.{letters('00' * 7 + format(answers['sensitive'], '02b'))}"
-    return text
 
 
 def signals(section: int, **answers: int) -> GppSignals | None:
@@ -396,13 +352,3 @@ def test_20_000_damaged_strings_are_read_or_refused_and_never_raise():
 def test_no_text_at_all_raises(anything, sid):
     said = decode(anything, sid)
     assert said is None or isinstance(said, GppSignals)
-
-
-@pytest.mark.rule("P-05")
-def test_the_reader_keeps_one_answer_per_string_and_sections():
-    read = reader()
-    text = f"DBACNYA~{TC}~1YYN"
-    assert read((text, (2,))) == decode(text, (2,))
-    assert read((text, (6,))) == decode(text, (6,))
-    assert read((text, (2,))) is read(("".join(text), (2,)))
-    assert len(read) == 2

@@ -11,6 +11,7 @@ from bidder import openrtb
 from bidder.decide import decide
 from bidder.openrtb import BadRequest, Reason, decode
 from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy
 from tests.bidder.factories import EXCHANGE, NOW_US, a_body, a_campaign, a_snapshot, decision
 
 EVERY_SIZE = (
@@ -271,7 +272,8 @@ def test_every_broken_request_gets_what_is_expected_of_a_bidder(shared: Path, ev
             assert kind in {"malformed", "required-missing", "type-mismatch", "hostile"}, record["reason"]
             continue
         assert kind != "malformed", record["reason"]
-        found = decide(request, decide_privacy(request, snapshot.settings), None, snapshot, NOW_US, EXCHANGE, "x")
+        privacy = decide_privacy(request, policy(snapshot.settings))
+        found = decide(request, privacy, None, snapshot, NOW_US, EXCHANGE, "x")
         if kind in {"required-missing", "imp-unusable"}:
             usable = [imp for imp, offers in zip(json.loads(raw)["imp"], found.offers, strict=True) if offers]
             assert not usable or (kind == "imp-unusable" and len(usable) < len(found.offers)), (

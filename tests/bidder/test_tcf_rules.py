@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bidder.tcf import TcfConsent, decode, purpose_bit
-from bidder.tcf_rules import DISCLOSED_FROM_US, Declaration, Permissions, declare, permissions, reader
+from bidder.tcf_rules import DISCLOSED_FROM_US, Declaration, Permissions, declare, permissions
 from dmp.errors import ConfigError
 
 VECTORS = [json.loads(line) for line in (Path(__file__).parent / "consent_vectors/tcf.jsonl").open()]
@@ -338,12 +338,3 @@ def test_clearing_one_permission_bit_of_the_string_never_opens_anything(vendor, 
 
     assert answer(set()).use_ids
     assert_no_wider(answer(cleared | {one_more}), answer(cleared))
-
-
-@pytest.mark.rule("P-05")
-def test_the_reader_answers_as_decoding_and_ruling_do_and_decodes_a_string_once():
-    read = reader(5, OURS)
-    for case in VECTORS:
-        first = read(case["text"])
-        assert first == permissions(decode(case["text"], 5), OURS)
-        assert read("".join(case["text"])) is first
