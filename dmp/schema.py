@@ -10,7 +10,6 @@ Uid = bytes
 IdType = Literal["cookie", "device", "exchange", "email", "phone", "login", "household"]
 """What kind of identifier was hashed; part of the hash, so the same text as two kinds gives two users."""
 
-NO_SCORE = 0
 MAX_SCORE = 100
 
 
