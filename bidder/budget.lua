@@ -1,6 +1,7 @@
 -- Bring one worker's lease on one campaign day to what it asks for, as far as the budget allows.
 -- KEYS: 1 the campaign day (spend:{m<p>}:<campaign>:<day>). ARGV: 1 worker, 2 budget, 3 lease wanted in all,
--- 4 seconds until the lease expires unless renewed, 5 seconds the key is kept. Money in micros.
+-- 4 seconds until the lease expires unless renewed, 5 seconds the key is kept, 6 the lease without which a bid was
+-- refused. Money in micros.
 -- Fields: spent; l:<worker> its lease; x:<worker> when that expires. What no field holds is free for everyone, so
 -- spent + leases + free = budget whatever happens. Returns {store time in seconds, lease, spent, free}.
 local now = tonumber(redis.call('TIME')[1])
@@ -27,9 +28,9 @@ end
 local free = budget - spent - leased - mine
 local grant = wanted - mine
 if grant > 0 then
-  -- While there is plenty, leave half to the others; the last twentieth goes to whoever asks.
+  -- While there is plenty, leave half to the others unless a bid needs more; the last twentieth is for whoever asks.
   local most = free
-  if free * 20 > budget then most = math.ceil(free / 2) end
+  if free * 20 > budget then most = math.max(math.ceil(free / 2), math.min(free, tonumber(ARGV[6]) - mine)) end
   grant = math.max(0, math.min(grant, most))
 end
 mine = mine + grant

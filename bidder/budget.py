@@ -11,8 +11,9 @@ loss is booked here, else after its hold time. It is kept as one sum per second 
 at 10,000 bids a second and 10 minutes of hold a record per bid would be a gigabyte.
 
 Overspend is the sum of bills that arrive after their hold, 0 when none does. A worker that dies takes its lease out
-of play until the lease expires (`LEASE_S` + the longest hold among its bids), then it is free again: underspend for that
-long. With the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the store's, UTC.
+of play until the lease expires (`LEASE_S` + the longest hold among its bids), then it is free again: underspend for
+that long. With the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the
+store's, in UTC.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from dmp.lookup import Link, encode
 LEASE_S = 60
 DAY_S = 86_400
 KEEP_S = 8 * DAY_S
-SHARE = 50  # a lease's free part is at least this fraction of the budget
+SHARE = 10  # a lease's free part is at least this fraction of the budget
 AHEAD_S = 5.0  # and enough for this long at the present rate
 RENEW_S = 15.0
 SCRIPT = (Path(__file__).parent / "budget.lua").read_text()
@@ -81,8 +82,8 @@ class Account:
 class Budgets:
     """The budgets of one worker. worker: 8 characters, never used by another process (`tokens.Token.worker`).
 
-    hold_s: how long bids are usually held; a longer hold costs a campaign day one refused bid. Not safe to share between
-    threads.
+    hold_s: how long bids are usually held; a longer hold costs a campaign day one refused bid. Not safe to share
+    between threads.
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class Budgets:
 
     def reserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> bool:
         """Set aside what a bid can cost at most; False when there is not that much, and then nothing changes."""
-        if now_s // DAY_S != self._day:
-            self._new_day(now_s // DAY_S)
+        day = now_s // DAY_S
+        if day > self._day:
+            self._new_day(day)
         account = self._accounts.get(campaign)
-        if account is None:
+        if account is None or day < self._day:  # a clock set back over midnight: the day that is over stays over
             return False
         available = account.lease - account.pending - account.returning
         if hold_s > account.covered_s:
@@ -182,7 +184,7 @@ class Budgets:
     def tick(self, elapsed_s: float) -> None:
         """Once a second: end holds, renew and resize leases, follow the day."""
         now_s = self.now_s()
-        if now_s // DAY_S != self._day:
+        if now_s // DAY_S > self._day:
             self._new_day(now_s // DAY_S)
         self.release_expired(now_s)
         for account in self._all():
@@ -275,6 +277,7 @@ class Budgets:
         command = encode(
             verb, script, 1, keys.spend(account.campaign, account.day),
             self.worker, account.budget, wanted, self._lease_s + account.hold_s, KEEP_S,
+            account.pending + account.refused,
         )  # fmt: skip
         if not self._link.send(command, partial(self._synced, account, wanted, shrinks, account.hold_s, verb)):
             account.syncing = False

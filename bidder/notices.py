@@ -40,7 +40,7 @@ VALID_S: Mapping[Kind, int] = {
 STREAM_MAX = 250_000  # entries of one of 16 streams, about 60 MB
 SCRIPT = (Path(__file__).parent / "notices.lua").read_text()
 SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-_NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?")
+_NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?", re.ASCII)
 
 
 class Result(IntEnum):

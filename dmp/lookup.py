@@ -122,19 +122,23 @@ class _Wire(asyncio.Protocol):
 
 
 class Link:
-    """A connection to the store that renews itself. `up`: whether commands are accepted right now.
+    """A connection to the store that renews itself.
 
     url: as redis-py takes it: redis://, rediss://, unix://, with user, password and database. stall_s: how long the
     store may say nothing while asked. Every failure of a command is a `redis.exceptions.RedisError`.
     """
 
     def __init__(self, url: str, stall_s: float = 1.0) -> None:
-        self.up = False
         self.losses = 0
         self._address: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         self._stall_s = stall_s
         self._wire: _Wire | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def up(self) -> bool:
+        """Whether commands are accepted right now."""
+        return self._wire is not None and not self._wire.lost.done()
 
     async def start(self, timeout_s: float = 5.0) -> None:
         """Connect; raises TimeoutError when there is no answer in time, and keeps trying all the same."""
@@ -147,22 +151,23 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.up = False
         if self._wire is not None:
             self._wire.abort()
 
     def send(self, command: bytes, waiter: Waiter) -> bool:
         """Queue an encoded command; False (and `waiter` is never called) while the link is down."""
-        if not self.up or self._wire is None:
+        wire = self._wire
+        if wire is None or wire.lost.done():
             return False
-        self._wire.send(command, waiter)
+        wire.send(command, waiter)
         return True
 
     async def execute(self, *parts: bytes | str | int) -> Any:
         """One command and its reply. Raises redis.exceptions.RedisError."""
-        if not self.up or self._wire is None:
+        wire = self._wire
+        if wire is None or wire.lost.done():
             raise redis.exceptions.ConnectionError("the tag store does not answer")
-        return await self._ask(self._wire, parts)
+        return await self._ask(wire, parts)
 
     async def evalsha(self, sha1: str, numkeys: int, *parts: bytes | str | int) -> Any:
         """As redis-py's method of this name."""
@@ -200,7 +205,7 @@ class Link:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await self._connect(loop, wire)
                     await self._greet(wire)
-                self._wire, self.up = wire, True
+                self._wire = wire
                 connected.set()
                 pause_s = FIRST_PAUSE_S
                 await wire.lost
@@ -208,7 +213,6 @@ class Link:
             except (OSError, TimeoutError, redis.exceptions.RedisError):
                 pass  # the reason does not matter to a bid; the state shows as `up`, and as `store_up` in /metrics
             finally:
-                self.up = False
                 wire.abort()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -227,7 +231,6 @@ class Link:
             await asyncio.sleep(WATCH_S)
             wire = self._wire
             if wire is not None and wire.waiting and time.monotonic() - wire.moved > self._stall_s:
-                self.up = False
                 wire.abort()
 
 

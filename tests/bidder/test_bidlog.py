@@ -97,7 +97,7 @@ async def test_records_after_a_failure_are_written_again(tmp_path):
     directory.rmdir()
     log.put(lambda: a_bid(1))
     log.flush()
-    while log.failure is None:
+    while log.failure is None:  # noqa: ASYNC110 - set by the writer's thread
         await asyncio.sleep(0)
     directory.mkdir()
     log.put(lambda: a_bid(2))

@@ -62,8 +62,6 @@ def test_an_imp_that_asks_for_https_gets_no_plain_pixel():
 
 def test_text_that_json_escapes_does_not_break_the_pieces():
     creative = a_creative(image_url="", html='<p title="a\\u0000b">\u2028 "q" \\ \n ü</p>')
-    assert filled(adm(creative)).startswith(
-        '<a href="https://bid.example/click?t=TOKEN" target="_blank" rel="noopener"><p title="a\\u0000b">\u2028 "q" \\ \n ü</p>'
-    )
+    assert f'rel="noopener">{creative.html}</a>' in filled(adm(creative))
     assert markup(creative, URL, pixel=True).count("\x00") == 2
     assert len(ad_parts(a_campaign(), creative, URL).adm) == 3

@@ -43,7 +43,7 @@ def test_the_exposition_is_prometheus_text():
     assert r'tagbid_notices_total{kind="a\"b\\c\nd",result="counted"} 3' in text
     assert 'tagbid_bid_seconds_bucket{le="+Inf"} 2' in text
     assert "tagbid_bid_seconds_sum 0.000103" in text
-    assert float(re.search(r"^process_cpu_seconds_total (\S+)$", text, re.M)[1]) > 0
+    assert float(re.search(r"^process_cpu_seconds_total (\S+)$", text, re.MULTILINE)[1]) > 0
     assert len(re.findall("# TYPE tagbid_bid_seconds histogram", text)) == 1
     counts = [int(n) for n in re.findall(r"bid_seconds_bucket\{.*\} (\d+)", text)]
     assert counts == sorted(counts)

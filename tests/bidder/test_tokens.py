@@ -1,4 +1,3 @@
-import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
@@ -126,7 +125,7 @@ def test_the_key_is_made_once_and_the_old_one_is_kept(tmp_path):
     first = load_keys(tmp_path)
     assert load_keys(tmp_path) == first
     assert (tmp_path / "token.key").stat().st_mode & 0o777 == 0o600
-    os.rename(tmp_path / "token.key", tmp_path / "token.key.old")
+    (tmp_path / "token.key").rename(tmp_path / "token.key.old")
     rotated = load_keys(tmp_path)
     assert rotated[1:] == first
     assert rotated[0] != first[0]
