@@ -6,11 +6,8 @@ store is started by the demo itself, the commands join it.
 
 import contextlib
 import re
-import socket
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,7 +18,7 @@ from loadtest import children
 from loadtest.children import Child
 
 EXCHANGE = "demo"
-_READY = re.compile(r"^ready (\S+) admin (\S+)$", re.MULTILINE)
+_READY = re.compile(r"^ready (\S+)(?: admin (\S+))?$", re.MULTILINE)
 KEY_VARIABLE = "TAGBID_PSEUDONYM_KEY"
 
 
@@ -65,78 +62,54 @@ def store(stage: Stage) -> Iterator[Store]:
 @contextlib.contextmanager
 def bidder(stage: Stage) -> Iterator[Running]:
     """`tagbid bidder serve` on free ports, ready to answer."""
-    config = _configuration(stage, {"bidder": {**_bidder(stage), "port": "0", "admin_port": "0"}})
-    with _serve(stage, "bidder", config) as child:
-        children.wait_until(child, lambda: _READY.search(child.log.read_text()) is not None)
-        found = _READY.search(child.log.read_text())
-        assert found is not None  # noqa: S101 - waited for above
-        yield Running(found.group(1), found.group(2), child)
+    with _command(stage, "bidder", "serve") as child:
+        yield _ready(child)
 
 
 @contextlib.contextmanager
 def dmp(stage: Stage) -> Iterator[Running]:
     """`tagbid dmp serve` on a free port, ready to take seeds."""
-    port = free_port()
-    config = _configuration(stage, {"dmp": {"port": str(port)}})
-    with _serve(stage, "dmp", config) as child:
-        running = Running(f"http://127.0.0.1:{port}", "", child)
-        children.wait_until(child, lambda: answers(f"{running.url}/health"))
-        yield running
+    with _command(stage, "dmp", "serve") as child:
+        yield _ready(child)
 
 
 @contextlib.contextmanager
 def expander(stage: Stage) -> Iterator[Child]:
     """`tagbid models expand --watch`: grows audiences from seeds as they come."""
-    with _command(stage, "expander", ["models", "expand", "--watch"], _configuration(stage, {})) as child:
+    with _command(stage, "models", "expand", "--watch") as child:
         yield child
 
 
-def free_port() -> int:
-    """A port nobody listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def _command(stage: Stage, room: str, *arguments: str) -> contextlib.AbstractContextManager[Child]:
+    command = [sys.executable, "-m", room, *arguments, "--config", str(_configuration(stage))]
+    return children.started(room, command, stage.folder / f"{room}.log", {KEY_VARIABLE: stage.key.hex()})
 
 
-def answers(url: str) -> bool:
-    """Whether a GET is answered 2xx."""
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own http URL
-            return bool(200 <= answer.status < 300)
-    except (OSError, urllib.error.URLError):
-        return False
+def _ready(child: Child) -> Running:
+    """The server's URLs, once it has printed that it is ready."""
+    children.wait_until(child, lambda: _READY.search(child.log.read_text(errors="replace")) is not None)
+    found = _READY.search(child.log.read_text(errors="replace"))
+    assert found is not None  # noqa: S101 - waited for above
+    return Running(found.group(1), found.group(2) or "", child)
 
 
-def _serve(stage: Stage, room: str, config: Path) -> contextlib.AbstractContextManager[Child]:
-    return _command(stage, room, [room, "serve"], config)
-
-
-def _command(stage: Stage, name: str, arguments: list[str], config: Path) -> contextlib.AbstractContextManager[Child]:
-    command = [sys.executable, "-m", *arguments, "--config", str(config)]
-    return children.started(name, command, stage.folder / f"{name}.log", {KEY_VARIABLE: stage.key.hex()})
-
-
-def _bidder(stage: Stage) -> dict[str, str]:
-    return {
-        "campaigns": quoted(str(stage.campaigns)),
-        "models_dir": quoted(str(stage.models)),
-        "gdpr_when_unknown": '"by_country"',
-        **stage.bidder,
+def _configuration(stage: Stage) -> Path:
+    """Write the stage's `tagbid.toml`, with free ports everywhere."""
+    tables: dict[str, dict[str, str]] = {
+        "dmp": {"data_dir": quoted(str(stage.folder)), "port": "0"},
+        "models": {"models_dir": quoted(str(stage.models)), "watch_s": "0.25"},
+        "bidder": {
+            "port": "0",
+            "admin_port": "0",
+            "campaigns": quoted(str(stage.campaigns)),
+            "models_dir": quoted(str(stage.models)),
+            **stage.bidder,
+        },
     }
-
-
-def _configuration(stage: Stage, tables: Mapping[str, Mapping[str, str]]) -> Path:
-    """Write the stage's `tagbid.toml`; one for each command, since their ports differ."""
-    whole = {
-        "dmp": {"data_dir": quoted(str(stage.folder)), **tables.get("dmp", {})},
-        "models": {"models_dir": quoted(str(stage.models))},
-        "bidder": tables.get("bidder", _bidder(stage)),
-    }
-    text = "\n".join(
-        f"[{room}]\n" + "".join(f"{key} = {value}\n" for key, value in table.items()) for room, table in whole.items()
+    path = stage.folder / "tagbid.toml"
+    path.write_text(
+        "\n".join(f"[{room}]\n" + "".join(f"{k} = {v}\n" for k, v in table.items()) for room, table in tables.items())
     )
-    path = stage.folder / f"{'-'.join(tables) or 'models'}.toml"
-    path.write_text(text)
     return path
 
 
@@ -144,6 +117,6 @@ def quoted(text: str) -> str:
     r"""A TOML basic string.
 
     >>> quoted('a"b')
-    '"a\\\\"b"'
+    '"a\\"b"'
     """
     return msgspec.json.encode(text).decode()

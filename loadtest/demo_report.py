@@ -1,0 +1,201 @@
+"""What the demo found, as one table, one JSON document and one HTML page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dmp.offline import Generation
+from loadtest import report
+from loadtest.arms import Played
+from loadtest.load import Result
+from loadtest.report import Cell, Figure, Table, Tile
+from loadtest.uplift import Uplift, per_spend, uplift
+from loadtest.world import Ints
+from models.response import Report
+
+if TYPE_CHECKING:  # the demo imports this file
+    from loadtest.demo import Seed
+
+ON, OFF, PLACEBO = "tags on", "tags off", "placebo"
+WITHIN = 2.0  # standard errors a placebo may be away from none
+
+
+def assemble(
+    generation: Generation,
+    events: int,
+    seed: "Seed",
+    trained: Sequence[Report],
+    explored: Played,
+    played: Mapping[str, Played],
+    users: Ints,
+    steps: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """The report. trained: click models in the order of `played`. users: (n,) whose request each test request was."""
+    on = played[ON]
+    gain, blank = against(on, played[OFF], users), against(played[PLACEBO], played[OFF], users)
+    model = trained[0]
+    return {
+        "users": generation.users,
+        "tags": generation.tags,
+        "events": events,
+        "seed": {
+            "uploaded": seed.uploaded,
+            "matched": seed.matched,
+            "match_rate": seed.match_rate,
+            "lookalike": seed.lookalike,
+            "held_out_recall": seed.recall,
+            "lift": seed.lift,
+            "seconds_to_live": seed.seconds_to_live,
+        },
+        "model": {
+            "auc": model.metrics.auc,
+            "auc_se": model.metrics.auc_se,
+            "log_loss_gain": model.over_base.value,
+            "log_loss_gain_se": model.over_base.se,
+            "rows": sum(model.rows),
+            "clicks": sum(model.clicks),
+            "trees": model.trees,
+            "calibration": model.metrics.calibration,
+            "auc_without_users": trained[1].metrics.auc,
+            "auc_placebo": trained[2].metrics.auc,
+        },
+        "exploration": earned(explored),
+        "load": on.told,
+        "store": on.store,
+        "won": on.books.won,
+        "spend_micros": on.books.spend_micros,
+        "clicks": on.books.clicks,
+        "clicks_per_spend": per_spend(on.books.clicks, on.books.spend_micros),
+        "uplift_clicks_per_spend": None if gain is None else gain.value,
+        "uplift_standard_error": None if gain is None else gain.standard_error,
+        "placebo_uplift": None if blank is None else blank.value,
+        "placebo_standard_error": None if blank is None else blank.standard_error,
+        "placebo_within_two_errors": None if blank is None else abs(blank.errors) <= WITHIN,
+        "arms": {name: {**earned(arm), "load": arm.told} for name, arm in played.items()},
+        "steps_s": dict(steps),
+        "seconds": round(seconds, 1),
+    }
+
+
+def earned(arm: Played) -> dict[str, Any]:
+    """One arm's money. booked_micros: spend in the bidder's own books; calls: notices by answer."""
+    books = arm.books
+    return {
+        "requests": len(books.price_micros),
+        "won": books.won,
+        "spend_micros": books.spend_micros,
+        "booked_micros": arm.booked_micros,
+        "clicks": books.clicks,
+        "clicks_per_spend": per_spend(books.clicks, books.spend_micros),
+        "wins_by_campaign": {name: int((books.campaign == i).sum()) for i, name in enumerate(books.campaigns)},
+        "late": books.late,
+        "rejected": dict(books.rejected),
+        "calls": {f"{kind} {status}": count for (kind, status), count in sorted(arm.calls.items())},
+    }
+
+
+def against(arm: Played, other: Played, users: Ints) -> Uplift | None:
+    a, b = arm.books, other.books
+    return uplift(a.click, a.cost_micros, b.click, b.cost_micros, users)
+
+
+def publish(found: dict[str, Any], on: Result, out: Path, console: Console) -> None:
+    """Print the table, write both files."""
+    table = summary_table(found)
+    console.print()
+    report.print_tables(console, [table])
+    report.write_json(out / "report.json", found)
+    cards: list[Figure | Table] = [table, *report.load_figures(on), *report.load_tables(found["load"])]
+    cards += [_steps(found["steps_s"]), _campaigns(found["arms"])]
+    under = f"a simulated world of {found['users']:,} users · {found['seconds']:.0f} s from events to clicks"
+    report.write(out / "report.html", report.page("tagbid demo", under, tiles(found), cards))
+    console.print(f"{out / 'report.html'} and {out / 'report.json'}, {found['seconds']:.0f} s in all", markup=False)
+
+
+def summary_table(found: Mapping[str, Any]) -> Table:
+    """Everything the demo has to show, one column an arm."""
+    seed, model, arms = found["seed"], found["model"], list(found["arms"].values())
+    loads = [arm["load"] for arm in arms]
+
+    def each(name: str, of: Sequence[Cell]) -> tuple[Cell, ...]:
+        return (name, *of)
+
+    def only(name: str, value: Cell) -> tuple[Cell, ...]:
+        return (name, value, "", "")
+
+    recall = ", ".join(f"{share:.0%} in top {depth} %" for depth, share in seed["held_out_recall"].items())
+    rows = [
+        only("users with tags", found["users"]),
+        only("tags", f"{found['tags']:,} from {found['events']:,} events"),
+        only("seed", f"{seed['uploaded']:,} ids, about {seed['matched']:,} matched ({seed['match_rate']:.0%})"),
+        only("look-alike", f"{seed['lookalike']:,} users, live after {seed['seconds_to_live']:.0f} s"),
+        only("  hidden seed found", recall),
+        each("model AUC", [model["auc"], model["auc_without_users"], model["auc_placebo"]]),
+        only("  log-loss gain", f"{model['log_loss_gain']:.1%} ± {model['log_loss_gain_se']:.1%}"),
+        each("requests", [load["requests"] for load in loads]),
+        each("bid rate", [f"{load['bid_rate']:.1%}" for load in loads]),
+        each("wins", [arm["won"] for arm in arms]),
+        each("spend", [f"${arm['spend_micros'] / 1e6:,.2f}" for arm in arms]),
+        each("clicks", [arm["clicks"] for arm in arms]),
+        each("clicks per dollar", [arm["clicks_per_spend"] for arm in arms]),
+        (
+            "  against tags off",
+            _uplift(found["uplift_clicks_per_spend"], found["uplift_standard_error"]),
+            "",
+            _uplift(found["placebo_uplift"], found["placebo_standard_error"]),
+        ),
+    ]
+    for key, name in (("p50", "latency p50"), ("p99", "  p99"), ("p999", "  p99.9")):
+        rows.append(each(name, [_ms(load["latency_us"][key]) for load in loads]))
+    rows.append(each("server CPU per request", [f"{load['server_cpu_us_per_request']:.0f} µs" for load in loads]))
+    reasons = sorted({reason for load in loads for reason in load["no_bid_reasons"]})
+    rows += [each(f"no bid: {reason}", [load["no_bid_reasons"].get(reason, 0) for load in loads]) for reason in reasons]
+    return Table("tagbid demo", ("", *found["arms"]), rows, verdict(found))
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """The table in a sentence."""
+    if found["uplift_clicks_per_spend"] is None or found["placebo_uplift"] is None:
+        return "Too few clicks to compare the arms."
+    placebo = "is" if found["placebo_within_two_errors"] else "IS NOT"
+    booked = all(arm["spend_micros"] == arm["booked_micros"] for arm in found["arms"].values())
+    return (
+        f"± is one standard error (delta method, clustered by user). The placebo {placebo} within two of none. "
+        f"The bidder's books {'agree' if booked else 'DO NOT AGREE'} with the exchange's to the micro-dollar; "
+        f"server CPU includes notices."
+    )
+
+
+def tiles(found: Mapping[str, Any]) -> list[Tile]:
+    first = [
+        Tile("uplift, clicks per dollar", _uplift(found["uplift_clicks_per_spend"], found["uplift_standard_error"])),
+        Tile(
+            "placebo",
+            _uplift(found["placebo_uplift"], found["placebo_standard_error"]),
+            bad=found["placebo_within_two_errors"] is not True,
+        ),
+        Tile("clicks", report.show(found["clicks"])),
+        Tile("spend", f"${found['spend_micros'] / 1e6:,.2f}"),
+    ]
+    return first + report.load_tiles(found["load"])
+
+
+def _campaigns(arms: Mapping[str, Any]) -> Table:
+    names = next(iter(arms.values()))["wins_by_campaign"]
+    rows: list[tuple[Cell, ...]] = [(name, *(arm["wins_by_campaign"][name] for arm in arms.values())) for name in names]
+    return Table("Impressions by campaign", ("campaign", *arms), rows)
+
+
+def _steps(steps: Mapping[str, float]) -> Table:
+    return Table("Steps", ("step", "seconds"), list(steps.items()))
+
+
+def _uplift(value: float | None, error: float | None) -> str:
+    return "-" if value is None or error is None else f"{value:+.1%} ± {error:.1%}"
+
+
+def _ms(micros: int | None) -> str:
+    return "-" if micros is None else f"{micros / 1000:.2f} ms"
