@@ -183,7 +183,7 @@ def _offers(
         return (), None
     where = context(seen, imp, floor_usd)
     scores = score(candidates, where, seen, snapshot)
-    offers = _priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+    offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
     while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more
         best = offers[0].value_micros + 1 if offers else 0
         after = candidates[-1] + 1
@@ -193,7 +193,7 @@ def _offers(
         more = score(batch, where, seen, snapshot)
         candidates += batch
         scores = Scores(scores.chances + more.chances, scores.request, scores.pairs + more.pairs)
-        offers = _priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+        offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
         limit *= 2
     return offers, where
 
@@ -206,7 +206,7 @@ def _worth(candidates: list[int], least: int, snapshot: Snapshot) -> list[int]:
     return candidates
 
 
-def _priced(
+def priced(
     imp_index: int,
     candidates: list[int],
     scores: Scores,

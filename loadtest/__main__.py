@@ -14,6 +14,8 @@ from loadtest.config import LoadtestConfig
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Plays the exchange and the audience.")
 traffic_app = typer.Typer(no_args_is_help=True, help="OpenRTB requests in files.")
 app.add_typer(traffic_app, name="traffic")
+micro_app = typer.Typer(invoke_without_command=True, help="What each step of one bid costs, in process.")
+app.add_typer(micro_app, name="micro")
 
 
 @app.command("run")
@@ -89,6 +91,32 @@ def bench_command(
     console = Console(highlight=False)
     bench.print_tables(console, bench.run(json_out, work, rounds, seconds, campaigns, users, console))
     console.print(f"figures in {json_out}", markup=False)
+
+
+@micro_app.callback()
+def micro_command(
+    ctx: typer.Context,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the figures here too")] = None,
+    campaigns: Annotated[list[int] | None, typer.Option(min=1, help="portfolio sizes [default: 100, 1000]")] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="each does every step once")] = 15,
+) -> None:
+    """Time each step of one bid; figures are stored in var/bench/micro with commit and machine."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from loadtest import micro
+
+    micro.print_tables(Console(highlight=False), micro.run(json_out, campaigns or [100, 1_000], rounds))
+
+
+@micro_app.command("compare")
+def micro_compare_command(
+    before: Annotated[str, typer.Argument(help="a stored file, or a commit that was timed")],
+    after: Annotated[str, typer.Argument(help="likewise")],
+) -> None:
+    """Print two runs with their ratios."""
+    from loadtest import micro
+
+    micro.print_comparison(Console(highlight=False), micro.read(micro.find(before)), micro.read(micro.find(after)))
 
 
 @traffic_app.command("convert")
