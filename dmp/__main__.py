@@ -16,10 +16,10 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from dmp import config as configuration
-from dmp import keys, pseudonym, store, taxonomy
+from dmp import keys, optout, pseudonym, store, taxonomy
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
-from dmp.schema import IdType
+from dmp.schema import IdType, Uid
 
 if TYPE_CHECKING:  # loads SQLAlchemy, which only the commands that need it should wait for
     from dmp.catalogue import Catalogue
@@ -106,14 +106,7 @@ def profile(
 ) -> None:
     """Show what the bidder knows of a user right now."""
     settings_ = settings(config)
-    try:
-        kind = msgspec.convert(id_type, IdType)
-    except msgspec.ValidationError:
-        raise DmpError(f"id type {id_type!r} is none of {', '.join(IdType.__args__)}") from None  # type: ignore[attr-defined]
-    ring = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key"))
-    uid = ring.uid(kind, raw_id)
-    if uid is None:
-        raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
+    uid = _uid(settings_, raw_id, id_type)
     with store.open_store(settings_) as tags:
         client = tags.sync()
         (user,) = store.read_users(client, [uid], int(time.time()))
@@ -137,6 +130,38 @@ def profile(
         table.add_row(name, str(score))
     console.print(table)
     console.print(f"in {len(user.audiences)} audiences, {sum(c.count for c in user.contacts)} counted contacts")
+
+
+@app.command()
+def opt_out(
+    raw_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id as the site or exchange knows it.")],
+    id_type: Annotated[
+        str, typer.Option(help="cookie, device, exchange, email, phone, login or household.")
+    ] = "cookie",
+    child: Annotated[bool, typer.Option("--child", help="The user is known to be a child.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show this user no personalised advertising any more, from the next bid request on."""
+    settings_ = settings(config)
+    uid = _uid(settings_, raw_id, id_type)
+    with store.open_store(settings_) as tags:
+        (optout.clear_marks if undo else optout.set_marks)(tags.sync(), uid, {keys.CHILD if child else keys.OPTED_OUT})
+    console.print(
+        f"user {keys.text(uid).decode()} is {'no longer ' if undo else ''}{'a known child' if child else 'opted out'}"
+    )
+
+
+def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
+    """The pseudonym of an id typed by the operator."""
+    try:
+        kind = msgspec.convert(id_type, IdType)
+    except msgspec.ValidationError:
+        raise DmpError(f"id type {id_type!r} is none of {', '.join(IdType.__args__)}") from None  # type: ignore[attr-defined]
+    uid = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key")).uid(kind, raw_id)
+    if uid is None:
+        raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
+    return uid
 
 
 @app.command("taxonomy")

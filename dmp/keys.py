@@ -3,7 +3,7 @@
 | key | type | TTL | written by | holds |
 |---|---|---|---|---|
 | `prof:{u}:0`, `prof:{u}:1` | string | 30 d idle | dmp.offline | long-term tags (codec.Profile), two banks, see below |
-| `aud:{u}` | string | longest membership | dmp.audiences | audience ids with expiry |
+| `aud:{u}` | string | longest membership | dmp.audiences, dmp.optout | audience ids with expiry, marks without |
 | `fc:{u}` | string | longest live cap | bidder.contact | contact counters |
 | `seen:{u}:<event>` | string | token validity | bidder.notices | mark: this contact was counted |
 | `gen:live` | string | none | dmp.store | the live generation number |

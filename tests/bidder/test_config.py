@@ -24,6 +24,13 @@ def test_exchanges_have_settings_of_their_own(tmp_path: Path) -> None:
     assert (found.exchanges["north"].default_tmax_ms, found.exchanges["north"].margin_ms) == (80, 20)
 
 
+@pytest.mark.rule("P-13")
+def test_what_we_declared_as_a_vendor_is_a_setting(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "[bidder]\ngvl_id = 19\ntcf_consent = [1, 2, 3, 4]\ntcf_legitimate_interest = [7, 10]\n")
+    assert (found.gvl_id, found.tcf_consent, found.tcf_legitimate_interest) == (19, (1, 2, 3, 4), (7, 10))
+    assert loaded(tmp_path, "").gvl_id is None
+
+
 @pytest.mark.rule("S-42")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "bids.example"])  # noqa: S104 - what must be refused
 def test_an_open_endpoint_is_refused_on_a_public_address(tmp_path: Path, host: str) -> None:
@@ -45,6 +52,11 @@ def test_an_open_endpoint_is_refused_on_a_public_address(tmp_path: Path, host: s
         ("[bidder.rates]\nEUR = 1.1\n", "USD must be 1.0"),
         ("[bidder.rates]\nUSD = 1.0\nEUR = 0\n", "rates"),
         ("[bidder.exchanges.north]\nat_when_absent = 3\n", "at_when_absent"),
+        ("[bidder]\ngvl_id = 0\n", "gvl_id"),
+        ("[bidder]\ngvl_id = 19\n", "no purpose is declared"),
+        ("[bidder]\ntcf_consent = [1]\ntcf_legitimate_interest = [4]\n", "consent is the only basis of purpose: 4"),
+        ("[bidder]\ntcf_consent = [12]\n", "purposes are 1 to 11: 12"),
+        ('[bidder]\nwithout_p2 = "bid"\n', "without_p2"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, fragment: str) -> None:

@@ -1,3 +1,6 @@
+import math
+import struct
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -7,14 +10,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bidder import openrtb
+from bidder.bidding import bid_event
 from bidder.config import BidderConfig
+from bidder.decide import Decision, Offer
 from bidder.gpp_sections import LAYOUTS
 from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
 from dmp import keys
 from dmp.schema import NOBODY, User
+from models.features import N_CAMPAIGN, N_PAIR, N_REQUEST, USER_COLUMNS
 from tests.bidder.consent_strings import MARCH_2026_DS, VENDOR, gpp, tc, us
-from tests.bidder.factories import a_body, a_campaign, a_request, decision
+from tests.bidder.factories import a_body, a_campaign, a_request, a_snapshot, decision
 
 SETTINGS = BidderConfig()
 
@@ -498,3 +504,19 @@ def test_a_capped_campaign_does_not_bid_where_its_contacts_would_not_be_counted(
     assert decision(request, a_campaign(), **declared).reason is Reason.BID
     whole = a_request(regs={"gdpr": 1}, user={"consent": tc()})
     assert decision(whole, a_campaign(**capped), **declared).reason is Reason.BID
+
+
+@pytest.mark.rule("P-16")
+@pytest.mark.parametrize("user", [None, User(tags={1019: 80})])
+def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | None) -> None:
+    sides = ([1.0] * N_REQUEST, [2.0] * N_CAMPAIGN, [3.0] * N_PAIR)
+    offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, sides)
+    request = a_request()
+    found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
+    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()))
+    endpoint: Any = SimpleNamespace(name="x")
+    logged = bid_event("b", request, found, offer, serving, endpoint, 0, None, user)
+    blank = [column for column, value in enumerate(struct.unpack("<40d", logged.vector)) if math.isnan(value)]
+    assert blank == ([] if user is not None else list(USER_COLUMNS))
+    assert logged.user == user
+    assert not any(math.isnan(value) for value in offer.row), "the offer itself is unchanged"
