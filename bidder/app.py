@@ -20,19 +20,19 @@ from typing import Any
 import redis.exceptions
 from aiohttp import web
 
-from bidder import serving
+from bidder import budget, contact, notices, serving
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
 from bidder.config import BidderConfig
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
-from bidder.lane import MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
+from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
 from bidder.serving import Serving
 from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp.config import DmpConfig
-from dmp.errors import TagbidError
+from dmp.errors import StoreUnavailable, TagbidError
 from dmp.lookup import Link, Lookup
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store
@@ -100,12 +100,17 @@ class Service:
         public_url = settings.public_url.rstrip("/") or own_url
         seen = serving.fingerprint(settings)
         first = await asyncio.to_thread(serving.load, settings, public_url)
-        await asyncio.gather(self.lookup.start(), self.link.start())
+        try:
+            await asyncio.gather(self.lookup.start(), self.link.start())
+        except TimeoutError:
+            raise StoreUnavailable("the tag store does not answer the bidder; see that it is up and not busy") from None
         self.bidder = Bidder(
             settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
             self.bidlog.put, self.report,
         )  # fmt: skip
         self._gauges()
+        for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
+            await self.link.execute("SCRIPT", "LOAD", script)
         self.swap(first)
         await self.link.execute("PING")  # the leases asked for above have been answered
         runner = web.AppRunner(
@@ -113,6 +118,7 @@ class Service:
             access_log=None,
             handle_signals=False,
             keepalive_timeout=settings.idle_s,
+            lingering_time=LINGER_S,
             auto_decompress=False,
             max_headers=MAX_HEADERS,
             max_field_size=MAX_HEADER_BYTES,
@@ -162,10 +168,11 @@ class Service:
         while self._stack:
             await self._stack.pop()()
         self.budgets.hand_back()
-        try:
-            await self.link.execute("PING")
-        except redis.exceptions.RedisError:
-            log.warning("the tag store does not answer; unused budget is free again when its lease expires")
+        if self.budgets.accounts():
+            try:
+                await self.link.execute("PING")
+            except redis.exceptions.RedisError:
+                log.warning("the tag store does not answer; unused budget is free again when its lease expires")
         await self.lookup.close()
         await self.link.close()
         self.bidlog.close()
@@ -205,13 +212,15 @@ class Service:
 
     async def _bid(self, http: web.Request) -> web.Response:
         """The ordinary route of a bid: what the lane must equal."""
+        if http.content_length is not None and http.content_length > MAX_BODY_BYTES:
+            return self._refused(413, close=True)
         try:
             async with asyncio.timeout(self.settings.read_s):
                 received = await http.read()
         except TimeoutError:
-            return self._refused(408)
+            return self._refused(408, close=True)
         except web.HTTPRequestEntityTooLarge:
-            return self._refused(413)
+            return self._refused(413, close=True)
         arrived_s = time.monotonic()
         endpoint = self.endpoints.find(http.raw_path, http.headers.get("Authorization", "").encode())
         if isinstance(endpoint, int):
@@ -227,10 +236,11 @@ class Service:
             return web.Response(status=answer)
         return web.Response(body=answer, content_type="application/json")
 
-    def _refused(self, status: int) -> web.Response:
+    def _refused(self, status: int, close: bool = False) -> web.Response:
+        """close: the rest of the body is not wanted, so where the next request starts is not known."""
         self.metrics.counts[self.port.refused[status]] += 1
         response = web.Response(status=status)
-        if status in (408, 413):
+        if close:
             response.force_close()
         return response
 
@@ -353,9 +363,8 @@ async def serve(settings: BidderConfig, dmp: DmpConfig, store: Store, ready: Cal
             log.error("event loop: %s", context.get("message"))
 
     loop.set_exception_handler(caught)
-    urls = await service.start()
-    ready(*urls)
     try:
+        ready(*await service.start())
         await service.wait(stop)
     finally:
         await service.stop()

@@ -30,6 +30,7 @@ MAX_HEADERS = 100  # S-02
 MAX_HEADER_BYTES = 8 * 1024  # S-02, name and value
 MAX_HEAD_BYTES = 64 * 1024  # a whole request line and header block
 ANSWER_S = 15.0  # longer than any deadline: an answer still due then was lost to a defect
+LINGER_S = 2.0  # what comes after a refusal is read and dropped for so long: a reset would take the refusal along
 SWEEP_S = 0.5
 
 REASONS = {
@@ -100,7 +101,7 @@ class Port:
         self.counts = metrics.counts
         self._limits = limits
         self._closed = {
-            reason: metrics.slot("tagbid_closed_total", reason=reason) for reason in ("slow", "idle", "stuck")
+            reason: metrics.slot("tagbid_closed_total", reason=reason) for reason in ("slow", "idle", "stuck", "linger")
         }
         metrics.read("tagbid_connections", lambda: {(): float(len(self.lanes))})
 
@@ -143,8 +144,8 @@ class Lane(Protocol):
 
     __slots__ = (
         "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint", "_expect", "_fed", "_head",
-        "_headers", "_idle", "_known", "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s",
-        "_size", "_status", "_stopped_since_s", "_transport", "_url",
+        "_headers", "_idle", "_known", "_linger", "_lingers_since_s", "_old", "_parked", "_parser", "_paused",
+        "_port", "_read_since_s", "_seen_s", "_size", "_status", "_stopped_since_s", "_transport", "_url",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:
@@ -158,6 +159,8 @@ class Lane(Protocol):
         self._seen_s = 0.0
         self._read_since_s = 0.0  # when the message being read began, 0 for none
         self._stopped_since_s = 0.0  # since when the peer does not take our answers, 0 for it does
+        self._linger = False  # the last answer is out or due while the peer may still be sending
+        self._lingers_since_s = 0.0
         self._paused = False
         self._known = False  # the message being read is a bid: its first bytes said so
         self._begin()
@@ -217,6 +220,8 @@ class Lane(Protocol):
 
     def overdue(self, now_s: float, limits: Limits) -> str:
         """Why this connection should be closed now, "" for no reason."""
+        if self._lingers_since_s:
+            return "linger" if now_s - self._lingers_since_s > LINGER_S else ""
         if self._due:
             return "stuck" if now_s - self._seen_s > ANSWER_S else ""
         if self._stopped_since_s:
@@ -401,11 +406,11 @@ class Lane(Protocol):
     def _refuse(self, status: int) -> None:
         """Answer the message being read and read no further: where the next one starts is not known."""
         if not self._ended:
-            self._ended = self._idle = True
+            self._ended = self._idle = self._linger = True
             self._due.append(_Due(self, self._turned_away(status), True))
 
     def _close_after_last(self) -> None:
-        self._ended = self._idle = True
+        self._ended = self._idle = self._linger = True
         if self._due:
             self._due[-1].close = True
         elif self._transport is not None:
@@ -430,7 +435,12 @@ class Lane(Protocol):
             transport.write(b"".join(ready))
         if close:
             due.clear()
-            transport.close()
+            if self._linger and transport.can_write_eof():
+                self._lingers_since_s = self._port.clock()
+                transport.write_eof()
+                self._pause(False)
+            else:
+                transport.close()
         elif not due and self._parked:
             self._resume_parked()
         elif self._paused and not self._stopped_since_s and len(due) < MAX_PIPELINED // 2:
