@@ -3,13 +3,15 @@
 `taxonomy.csv` holds one tag a line; ids are never reused and rows only added. Columns: id, name (dotted path),
 parent (name), kind (root, group, score 0-100, quintile, fact), half_life_days (0 = no decay), ttl_days,
 sensitive (1: never inferred into by machine alone), label_en, label_zh, iab_content (IAB Content Taxonomy 1.0
-id where one fits), iab_audience (IAB Audience Taxonomy 1.1 id), aliases (`|`-separated free labels).
+id where one fits), iab_audience (IAB Audience Taxonomy 1.1 id), aliases (`|`-separated free labels), exclusive
+(group of which a user has one tag at most). `tagbid dmp taxonomy check` holds a file to these rules.
 """
 
 import csv
 import difflib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from types import MappingProxyType
 
@@ -33,6 +35,7 @@ class TagDefinition(msgspec.Struct, frozen=True):
     iab_content: str
     iab_audience: str
     aliases: tuple[str, ...]
+    exclusive: str = ""
 
 
 class UnknownTag(DmpError):
@@ -40,12 +43,17 @@ class UnknownTag(DmpError):
 
     def __init__(self, name: str) -> None:
         close = difflib.get_close_matches(name, BY_NAME, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; `tagbid dmp taxonomy` lists them"
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; `tagbid dmp taxonomy show` lists them"
         super().__init__(f"no tag {name!r} in the taxonomy{hint}")
 
 
-def _load() -> tuple[TagDefinition, ...]:
-    text = files("dmp").joinpath("taxonomy.csv").read_text(encoding="utf-8")
+def packaged() -> str:
+    """The text of the taxonomy file of this release."""
+    return files("dmp").joinpath("taxonomy.csv").read_text(encoding="utf-8")
+
+
+def parse(text: str) -> tuple[TagDefinition, ...]:
+    """The tags of a taxonomy file, in file order; ValueError or KeyError where `taxonomy_check` finds problems."""
     return tuple(
         TagDefinition(
             id=int(line["id"]),
@@ -60,12 +68,13 @@ def _load() -> tuple[TagDefinition, ...]:
             iab_content=line["iab_content"],
             iab_audience=line["iab_audience"],
             aliases=tuple(filter(None, line["aliases"].split("|"))),
+            exclusive=line["exclusive"],
         )
         for line in csv.DictReader(text.splitlines())
     )
 
 
-TAGS: tuple[TagDefinition, ...] = _load()
+TAGS: tuple[TagDefinition, ...] = parse(packaged())
 BY_NAME: Mapping[str, TagDefinition] = MappingProxyType({tag.name: tag for tag in TAGS})
 BY_ID: Mapping[int, TagDefinition] = MappingProxyType({tag.id: tag for tag in TAGS})
 INTERESTS: tuple[int, ...] = tuple(tag.id for tag in TAGS if tag.parent == "interest")
@@ -90,40 +99,74 @@ def tag_name(tag: int) -> str:
     return known.name if known else f"tag#{tag}"
 
 
-_FACETS = {
-    "interest": "interest",
+def normal(label: str) -> str:
+    r"""One width (NFKC) and case, `&` as "and", punctuation and white space as single blanks.
+
+    >>> normal("\uff26ood&Drink、Tea")
+    'food and drink tea'
+    """
+    folded = unicodedata.normalize("NFKC", label).casefold().replace("&", " and ")
+    return " ".join(re.sub(r"[\W_]+", " ", folded).split())
+
+
+_FACETS: Mapping[str, str] = {
     "interests": "interest",
     "long term interest": "interest",
-    "intent": "intent",
     "in market": "intent",
-    "purchase intent": "intent",
-    "demographic": "demographic",
+    "intent": "intent",
+    "购买意图": "intent",
+    "demographics": "demographic",
+    "人口统计": "demographic",
+    "life cycle": "lifecycle",
+    "生命周期": "lifecycle",
+    **{normal(word): tag.name for tag in TAGS if not tag.parent for word in (tag.name, tag.label_en, tag.label_zh)},
 }
 
 
-def _normal(label: str) -> str:
-    """Lower case, `&` as "and", punctuation and white space as single blanks."""
-    return " ".join(re.sub(r"[\W_]+", " ", label.lower().replace("&", " and ")).split())
+def labels_of(tag: TagDefinition) -> Iterable[str]:
+    """What a free label may be called to mean this tag: none for a root or group, which no user has.
+
+    The last part of a name counts only right under a root: deeper down it says too little ("women", "online").
+    """
+    if tag.kind in ("root", "group"):
+        return ()
+    short = (tag.name.rpartition(".")[2],) if "." not in tag.parent else ()
+    return (*short, tag.label_en, tag.label_zh, *tag.aliases)
+
+
+def facet_of(tag: TagDefinition) -> str:
+    """The root a tag stands under: "interest", "intent", "demographic" ..."""
+    return tag.name.partition(".")[0]
+
+
+def split(label: str) -> tuple[str | None, str]:
+    """(facet, the label without facet and path); (None, the whole label) without a facet that we know.
+
+    >>> split("In-market/Home/Furniture"), split("Furniture"), split("nonsense/Furniture")
+    (('intent', 'Furniture'), (None, 'Furniture'), (None, 'nonsense/Furniture'))
+    """
+    head, slash, rest = label.partition("/")
+    facet = _FACETS.get(normal(head)) if slash else None
+    return (None, label) if facet is None else (facet, rest.rpartition("/")[2])
 
 
 def _labels() -> dict[tuple[str, str], int]:
     """{(facet, normalised label): tag id}; the first tag in file order keeps a label that two would claim."""
     found: dict[tuple[str, str], int] = {}
     for tag in TAGS:
-        facet = tag.name.partition(".")[0]
-        for label in (tag.name.rpartition(".")[2], tag.label_en, tag.label_zh, *tag.aliases):
-            found.setdefault((facet, _normal(label)), tag.id)
+        for label in labels_of(tag):
+            found.setdefault((facet_of(tag), normal(label)), tag.id)
     return found
 
 
-_LABELS = _labels()
+LABELS: Mapping[tuple[str, str], int] = MappingProxyType(_labels())
 
 
 def find(label: str) -> int | None:
     """The tag that a free label stands for, or None.
 
-    A label is a tag's name, its last part, an English or Chinese label or an alias, in any case and punctuation;
-    it may start with a facet and a slash. Without a facet an interest is meant.
+    A label is a tag's name, its last part, an English or Chinese label or an alias, in any width, case and
+    punctuation; it may start with a facet and a slash. Without a facet an interest is meant, else a demographic.
 
     >>> tag_name(find("In-market/Beauty& Personal Care"))
     'intent.beauty'
@@ -132,10 +175,10 @@ def find(label: str) -> int | None:
     >>> find("no such thing") is None
     True
     """
-    if label in BY_NAME:
-        return BY_NAME[label].id
-    head, slash, rest = label.partition("/")
-    facet = _FACETS.get(_normal(head)) if slash else None
+    named = BY_NAME.get(label)
+    if named is not None and named.kind not in ("root", "group"):
+        return named.id
+    facet, rest = split(label)
     if facet is None:
-        return _LABELS.get(("interest", _normal(label))) or _LABELS.get(("demographic", _normal(label)))
-    return _LABELS.get((facet, _normal(rest.rpartition("/")[2])))
+        return LABELS.get(("interest", normal(rest))) or LABELS.get(("demographic", normal(rest)))
+    return LABELS.get((facet, normal(rest)))

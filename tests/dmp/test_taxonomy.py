@@ -2,6 +2,7 @@ import csv
 import re
 from hashlib import sha256
 
+import pyarrow.parquet as pq
 import pytest
 
 from dmp import taxonomy
@@ -55,6 +56,52 @@ def test_published_ids_never_change():
     """Stored profiles hold these numbers. A new tag is a new line and a new hash here; no line above it changes."""
     lines = "".join(f"{tag.id} {tag.name}\n" for tag in sorted(TAGS, key=lambda tag: tag.id) if tag.id <= 2037)
     assert sha256(lines.encode()).hexdigest() == "0bfbc6a2680b9bcf8d6a320e157c2ab9eca45da00daf65283fa57b77dc30b04c"
+
+
+def test_published_ids_of_the_full_tree_never_change():
+    lines = "".join(f"{tag.id} {tag.name}\n" for tag in sorted(TAGS, key=lambda tag: tag.id) if tag.id <= 6059)
+    assert sha256(lines.encode()).hexdigest() == "f1307b86c429c31f375fb53d3926ed35868ab9bce165235879b6533ce0b09cb5"
+
+
+def test_the_tree_speaks_of_every_side_of_a_user():
+    leaves = [tag for tag in TAGS if tag.kind not in ("root", "group")]
+    assert len(leaves) >= 300
+    assert {taxonomy.facet_of(tag) for tag in leaves} >= {
+        "demographic", "location", "device", "interest", "intent", "power", "brand", "channel", "time", "lifecycle",
+        "content", "media",
+    }  # fmt: skip
+    assert all(any("\u4e00" <= letter <= "\u9fff" for letter in tag.label_zh) for tag in TAGS)
+
+
+def test_interests_of_the_first_level_are_the_thirty_seven_verticals():
+    assert tuple(range(1001, 1038)) == INTERESTS
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("\uff34ravel", "interest.travel"),
+        ("兴趣/旅游", "interest.travel"),
+        ("购买意向/新车", "intent.automotive.new_car"),
+        ("Life-cycle/lost", "lifecycle.lost"),
+        ("Device/iPhone", "device.brand.apple"),
+        ("Family Travel", "interest.travel.family"),
+        ("women", "demographic.gender.female"),
+        ("online", None),
+        ("lost", None),
+        ("Interest", None),
+        ("demographic.gender", None),
+    ],
+)
+def test_facets_and_widths_lead_to_a_tag_and_a_bare_word_of_the_deeper_tree_does_not(label, name):
+    found = find(label)
+    assert (None if found is None else tag_name(found)) == name
+
+
+def test_the_own_labels_of_every_tag_find_it_within_its_facet():
+    for tag in TAGS:
+        for label in taxonomy.labels_of(tag):
+            assert find(f"{taxonomy.facet_of(tag)}/{label}") == tag.id, (tag.name, label)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -121,4 +168,33 @@ def test_no_alias_is_claimed_by_two_interests():
     for tag in TAGS:
         if tag.parent == "interest":
             for label in (tag.label_en, tag.label_zh, *tag.aliases):
-                assert claims.setdefault(taxonomy._normal(label), tag.name) == tag.name
+                assert claims.setdefault(taxonomy.normal(label), tag.name) == tag.name
+
+
+def test_audience_ids_are_ids_of_the_iab_taxonomy_under_the_same_facet(shared):
+    path = shared / "taxonomy" / "audience_taxonomies" / "audience_taxonomy_1.1.tsv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        known = {row[1].strip(): [cell.strip(" *") for cell in row[4:10] if cell.strip()] for row in rows}
+    roots = {"interest": "Interest", "intent": "Purchase Intent", "demographic": "Demographic"}
+    for tag in TAGS:
+        if tag.iab_audience:
+            path_of = known[tag.iab_audience]
+            assert path_of[0] == roots.get(taxonomy.facet_of(tag), path_of[0]), tag.name
+    named = {
+        "interest.travel": "Travel", "interest.pets.dogs": "Dogs", "interest.gaming.esports": "eSports",
+        "intent.finance.mortgage": "Mortgage Lenders and Brokers", "demographic.marital.married": "Married",
+        "intent.automotive.new_car": "New Vehicles", "interest.real_estate.renting": "Real Estate Renting and Leasing",
+        "demographic.work.retired": "Retired", "intent.technology.phone_plan": "Mobile Phone Plans",
+    }  # fmt: skip
+    for name, last in named.items():
+        assert known[BY_NAME[name].iab_audience][-1] == last
+
+
+def test_most_user_tags_of_the_ipinyou_log_have_an_alias(shared):
+    path = shared / "data" / "ipinyou_log" / "user_profile_tags.parquet"
+    if not path.exists():
+        pytest.skip("needs ../shared/data/ipinyou_log")
+    names = pq.read_table(path)["name"].to_pylist()
+    assert len(names) >= 40
+    assert sum(find(name) is not None for name in names) >= 0.9 * len(names)
