@@ -33,6 +33,7 @@ from models.features import Ad, Context
 
 PRIOR_CTR = 0.001
 KEEP = 0.85
+MAX_PRICE_MICROS = 100_000_000
 MAX_CANDIDATES = 50
 HOUR_US = 3_600_000_000
 DEVICES = {"mobile": (1, 4, 5), "phone": (4,), "tablet": (5,), "desktop": (2,), "tv": (3, 7)}
@@ -153,7 +154,7 @@ class Rival:
         for value, _, campaign, creative in sorted(ranked, key=lambda entry: entry[:2], reverse=True):
             if value < floor:
                 return None
-            price = max(floor, round(value * KEEP if context.at == 1 else value))
+            price = min(MAX_PRICE_MICROS, max(floor, round(value * KEEP if context.at == 1 else value)))
             if price <= 0 or self.budget[campaign.id] < price:
                 continue
             self.budget[campaign.id] -= price

@@ -71,7 +71,7 @@ def portfolio(scenario: Scenario, campaigns: int) -> str:
         if not len(chosen):
             chosen = rng.integers(sites, size=1)
         per_click = rng.random() < 0.34
-        price = int(rng.integers(400_000, 900_000) if per_click else rng.integers(2_000_000, 6_000_000))
+        price = int(rng.integers(60_000, 200_000) if per_click else rng.integers(2_000_000, 6_000_000))
         targeting = [
             "countries = ['USA']",
             f"domains = {[names[s] for s in chosen]}",
