@@ -119,6 +119,23 @@ def micro_compare_command(
     micro.print_comparison(Console(highlight=False), micro.read(micro.find(before)), micro.read(micro.find(after)))
 
 
+@app.command("demo")
+def demo_command(
+    data: Annotated[Path | None, typer.Option(help="folder of real logs to play instead of a simulated world")] = None,
+    out: Annotated[Path, typer.Option(help="where reports and everything made on the way go")] = Path("var/demo"),
+) -> None:
+    """Everything in one command: events, tags, a click model, a seed, bids, and what they earned."""
+    console = Console(highlight=False)
+    if data is None:
+        from loadtest import demo
+
+        demo.run(out, console)
+    else:
+        from loadtest import demo_data
+
+        demo_data.run(data, out, console)
+
+
 @traffic_app.command("convert")
 def convert_command(
     source: Annotated[Path, typer.Argument(help="JSONL(.gz), a .parquet file or a folder of them")],

@@ -45,7 +45,7 @@ from models.response import Report
 
 CLICK_WAIT_US = 60_000_000  # simulated users click at once
 AUDIENCE_TIMEOUT_S = 60.0
-EXPLORE_CTR = 0.03  # assumed without a model; high enough to win most of what is looked at
+EXPLORE_CTR = 0.05  # assumed without a model; high enough to win most of what is looked at
 FOREVER_S = 0
 
 
@@ -56,8 +56,8 @@ class Scale(msgspec.Struct, frozen=True):
     """
 
     users: int = 20_000
-    collect: int = 36_000
-    test: int = 15_000
+    collect: int = 32_000
+    test: int = 14_000
     rate: float = 1_000.0
     batch: int = 6_000
     seed_users: int = 1_200

@@ -1,7 +1,7 @@
 """The advertisers of the simulated world: one pay-per-click campaign in each of twelve verticals, and one audience.
 
-They differ in nothing a comparison could trip over: a click is worth the same to each, every campaign has a banner
-of every size and a budget it will not use up. Each has a seat of its own, so that the exchange can offer an
+They differ in nothing a comparison could trip over: a click is worth the same to each, all have the
+same banner sizes and a budget they will not use up. Each has a seat of its own, so that the exchange can offer an
 impression to one of them alone.
 """
 
@@ -14,7 +14,8 @@ from loadtest.world import SIZES, VERTICALS
 ADVERTISED = 12  # verticals with an advertiser; people care about the others too, and nobody sells to that
 AUDIENCE = "customers"
 AUDIENCE_VERTICAL = 0
-CLICK_MICROS = 400_000
+CLICK_MICROS = 250_000
+BANNERS = SIZES[:-1]  # nobody made a skyscraper
 BUDGET_MICROS = 5_000_000_000
 
 
@@ -72,7 +73,7 @@ def _campaign(advertiser: Advertiser) -> str:
         lines.append(f"caps = [{{ limit = {advertiser.capped}, window_s = 86_400 }}]")
     if advertiser.audience:
         lines.append(f'targeting = {{ audiences = ["{advertiser.audience}"] }}')
-    for width, height, *_ in SIZES:
+    for width, height, *_ in BANNERS:
         lines += [
             "",
             "[[campaign.creatives]]",

@@ -50,9 +50,10 @@ AGES: tuple[str, ...] = ("18_24", "25_34", "35_44", "45_54", "55_64", "65_plus")
 SIZES: tuple[tuple[int, int, float, float], ...] = (
     (300, 250, 0.45, 0.15),
     (728, 90, 0.25, -0.15),
-    (320, 50, 0.20, -0.25),
+    (320, 50, 0.17, -0.25),
     (300, 600, 0.06, 0.35),
     (970, 250, 0.04, 0.25),
+    (160, 600, 0.03, -0.1),
 )
 """(width, height, share of requests, effect on the log-odds of a click)."""
 _PLACES: tuple[tuple[str, str, int, float], ...] = (
@@ -86,9 +87,9 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interest_logit: float = 3.0
     site_logit: float = 0.8
     site_interest: float = 0.25
-    second_price: float = 0.85
-    market_cpm: float = 4.0
-    market_spread: float = 0.8
+    second_price: float = 0.88
+    market_cpm: float = 6.0
+    market_spread: float = 0.4
     rival_insight: float = 0.3
     app_share: float = 0.35
     no_id: float = 0.05
@@ -190,7 +191,7 @@ def draw_requests(world: World, n: int, stream: str, hour_utc: int = 12) -> Requ
     strict = sites.strict[site]
     level = np.log(config.market_cpm) + sites.price[site] + config.rival_insight * appeal
     rival = np.exp(level + rng.normal(0, config.market_spread, n))
-    floor = np.exp(np.log(0.4) + sites.price[site] + strict * 1.8)
+    floor = np.exp(np.log(0.4) + sites.price[site] + strict * 3.2)
     return Requests(
         stream=stream,
         user=user,

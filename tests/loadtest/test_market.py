@@ -1,6 +1,6 @@
 from bidder import campaigns
 from loadtest import market
-from loadtest.world import SIZES, VERTICALS
+from loadtest.world import VERTICALS
 
 
 def test_the_campaign_file_is_one_the_bidder_takes(tmp_path):
@@ -8,7 +8,7 @@ def test_the_campaign_file_is_one_the_bidder_takes(tmp_path):
     path.write_text(market.portfolio(market.advertisers()))
     portfolio = campaigns.load(path)
     assert [c.id for c in portfolio.campaigns] == [a.campaign for a in market.advertisers()]
-    assert all(len(c.creatives) == len(SIZES) for c in portfolio.campaigns)
+    assert all(len(c.creatives) == len(market.BANNERS) for c in portfolio.campaigns)
 
 
 def test_every_advertiser_sells_what_its_ads_speak_to_and_has_a_seat_of_its_own():
