@@ -84,18 +84,30 @@ static inline const uint64_t *row_of(const Side *side, Py_ssize_t feature, doubl
     return (const uint64_t *)side->table.buf + rows[offsets[feature] + low] * side->trees;
 }
 
-/* AND the rows of all used features of a list of floats into mask[trees]; -1 and an error set when they do not fit. */
-static int fold(const Side *side, PyObject *values, uint64_t *mask) {
+/* AND the rows of all used features of a list of floats into mask[trees]; -1 and an error set when they do not fit.
+   Four rows at a time, because reading and writing the mask for each costs as much as the rows do. */
+static int fold(const Side *side, PyObject *values, uint64_t *restrict mask) {
     if (!PyList_Check(values) || PyList_GET_SIZE(values) != side->n_values) {
         PyErr_Format(PyExc_ValueError, "a list of %zd floats is needed", side->n_values);
         return -1;
     }
     const Py_ssize_t *columns = side->columns.buf;
+    const Py_ssize_t trees = side->trees;
+    const uint64_t *four[4];
+    int found = 0;
     for (Py_ssize_t f = 0; f < side->used; f++) {
         double value = PyFloat_AsDouble(PyList_GET_ITEM(values, columns[f]));
         if (value == -1.0 && PyErr_Occurred()) return -1;
-        const uint64_t *row = row_of(side, f, value);
-        for (Py_ssize_t t = 0; t < side->trees; t++) mask[t] &= row[t];
+        four[found++] = row_of(side, f, value);
+        if (found == 4) {
+            const uint64_t *restrict a = four[0], *restrict b = four[1], *restrict c = four[2], *restrict d = four[3];
+            for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= a[t] & b[t] & c[t] & d[t];
+            found = 0;
+        }
+    }
+    while (found) {
+        const uint64_t *restrict row = four[--found];
+        for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= row[t];
     }
     return 0;
 }
