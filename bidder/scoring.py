@@ -27,6 +27,6 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     user = seen.user if snapshot.settings.use_tags else None
     request = features.request_values(model.vocabulary, where, user, seen.now_us)
     ads = snapshot.ads
-    pairs = [features.pair_values(ads[i], where, user, seen.now_us) for i in candidates]
+    pairs = features.pair_rows([ads[i] for i in candidates], where, user, seen.now_us)
     raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
     return Scores(model.calibrate(sigmoid(raw)).tolist(), request, pairs)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmp import keys
-from dmp.schema import User
+from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 
 NAN = math.nan
@@ -236,12 +236,17 @@ def _categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, 
     )
 
 
+_INTEREST_RANK = {tag: rank for rank, tag in enumerate(INTERESTS)}
+
+
 def top_interest(tags: Mapping[int, int]) -> int:
     """The interest tag with the highest score (first in the taxonomy on a tie), 0 when there is none."""
-    get = tags.get
-    scores = [get(interest, 0) for interest in INTERESTS]
-    best = max(scores)
-    return INTERESTS[scores.index(best)] if best else 0
+    best = found = 0
+    for tag in tags.keys() & _INTEREST_RANK.keys():
+        score = tags[tag]
+        if score > best or (score == best and found and _INTEREST_RANK[tag] < _INTEREST_RANK[found]):
+            best, found = score, tag
+    return found
 
 
 def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
@@ -322,56 +327,59 @@ _scope = lru_cache(maxsize=65_536)(keys.number)
 
 
 def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
-    """The N_PAIR features of one candidate: how ad and user, ad and page fit together.
+    """The N_PAIR features of one ad: `pair_rows` of it alone."""
+    return pair_rows((ad,), context, user, now_us)[0]
+
+
+def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: int) -> list[list[float]]:
+    """The N_PAIR features of each candidate of a request: how ad and user, ad and page fit together.
 
     Scores are 0-100. Contact windows cover the running clock hour and the whole hours that touch the window.
+    category_match: 1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown.
     """
-    match = _category_match(context.category, ad.category)
-    if user is None:
-        return [*_NO_USER_PAIR, match]
-    tags = user.tags
-    total = strongest = 0
-    if tags:
+    page = context.category
+    top = page.partition("-")[0]
+    get, audiences = (NOBODY.tags.get, NOBODY.audiences) if user is None else (user.tags.get, user.audiences)
+    met = _met(user.contacts, now_us // HOUR_US) if user is not None and user.contacts else {}
+    rows = []
+    for ad in ads:
+        category = ad.category
+        if not page or not category:
+            match = NAN
+        elif page == category:
+            match = 1.0
+        else:
+            match = 0.5 if category.partition("-")[0] == top else 0.0
+        if user is None:
+            rows.append([*_NO_USER_PAIR, match])
+            continue
+        total = strongest = 0
         for tag in ad.target_tags:
-            if tag in tags:
-                score = tags[tag]
-                total += score
-                if score > strongest:
-                    strongest = score
-    day = week = 0
-    last = -1
-    if user.contacts:
-        scope, hour_now = _scope(ad.campaign), now_us // HOUR_US
-        for contact in user.contacts:
-            if contact.scope == scope:
-                if contact.hour > last:
-                    last = contact.hour
-                if contact.hour >= hour_now - 168:
-                    week += contact.count
-                    if contact.hour >= hour_now - 24:
-                        day += contact.count
-        age = float(hour_now - last) if last >= 0 else NAN
-    else:
-        age = NAN
-    return [
-        float(tags.get(ad.interest, 0)),
-        float(total),
-        float(strongest),
-        float(len(ad.audiences & user.audiences)) if ad.audiences else 0.0,
-        float(day),
-        float(week),
-        age,
-        match,
-    ]
+            score = get(tag, 0)
+            total += score
+            if score > strongest:
+                strongest = score
+        day, week, age = met.get(_scope(ad.campaign), _NEVER) if met else _NEVER
+        inside = float(len(ad.audiences & audiences)) if ad.audiences else 0.0
+        rows.append([float(get(ad.interest, 0)), float(total), float(strongest), inside, day, week, age, match])
+    return rows
 
 
-def _category_match(page: str, ad: str) -> float:
-    """1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown."""
-    if not page or not ad:
-        return NAN
-    if page == ad:
-        return 1.0
-    return 0.5 if page.partition("-")[0] == ad.partition("-")[0] else 0.0
+_NEVER = (0.0, 0.0, NAN)
+
+
+def _met(contacts: Iterable[Contact], hour_now: int) -> dict[int, tuple[float, float, float]]:
+    """{scope: (shown in 24 hours, shown in 7 days, hours since last shown)} of everything a user was shown."""
+    met: dict[int, tuple[float, float, float]] = {}
+    for contact in contacts:
+        day, week, age = met.get(contact.scope, _NEVER)
+        ago = float(hour_now - contact.hour)
+        if ago <= 168:
+            week += contact.count
+            if ago <= 24:
+                day += contact.count
+        met[contact.scope] = day, week, min(ago, age)  # in this order NaN loses
+    return met
 
 
 def row(vocabulary: Vocabulary, context: Context, user: User | None, ad: Ad, now_us: int) -> list[float]:

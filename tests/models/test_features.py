@@ -149,3 +149,52 @@ def test_an_ad_survives_the_bid_log_and_older_bytes_still_read():
 
 def test_the_signature_of_version_one_stands():
     assert f.SIGNATURE == "288b64e95a0c1214e53fe1719123a083"
+
+
+CONTACTS = st.builds(
+    Contact,
+    scope=st.sampled_from([keys.number("spring"), keys.number("autumn"), 7]),
+    hour=st.integers(HOUR - 200, HOUR + 1),
+    count=st.integers(1, 5),
+)
+
+
+@given(
+    st.lists(CONTACTS, max_size=8),
+    st.dictionaries(st.sampled_from([TRAVEL, SPORTS, 1]), st.integers(0, 100)),
+    st.sampled_from(["", "IAB20", "IAB20-3", "IAB9"]),
+)
+def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, category):
+    ads = (AD, Ad("autumn", "autumn-300", category="IAB9", interest=SPORTS), Ad("never", "never-300"))
+    context = Context(category=category)
+    rows = f.pair_rows(ads, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW)
+    matches = {
+        "spring": {"": f.NAN, "IAB20": 1.0, "IAB20-3": 0.5, "IAB9": 0.0},
+        "autumn": {"": f.NAN, "IAB20": 0.0, "IAB20-3": 0.0, "IAB9": 1.0},
+        "never": dict.fromkeys(["", "IAB20", "IAB20-3", "IAB9"], f.NAN),
+    }
+    for ad, row in zip(ads, rows, strict=True):
+        own = [c for c in contacts if c.scope == keys.number(ad.campaign)]
+        scores = [tags.get(tag, 0) for tag in ad.target_tags]
+        assert same(
+            row,
+            [
+                tags.get(ad.interest, 0),
+                sum(scores),
+                max(scores, default=0),
+                1 if ad is AD else 0,
+                sum(c.count for c in own if c.hour >= HOUR - 24),
+                sum(c.count for c in own if c.hour >= HOUR - 168),
+                HOUR - max(c.hour for c in own) if own else f.NAN,
+                matches[ad.campaign][category],
+            ],
+        )
+        assert same(row, f.pair_values(ad, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW))
+    assert all(same(row[:-1], [f.NAN] * 7) for row in f.pair_rows(ads, context, None, NOW))
+
+
+@given(st.dictionaries(st.sampled_from([*INTERESTS[:5], tag_id("rfm.recency.2")]), st.integers(0, 3)))
+def test_the_top_interest_is_the_first_of_the_highest_score(tags):
+    best = max((tags.get(interest, 0) for interest in INTERESTS), default=0)
+    expected = next((interest for interest in INTERESTS if best and tags.get(interest, 0) == best), 0)
+    assert f.top_interest(tags) == expected
