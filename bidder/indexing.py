@@ -273,7 +273,7 @@ def _scores(rows: Sequence[dict[str, int]], n: int) -> dict[int, tuple[int, ...]
     return found
 
 
-def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int]]:
+def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int, int]]:
     bits: dict[int, list[int]] = {}
     caps: dict[int, tuple[FrequencyCap, ...]] = {}
     for bit, (campaign, _) in enumerate(rows):
@@ -281,4 +281,6 @@ def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int]]
             scope = keys.number(campaign.id)
             bits.setdefault(scope, []).append(bit)
             caps[scope] = campaign.caps
-    return {scope: (caps[scope], _mask(found, n)) for scope, found in bits.items()}
+    return {
+        scope: (caps[scope], min(cap.limit for cap in caps[scope]), _mask(found, n)) for scope, found in bits.items()
+    }

@@ -18,7 +18,6 @@ from bidder.contact import over_cap
 from bidder.geo import km_between
 from bidder.openrtb import Deal, Imp, Reason
 from bidder.view import View, keywords
-from dmp.schema import Contact
 
 
 class AnyOf(msgspec.Struct, frozen=True):
@@ -43,9 +42,9 @@ class Index(msgspec.Struct, frozen=True):
     rules, imp_rules: the rules in use, in the order they are asked. changes, running: from changes[i] µs on,
     running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's clock (168), by UTC
     quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user. tags: tag id -> mask
-    by score (101). caps: contact scope -> (caps, ads). uncapped: ads that may be shown uncounted. open: ads that need
-    no deal. category_owners: IAB code -> ads advertised under it or under a child of it; by_category: IAB code -> ads
-    with exactly it.
+    by score (101). caps: contact scope -> (caps, their least limit, ads). uncapped: ads that may be shown uncounted.
+    open: ads that need no deal. category_owners: IAB code -> ads advertised under it or under a child of it;
+    by_category: IAB code -> ads with exactly it.
     """
 
     everything: int
@@ -88,7 +87,7 @@ class Index(msgspec.Struct, frozen=True):
     audiences_free: int
     audiences: dict[int, int]
     not_audiences: dict[int, int]
-    caps: dict[int, tuple[tuple[FrequencyCap, ...], int]]
+    caps: dict[int, tuple[tuple[FrequencyCap, ...], int, int]]
     uncapped: int
     sizes: dict[tuple[int | None, int | None], int]
     secure: int
@@ -267,14 +266,16 @@ def frequency_cap(index: Index, seen: View) -> int:
         return index.uncapped
     if not seen.user.contacts:
         return index.everything
-    met: dict[int, list[Contact]] = {}
-    for contact in seen.user.contacts:
+    contacts = seen.user.contacts
+    met: dict[int, int] = {}
+    for contact in contacts:
         if contact.scope in index.caps:
-            met.setdefault(contact.scope, []).append(contact)
+            met[contact.scope] = met.get(contact.scope, 0) + contact.count
     capped = 0
-    for scope, contacts in met.items():
-        caps, ads = index.caps[scope]
-        if over_cap(caps, contacts, seen.now_us):
+    for scope, shown in met.items():
+        caps, least, ads = index.caps[scope]
+        # Hardly anyone was shown a campaign so often, in whatever time, that a window has to be looked at.
+        if shown >= least and over_cap(caps, [contact for contact in contacts if contact.scope == scope], seen.now_us):
             capped |= ads
     return index.everything & ~capped
 
