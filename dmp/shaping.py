@@ -1,0 +1,255 @@
+"""A chunk of a raw log -> typed events and rejected rows, by one SQL statement made from the mapping.
+
+Raw ids are turned into pseudonyms before anything else sees the rows: the SQL engine gets pseudonyms only, and may
+not spill to disk (P-60).
+"""
+
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmp import events
+from dmp.logs import Chunk
+from dmp.mapping import EPOCH_UNITS, Field, Mapping, value_columns
+from dmp.offline import BEHAVIOUR
+from dmp.pseudonym import KeyRing
+from dmp.schema import Uid
+
+MAX_TEXT_CHARS = 512  # of an event id, category or site
+MAX_VALUE_MICROS = 10**15  # a billion of the currency: a unit mistaken, not a purchase
+FUTURE_SKEW_US = 300_000_000  # clocks of different machines agree to five minutes
+OLDEST_BIRTH_YEAR = 1900
+CACHED_IDS = 1 << 19  # about 100 MB
+
+EVENT_SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("kind", pa.string()),
+        ("uid", pa.binary(16)),
+        ("time_us", pa.int64()),
+        ("consent", pa.int32()),
+        ("source", pa.string()),
+        ("category", pa.string()),
+        ("site", pa.string()),
+        ("value_micros", pa.int64()),
+        ("gender", pa.string()),
+        ("birth_year", pa.int32()),
+        ("content", pa.uint64()),
+    ]
+)
+"""Columns of an event file: those `dmp.offline` reads, the site, and half the MD5 of all else, which tells copies."""
+
+_DOMAIN = "^(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/@?#]*@)?([^/:?#]+)"
+
+
+class Shaped(NamedTuple):
+    """events: EVENT_SCHEMA. bad: {row number: reason} of rows no event of which is in `events`. uids: {row number:
+    pseudonym} of bad rows whose id is usable.
+    """
+
+    events: pa.Table
+    bad: dict[int, str]
+    uids: dict[int, Uid]
+
+
+class Shaper:
+    """The prepared statement, the key and the pseudonyms made so far; one for a run."""
+
+    def __init__(self, mapping: Mapping, ring: KeyRing) -> None:
+        self._mapping = mapping
+        self._ring = ring
+        self._known: dict[tuple[str, str], Uid | None] = {}
+        self._db = duckdb.connect()
+        for setting in ("temp_directory = ''", f"TimeZone = {_quoted(mapping.time.zone)}", "memory_limit = '2GB'"):
+            self._db.execute(f"SET {setting}").fetchall()
+        self._sql = _statement(mapping)
+
+    def shape(self, chunk: Chunk, now_us: int) -> Shaped:
+        """now_us: what is later than this, but for clock skew, is from the future."""
+        if not len(chunk.rows):
+            return Shaped(EVENT_SCHEMA.empty_table(), dict(chunk.malformed), {})
+        uids, state = self._pseudonyms(chunk.rows)
+        rows = pa.table(
+            {
+                "row": chunk.numbers,
+                "uid": uids,
+                "id_state": state,
+                **{f"c{n}": _plain(chunk.rows[name]) for n, name in enumerate(value_columns(self._mapping))},
+            }
+        )
+        if self._mapping.explode:
+            place = value_columns(self._mapping).index(self._mapping.explode)
+            rows = _exploded(rows, f"c{place}", self._mapping.explode_separator)
+        self._db.register("incoming", rows)
+        made: pa.Table = self._db.sql(self._sql, params={"now_us": now_us}).to_arrow_table()
+        self._db.unregister("incoming")
+        wrong = made.filter(pc.is_valid(made["reason"]))
+        bad: dict[int, str] = {}
+        found: dict[int, Uid] = {}
+        for number, reason, uid in zip(*(wrong[c].to_pylist() for c in ("row", "reason", "uid")), strict=True):
+            bad.setdefault(number, reason)
+            if uid is not None:
+                found[number] = uid
+        if bad:  # a row is in or out as a whole, also when it is several events
+            made = made.filter(pc.invert(pc.is_in(made["row"], pa.array(list(bad), pa.int64()))))
+        return Shaped(made.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA), bad | chunk.malformed, found)
+
+    def _pseudonyms(self, rows: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int8]]:
+        """(uids, 0 usable, 1 missing, 2 no id) of rows: the first usable of the id columns."""
+        uids = pa.nulls(len(rows), pa.binary(16))
+        state = np.ones(len(rows), np.int8)
+        for entry in self._mapping.id:
+            coded = pc.dictionary_encode(pc.cast(_plain(rows[entry.column]), pa.string())).combine_chunks()
+            coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
+            made: list[Uid | None] = []
+            for raw in coded.dictionary.to_pylist():
+                key = (entry.type, raw)
+                if key not in self._known:
+                    if len(self._known) >= CACHED_IDS:
+                        self._known.clear()
+                    self._known[key] = self._ring.uid(entry.type, raw)
+                made.append(self._known[key])
+            blank = np.array([raw.strip() == "" for raw in coded.dictionary.to_pylist()] + [True])
+            codes = coded.indices.fill_null(len(made)).to_numpy(zero_copy_only=False)
+            here = pa.array([*made, None], pa.binary(16)).take(pa.array(codes))
+            state = np.where(here.is_valid(), 0, np.where(state == 0, 0, np.where(blank[codes], state, 2))).astype(
+                np.int8
+            )
+            uids = pc.coalesce(uids, here)
+        return uids, state
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without dictionaries; bytes as text, what is no text as absent."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        texts = [None if raw is None else raw.decode("utf-8", "replace") for raw in column.to_pylist()]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    return column
+
+
+def _exploded(rows: pa.Table, name: str, separator: str) -> pa.Table:
+    """One row per element of a list column; a row without elements stays, with null there."""
+    lists = rows[name].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    if not pa.types.is_list(lists.type) and not pa.types.is_large_list(lists.type):
+        lists = lists.cast(pa.string())
+        lists = (
+            pc.split_pattern(lists, separator)
+            if separator
+            else pa.ListArray.from_arrays(pa.array(range(len(lists) + 1), pa.int32()), lists)
+        )
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    empty = lengths == 0
+    parents = np.repeat(np.arange(len(lists)), np.maximum(lengths, 1))
+    elements = pc.list_flatten(lists)
+    hole = empty[parents]
+    index = np.cumsum(~hole) - 1
+    flat = elements.take(pa.array(index, pa.int64(), mask=hole))
+    return rows.drop_columns([name]).take(pa.array(parents)).append_column(name, flat)
+
+
+def _statement(mapping: Mapping) -> str:
+    """The SQL that types, judges and hashes the rows of `incoming`; parameter: now_us."""
+    place = {name: f"c{n}" for n, name in enumerate(value_columns(mapping))}
+
+    def text(name: str) -> str:
+        return f"NULLIF(TRIM(CAST({place[name]} AS VARCHAR)), '')"
+
+    def said(field: Field, keep: bool, absent: str) -> str:
+        """A field's SQL. keep: a text not in `values` stands for itself. absent: SQL for a text that is not there."""
+        if field.value is not None:
+            return _quoted(field.value)
+        raw = text(field.column)
+        if field.take == "domain":
+            raw = f"NULLIF(REGEXP_EXTRACT(LOWER({raw}), {_quoted(_DOMAIN)}, 1), '')"
+        other = _quoted(field.default) if field.default is not None else raw if keep or not field.values else "NULL"
+        cases = "".join(f" WHEN {_quoted(key)} THEN {_quoted(value)}" for key, value in field.values.items())
+        known = f"CASE {raw}{cases} ELSE {other} END" if cases else f"COALESCE({raw}, {other})"
+        return f"COALESCE(CAST({known} AS VARCHAR), {absent})"
+
+    time = _time(mapping, place[mapping.time.column], text(mapping.time.column))
+    amount = text(mapping.value.column) if mapping.value else "NULL"
+    unit = mapping.value.micros_per_unit if mapping.value else 1
+    element = f"COALESCE('#' || {text(mapping.explode)}, '')" if mapping.explode else "''"
+    kinds = ", ".join(_quoted(kind) for kind in sorted(BEHAVIOUR))
+    return f"""
+    WITH typed AS (
+        SELECT
+            row, uid, id_state, {text(mapping.time.column)} AS time_text, {time} AS time_us,
+            {said(mapping.kind, False, "NULL")} AS kind,
+            {said(mapping.consent, False, "NULL")} AS consent_text,
+            {said(mapping.event_id, True, "''")} AS given_id, {element} AS element,
+            {said(mapping.category, True, "''")} AS category,
+            {said(mapping.site, True, "''")} AS site,
+            LOWER({said(mapping.gender, True, "''")}) AS gender,
+            {said(mapping.birth_year, True, "'0'")} AS birth_text,
+            {amount} AS amount_text,
+            TRY(CAST(ROUND(TRY_CAST({amount} AS DECIMAL(28, 9)) * {_decimal(unit)}) AS BIGINT)) AS amount
+        FROM incoming
+    ),
+    judged AS (
+        SELECT
+            *, TRY_CAST(consent_text AS INTEGER) AS consent, TRY_CAST(birth_text AS INTEGER) AS birth_year,
+            COALESCE(amount, 0) AS value_micros
+        FROM typed
+    ),
+    kept AS (
+        SELECT
+            *,
+            CASE
+                WHEN id_state = 1 THEN 'missing_id'
+                WHEN id_state = 2 THEN 'bad_id'
+                WHEN time_text IS NULL THEN 'missing_time'
+                WHEN time_us IS NULL THEN 'bad_time'
+                WHEN time_us < EPOCH_US(CAST({_quoted(mapping.time.earliest)} AS TIMESTAMPTZ)) THEN 'too_old'
+                WHEN time_us > $now_us + {FUTURE_SKEW_US} THEN 'future'
+                WHEN kind IS NULL OR kind NOT IN ({kinds}) THEN 'unknown_kind'
+                WHEN consent IS NULL OR consent NOT BETWEEN 0 AND {events.CONSENT_ALL} THEN 'unknown_consent'
+                WHEN LENGTH(given_id) > {MAX_TEXT_CHARS} OR LENGTH(category) > {MAX_TEXT_CHARS}
+                    OR LENGTH(site) > {MAX_TEXT_CHARS} OR LENGTH(element) > {MAX_TEXT_CHARS} THEN 'too_long'
+                WHEN REGEXP_MATCHES(given_id || category || site || element, '[\\x00-\\x1f\\x7f\\x{{fffd}}]')
+                    THEN 'bad_text'
+                WHEN REGEXP_MATCHES(category || ' ' || site, '[^\\s@]@[^\\s@]+\\.') THEN 'holds_email'
+                WHEN amount_text IS NOT NULL AND amount IS NULL THEN 'bad_number'
+                WHEN value_micros NOT BETWEEN 0 AND {MAX_VALUE_MICROS} THEN 'bad_number'
+                WHEN gender NOT IN ('m', 'f', '') THEN 'unknown_gender'
+                WHEN birth_year IS NULL OR birth_year <> 0 AND birth_year NOT BETWEEN {OLDEST_BIRTH_YEAR} AND 2200
+                    THEN 'bad_number'
+            END AS reason,
+            {_quoted(mapping.source)} AS source,
+            -- Control characters are refused above, so that one of them can hold the fields apart.
+            CONCAT_WS(CHR(31), {_quoted(mapping.source)}, given_id, element, kind, HEX(uid), time_us, consent, category,
+                      site, value_micros, gender, birth_year) AS content_text
+        FROM judged
+    )
+    SELECT
+        row, reason, uid,
+        CASE WHEN given_id = '' THEN MD5(content_text) ELSE given_id || element END AS event_id,
+        kind, time_us, consent, source, category, site, value_micros, gender, birth_year,
+        MD5_NUMBER_LOWER(content_text) AS content
+    FROM kept
+    """  # noqa: S608 - column names are ours, texts of the mapping are quoted
+
+
+def _time(mapping: Mapping, column: str, text: str) -> str:
+    """SQL for microseconds UTC, NULL for what is no time. The session's zone is the mapping's."""
+    if unit := EPOCH_UNITS.get(mapping.time.format):
+        return f"TRY(CAST(ROUND(TRY_CAST({text} AS DECIMAL(28, 9)) * {_decimal(unit)}) AS BIGINT))"
+    if mapping.time.format == "iso":
+        return f"EPOCH_US(TRY_CAST({text} AS TIMESTAMPTZ))"
+    return f"EPOCH_US(CAST(TRY_STRPTIME({text}, {_quoted(mapping.time.format)}) AS TIMESTAMPTZ))"
+
+
+def _quoted(value: str | int) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _decimal(unit: int) -> str:
+    """A factor of at most 10 digits, so that its product with DECIMAL(28, 9) fits 38."""
+    return f"CAST({unit} AS DECIMAL(10, 0))"
