@@ -5,14 +5,11 @@ model that never saw a user; the third has everybody else's tags (the placebo) a
 parts are the real ones, as processes with real ports and stores; the exchange and its audience are simulated.
 """
 
-import asyncio
 import csv
 import fcntl
-import json
 import secrets
 import shutil
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,17 +22,14 @@ from rich.console import Console
 from bidder import campaigns as portfolios
 from bidder.snapshot import ad_of
 from dmp import audiences, offline
-from dmp.catalogue import open_catalogue
 from dmp.errors import TagbidError
 from dmp.keys import number
 from dmp.offline import Generation
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
-from dmp.store import read_users
-from dmp.upload import upload
-from loadtest import arms, behaviour, demo_report, market, placebo, stage, world
+from dmp.store import Store, read_users
+from loadtest import arms, behaviour, demo_report, market, placebo, seeding, stage, world
 from loadtest.arms import Played
-from loadtest.market import Advertiser
 from loadtest.stage import Stage
 from loadtest.steps import Advance, Steps
 from loadtest.world import VERTICALS, World, WorldConfig
@@ -44,7 +38,6 @@ from models.dataset import Rows
 from models.response import Report
 
 CLICK_WAIT_US = 60_000_000  # simulated users click at once
-AUDIENCE_TIMEOUT_S = 60.0
 EXPLORE_CTR = 0.05  # assumed without a model; high enough to win most of what is looked at
 FOREVER_S = 0
 
@@ -61,19 +54,6 @@ class Scale(msgspec.Struct, frozen=True):
     rate: float = 1_000.0
     batch: int = 6_000
     seed_users: int = 1_200
-
-
-class Seed(msgspec.Struct, frozen=True):
-    """What the advertiser was told about its seed, and the members as stored."""
-
-    uploaded: int
-    matched: int
-    match_rate: float
-    lookalike: int
-    recall: dict[str, float]
-    lift: dict[str, float]
-    seconds_to_live: float
-    members: list[Uid]
 
 
 class AnotherDemo(TagbidError):
@@ -124,14 +104,16 @@ def run(out: Path, console: Console, scale: Scale = Scale(), laws: WorldConfig |
                 )
             ]
         with steps.step("a seed becomes an audience"):
-            seed = grow(main, earth, sellers[-1], scale.seed_users, work)
+            lookalike = sellers[-1].audience
+            write_seed(work / "customers.csv", earth, sellers[-1].vertical, scale.seed_users)
+            with stage.store(main) as store:
+                seed = seeding.grow(main, work / "customers.csv", lookalike)
+                members = in_audience(store, earth, ring, lookalike)
         played: dict[str, Played] = {}
         copy_tags(blind, placebo.permuted(tags, donors), now_us)
         receivers = {donor: uid for uid, donor in donors.items()}
         with stage.store(blind) as store:
-            audiences.add_members(
-                store.sync(), sellers[-1].audience, [receivers[uid] for uid in seed.members], FOREVER_S
-            )
+            audiences.add_members(store.sync(), lookalike, [receivers[uid] for uid in members], FOREVER_S)
         requests = world.draw_requests(earth, scale.test, "test", utc_hour(now_us))
         for name, on in (("tags on", main), ("tags off", off), ("placebo", blind)):
             with steps.step(f"auctions, {name}", total=scale.test) as advance:
@@ -221,51 +203,6 @@ def train(on: Stage, rows: Rows, advance: Advance) -> Report:
     return report
 
 
-def grow(on: Stage, earth: World, seller: Advertiser, customers: int, work: Path) -> Seed:
-    """Upload the advertiser's customers over HTTP and wait until the audience grown from them is live."""
-    file = work / "customers.csv"
-    write_seed(file, earth, seller.vertical, customers)
-    advertiser, name = seller.audience.split("/")
-    now_us = time.time_ns() // 1000
-    catalogue = open_catalogue(on.folder)
-    catalogue.add_advertiser(advertiser, now_us)
-    key = catalogue.issue_key(advertiser, now_us)
-    catalogue.close()
-    with stage.store(on) as store, stage.dmp(on) as server, stage.expander(on) as worker:
-        told = asyncio.run(upload(file, server.url, key, advertiser, {"name": name, "share_pct": "5"}))
-        sent = time.monotonic()
-        address = f"{server.url}/v1/advertisers/{advertiser}/audiences/{name}"
-        while (audience := ask(address, key))["state"] in ("pending", "expanding"):
-            worker.check()
-            if time.monotonic() - sent > AUDIENCE_TIMEOUT_S:
-                raise TagbidError(f"the audience is still {audience['state']} after {AUDIENCE_TIMEOUT_S:.0f} s")
-            time.sleep(0.2)
-        seconds = time.monotonic() - sent
-        if audience["state"] != "live":
-            raise TagbidError(f"the seed was {audience['state']}: {audience['message']}")
-        client = store.sync()
-        members = in_audience(client, earth, KeyRing(on.key), seller.audience)
-        client.close()
-    report = audience["report"]
-    return Seed(
-        uploaded=told["uploaded"],
-        matched=told["matched"],
-        match_rate=told["match_rate"],
-        lookalike=audience["members"],
-        recall=report["recall"],
-        lift=report["lift"],
-        seconds_to_live=round(seconds, 1),
-        members=members,
-    )
-
-
-def ask(url: str, key: str) -> dict[str, Any]:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310 - our own http URL
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
 def write_seed(file: Path, earth: World, vertical: int, customers: int) -> None:
     """A customer file as advertisers have them: known users, people nobody has seen, and lines that are no id."""
     with file.open("w", newline="") as opened:
@@ -276,14 +213,16 @@ def write_seed(file: Path, earth: World, vertical: int, customers: int) -> None:
         lines.writerows(("device", "00000000-0000-0000-0000-000000000000") for _ in range(5))
 
 
-def in_audience(client: Any, earth: World, ring: KeyRing, audience: str) -> list[Uid]:
+def in_audience(store: Store, earth: World, ring: KeyRing, audience: str) -> list[Uid]:
     """The world's users whom the store knows as members."""
+    client = store.sync()
     uids = behaviour.uids_of(earth, ring)
     found = []
     for start in range(0, len(uids), 1_000):
         part = uids[start : start + 1_000]
         users = read_users(client, part, int(time.time()))
         found += [uid for uid, user in zip(part, users, strict=True) if number(audience) in user.audiences]
+    client.close()
     return found
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 from rich.console import Console
 
 from dmp.offline import Generation
@@ -11,12 +12,10 @@ from loadtest import report
 from loadtest.arms import Played
 from loadtest.load import Result
 from loadtest.report import Cell, Figure, Table, Tile
+from loadtest.seeding import Seed
 from loadtest.uplift import Uplift, per_spend, uplift
 from loadtest.world import Ints
 from models.response import Report
-
-if TYPE_CHECKING:  # the demo imports this file
-    from loadtest.demo import Seed
 
 ON, OFF, PLACEBO = "tags on", "tags off", "placebo"
 WITHIN = 2.0  # standard errors a placebo may be away from none
@@ -25,7 +24,7 @@ WITHIN = 2.0  # standard errors a placebo may be away from none
 def assemble(
     generation: Generation,
     events: int,
-    seed: "Seed",
+    seed: Seed,
     trained: Sequence[Report],
     explored: Played,
     played: Mapping[str, Played],
@@ -41,15 +40,7 @@ def assemble(
         "users": generation.users,
         "tags": generation.tags,
         "events": events,
-        "seed": {
-            "uploaded": seed.uploaded,
-            "matched": seed.matched,
-            "match_rate": seed.match_rate,
-            "lookalike": seed.lookalike,
-            "held_out_recall": seed.recall,
-            "lift": seed.lift,
-            "seconds_to_live": seed.seconds_to_live,
-        },
+        "seed": msgspec.structs.asdict(seed),
         "model": {
             "auc": model.metrics.auc,
             "auc_se": model.metrics.auc_se,
@@ -91,6 +82,7 @@ def earned(arm: Played) -> dict[str, Any]:
         "clicks": books.clicks,
         "clicks_per_spend": per_spend(books.clicks, books.spend_micros),
         "wins_by_campaign": {name: int((books.campaign == i).sum()) for i, name in enumerate(books.campaigns)},
+        "store": arm.store,
         "late": books.late,
         "rejected": dict(books.rejected),
         "calls": {f"{kind} {status}": count for (kind, status), count in sorted(arm.calls.items())},
@@ -150,10 +142,17 @@ def summary_table(found: Mapping[str, Any]) -> Table:
     ]
     for key, name in (("p50", "latency p50"), ("p99", "  p99"), ("p999", "  p99.9")):
         rows.append(each(name, [_ms(load["latency_us"][key]) for load in loads]))
+    hits = [arm["store"] for arm in arms]
+    rows.append(each("user found in the store", [f"{share(store):.1%}" for store in hits]))
     rows.append(each("server CPU per request", [f"{load['server_cpu_us_per_request']:.0f} µs" for load in loads]))
     reasons = sorted({reason for load in loads for reason in load["no_bid_reasons"]})
     rows += [each(f"no bid: {reason}", [load["no_bid_reasons"].get(reason, 0) for load in loads]) for reason in reasons]
     return Table("tagbid demo", ("", *found["arms"]), rows, verdict(found))
+
+
+def share(store: Mapping[str, int]) -> float:
+    """Of the users looked up, those the store knew."""
+    return store.get("hit", 0) / max(1, sum(store.values()))
 
 
 def verdict(found: Mapping[str, Any]) -> str:
