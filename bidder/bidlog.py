@@ -1,8 +1,9 @@
 """The bid log: every bid as a `dmp.events` record, written by a thread, bounded, and never in a bid's way.
 
-`put` appends to a list; every `FLUSH_S` the loop encodes what is there and hands the bytes to the writer. Files are
-`bids-<start>-<pid>-<n>.mpk`, concatenated MessagePack, closed and followed by a new one at `ROTATE_BYTES` or
-`ROTATE_S`. The writer syncs to disk every `SYNC_S`. A kill loses what was not handed over yet (10 ms) and may leave a
+`put` appends to a list. The next turn of the loop, when the answers are out, makes and encodes the records, because
+what they are made of is still in the cache then (10 us a bid, against 25 when it is left for `FLUSH_S`). Every
+`FLUSH_S` the bytes go to the writer. Files are `bids-<start>-<pid>-<n>.mpk`, concatenated MessagePack, closed and
+followed by a new one at `ROTATE_BYTES` or `ROTATE_S`. The writer syncs to disk every `SYNC_S`. A kill loses what was not handed over yet (10 ms) and may leave a
 torn last record, which readers (`dmp.events.read`) take as the end. When the disk does not keep up, records are
 dropped and counted.
 """
@@ -38,6 +39,8 @@ class BidLog:
         self._max_waiting = max_waiting
         self._rotate_bytes = rotate_bytes
         self._waiting: list[Callable[[], events.Event]] = []
+        self._encoded: list[bytes] = []
+        self._records = 0  # in `_encoded`
         self._handed = 0  # records given to the writer so far
         self._done = 0  # records the writer is finished with
         self._timer: asyncio.TimerHandle | None = None
@@ -51,22 +54,33 @@ class BidLog:
 
     def put(self, make: Callable[[], events.Event]) -> None:
         """Log what `make` will return; it is called after the answer to the bid is out."""
-        if len(self._waiting) + self._handed - self._done >= self._max_waiting:
+        waiting = self._waiting
+        if len(waiting) + self._records + self._handed - self._done >= self._max_waiting:
             self._overflow += 1
             return
-        self._waiting.append(make)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        waiting.append(make)
+        if len(waiting) == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._encode)
+            if self._timer is None:
+                self._timer = loop.call_later(FLUSH_S, self.flush)
+
+    def _encode(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._encoded.append(events.encode_all([make() for make in waiting]))
+            self._records += len(waiting)
 
     def flush(self) -> None:
-        """Hand what is waiting to the writer."""
+        """Hand everything so far to the writer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._handed += len(waiting)
-            self._blocks.put((events.encode_all([make() for make in waiting]), len(waiting)))
+        self._encode()
+        if self._records:
+            self._handed += self._records
+            self._blocks.put((b"".join(self._encoded), self._records))
+            self._encoded, self._records = [], 0
 
     def close(self) -> None:
         """Write everything out and end the thread."""
