@@ -96,15 +96,15 @@ CASES = {
     "chunks": [chunked(BID[:10], BID[10:])],
     "many chunks": [chunked(*(BID[i : i + 1] for i in range(len(BID))))],
     "chunks with a trailer": [chunked(BID)[:-2] + b"X-Sum: 1\r\n\r\n"],
-    "gzip": [post(gzip.compress(BID), headers="Content-Encoding: gzip\r\n")],
-    "gzip in chunks": [chunked(gzip.compress(BID), headers="Content-Encoding: GZIP\r\n")],
+    "gzip": [post(gzip.compress(BID, mtime=0), headers="Content-Encoding: gzip\r\n")],
+    "gzip in chunks": [chunked(gzip.compress(BID, mtime=0), headers="Content-Encoding: GZIP\r\n")],
     "gzip that is none": [post(BID, headers="Content-Encoding: gzip\r\n")],
-    "gzip cut short": [post(gzip.compress(BID)[:-9], headers="Content-Encoding: gzip\r\n")],
-    "gzip with something behind it": [post(gzip.compress(BID) + b"x", headers="Content-Encoding: gzip\r\n")],
+    "gzip cut short": [post(gzip.compress(BID, mtime=0)[:-9], headers="Content-Encoding: gzip\r\n")],
+    "gzip with something behind it": [post(gzip.compress(BID, mtime=0) + b"x", headers="Content-Encoding: gzip\r\n")],
     "deflate": [post(zlib.compress(BID), headers="Content-Encoding: deflate\r\n")],
     "identity": [post(headers="Content-Encoding: identity\r\n")],
-    "a bomb": [post(gzip.compress(bytes(50_000_000)), headers="Content-Encoding: gzip\r\n")],
-    "a small bomb": [post(gzip.compress(b" " * 200_000 + BID), headers="Content-Encoding: gzip\r\n")],
+    "a bomb": [post(gzip.compress(bytes(50_000_000), mtime=0), headers="Content-Encoding: gzip\r\n")],
+    "a small bomb": [post(gzip.compress(b" " * 200_000 + BID, mtime=0), headers="Content-Encoding: gzip\r\n")],
     "expect": [post(headers="Expect: 100-continue\r\n")],
     "three in one read": [post() + post(NO_BID) + post(USER_BID)],
     "a bad one between good ones": [post(USER_BID) + post(b"{") + post()],
@@ -184,7 +184,7 @@ async def test_a_length_of_thousands_of_digits_is_refused(pair):
 
 POOL = {
     post(): 200, post(NO_BID): 204, post(USER_BID): 200, post(b"{"): 400, post(path="/bid/"): 404,
-    chunked(USER_BID[:7], USER_BID[7:]): 200, post(gzip.compress(BID), headers="Content-Encoding: gzip\r\n"): 200,
+    chunked(USER_BID[:7], USER_BID[7:]): 200, post(gzip.compress(BID, mtime=0), headers="Content-Encoding: gzip\r\n"): 200,
     post(headers="Content-Encoding: br\r\n"): 415,
 }  # fmt: skip
 

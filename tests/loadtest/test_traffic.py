@@ -25,7 +25,7 @@ def a_row(**fields):
 
 def a_file(path: Path, *lines: str | bytes) -> Path:
     data = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n"
-    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
     return path
 
 
@@ -62,7 +62,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
-    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id":"1"}\n' * 1000)[:-20])
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id":"1"}\n' * 1000, mtime=0)[:-20])
     (tmp_path / "plain.jsonl.gz").write_bytes(b'{"id":"1"}\n')
     (tmp_path / "other.csv").write_bytes(b"a,b\n")
     (tmp_path / "fake.parquet").write_bytes(b"no parquet")
