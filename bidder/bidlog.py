@@ -3,9 +3,9 @@
 `put` appends to a list. The next turn of the loop, when the answers are out, makes and encodes the records, because
 what they are made of is still in the cache then (10 us a bid, against 25 when it is left for `FLUSH_S`). Every
 `FLUSH_S` the bytes go to the writer. Files are `bids-<start>-<pid>-<n>.mpk`, concatenated MessagePack, closed and
-followed by a new one at `ROTATE_BYTES` or `ROTATE_S`. The writer syncs to disk every `SYNC_S`. A kill loses what was not handed over yet (10 ms) and may leave a
-torn last record, which readers (`dmp.events.read`) take as the end. When the disk does not keep up, records are
-dropped and counted.
+followed by a new one at `ROTATE_BYTES` or `ROTATE_S`. The writer syncs to disk every `SYNC_S`. A kill loses what was
+not handed over yet (10 ms) and may leave a torn last record, which readers (`dmp.events.read`) take as the end. When
+the disk does not keep up, records are dropped and counted.
 """
 
 import asyncio

@@ -56,8 +56,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
     first_price_keep: share of our value bid in a first-price auction without a price landscape.
     prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
-    max_candidates: ads scored per impression. offers: best offers kept per impression, for the case that the
-    first has no budget. reload_s: how often campaign file and model pointer are checked.
+    max_candidates: ads scored per impression; more only while one of them could beat the best so far. offers: best
+    offers kept per impression, for the case that the first has no budget. reload_s: how often campaign file and model
+    pointer are checked.
     max_in_flight: bid requests that may wait for the store at once; more are answered 204. read_s: longest time a
     request may take to arrive (S-03). idle_s: how long a connection may say nothing. hold_s, app_hold_s,
     instl_hold_s: how long a bid's money stays reserved without a notice, on the web, in an app, for an interstitial.
