@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dmp import config as configuration
-from dmp import keys, optout, pseudonym, store, taxonomy
+from dmp import keys, optout, pseudonym, store, taxonomy, taxonomy_commands
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
 from dmp.schema import IdType, Uid
@@ -175,17 +175,7 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
     return uid
 
 
-@app.command("taxonomy")
-def show_taxonomy(as_json: Json = False) -> None:
-    """List the standard tags."""
-    if as_json:
-        typer.echo(msgspec.json.encode(taxonomy.TAGS))
-        return
-    table = Table("id", "name", "English", "中文", "IAB content", "half-life")
-    for tag in taxonomy.TAGS:
-        half_life = f"{tag.half_life_days} d" if tag.half_life_days else ""
-        table.add_row(str(tag.id), tag.name, tag.label_en, tag.label_zh, tag.iab_content, half_life)
-    console.print(table)
+app.add_typer(taxonomy_commands.app, name="taxonomy")
 
 
 @app.command("store")

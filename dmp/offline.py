@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import events, generations, taxonomy
+from dmp import events, generations, standardise, taxonomy
 from dmp.config import DmpConfig
+from dmp.decisions import Decision, decisions_file, read, replay
 from dmp.engine import Engine, family_sql
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
 from dmp.schema import SOURCES
@@ -57,7 +58,8 @@ class Generation(msgspec.Struct, frozen=True):
     sql: {family: SHA-256 of its text}. rows: {family: tags made}. events: clean events used. unmapped: {label:
     events} of the `MAX_UNMAPPED` most frequent categories that are no tag; unmapped_events: of all such. withheld:
     events whose category is a sensitive tag, which is never inferred. drift: see `dmp.generations.drift`. written,
-    unchanged, gone: users, as published. seconds: of the whole build.
+    unchanged, gone: users, as published. seconds: of the whole build. decisions: how many of the log of
+    `dmp.decisions` were obeyed; with as many and the same inputs the build repeats.
     """
 
     number: int
@@ -77,6 +79,7 @@ class Generation(msgspec.Struct, frozen=True):
     seconds: float
     withheld: int = 0
     unmapped_events: int = 0
+    decisions: int = 0
 
 
 class Made(NamedTuple):
@@ -87,6 +90,7 @@ class Made(NamedTuple):
     unmapped: dict[str, int] = {}  # noqa: RUF012 - never changed
     withheld: int = 0
     unmapped_events: int = 0
+    decisions: int = 0
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -114,9 +118,10 @@ def build(
         raise BadEvents(f"{source}: no event files (*.parquet) there")
 
     def make() -> Made:
+        decided = read(decisions_file(config.data_dir))
         with Engine() as engine:
             engine.scan("raw_events", paths, EVENT_COLUMNS)
-            return _families(engine, now_us, progress)
+            return _families(engine, now_us, decided, progress)
 
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress)
 
@@ -136,7 +141,9 @@ def publish_tags(
     return _publish(config, store, now_us, (origin,), lambda: Made(tags), True, progress)
 
 
-def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], None]) -> Made:
+def _families(
+    engine: Engine, now_us: int, decided: Sequence[Decision], progress: Callable[[str, int, int], None]
+) -> Made:
     """The tags of the scanned raw events."""
     year = datetime.fromtimestamp(now_us / 1e6, UTC).year
     engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
@@ -163,7 +170,8 @@ def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], N
     )
     seen = engine.sql("SELECT category AS label, COUNT(*) AS n FROM events WHERE category <> '' GROUP BY category")
     labels = {entry["label"]: entry["n"] for entry in seen.to_pylist()}
-    meant = {label: tag for label in labels if (tag := taxonomy.find(label)) is not None}
+    resolve = standardise.resolver(replay(decided))
+    meant = {label: tag for label in labels if (tag := resolve(label)) is not None}
     # What somebody does must not say what they believe or suffer from: no sensitive tag is inferred.
     found = {label: tag for label, tag in meant.items() if not taxonomy.BY_ID[tag].sensitive}
     engine.table(
@@ -195,6 +203,7 @@ def _families(engine: Engine, now_us: int, progress: Callable[[str, int, int], N
         unmapped=dict(unmapped.most_common(MAX_UNMAPPED)),
         unmapped_events=unmapped.total(),
         withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
+        decisions=len(decided),
     )
 
 
@@ -257,6 +266,7 @@ def _publish(
             unmapped=made.unmapped,
             withheld=made.withheld,
             unmapped_events=made.unmapped_events,
+            decisions=made.decisions,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

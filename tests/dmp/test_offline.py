@@ -12,6 +12,7 @@ import redis
 
 from dmp import generations, keys, offline
 from dmp.config import DmpConfig
+from dmp.decisions import decisions_file, record
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
 from dmp.events import CONSENT_MEASURE, CONSENT_PROFILE, Cart, Click, Conversion, Purchase, Search, View
 from dmp.generations import GenerationRefused
@@ -458,3 +459,20 @@ def test_a_record_that_reads_back_differently_stops_the_flip(config, store, clie
     with pytest.raises(GenerationRefused, match="reads back differently"):
         offline.publish_tags(config, tags_table({1: {FOOD: 1}}), NOW_US, store, "x")
     assert live_generation(client) == 0
+
+
+def test_a_build_maps_labels_as_people_decided_and_says_by_which_version(build, config, client):
+    log = decisions_file(config.data_dir)
+    record(log, "accept", "Zorbing", "interest.outdoors", "ann", 1)
+    record(log, "reject", "service", "", "ann", 2)
+    made = build(act(1, category="zorbing"), act(2, category="service"))
+    assert tag_id("interest.outdoors") in tags_of(client, 1)[0]
+    assert made.unmapped == {"service": 1}
+    assert made.decisions == 2
+
+
+def test_an_accepted_sensitive_label_is_still_never_inferred(build, config, client):
+    record(decisions_file(config.data_dir), "accept", "zen retreat", "interest.religion", "ann", 1, sensitive=True)
+    made = build(act(1, category="zen retreat"), act(2, category="travel"))
+    assert made.withheld == 1
+    assert tag_id("interest.religion") not in tags_of(client, 1)[0]
