@@ -7,7 +7,7 @@ disk before the next one is told. A run that was killed goes on where it was: no
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import pyarrow as pa
@@ -75,31 +75,26 @@ def ingest(
     Raises BadEvents for a log that cannot be read, ConfigError when a half-read one was begun with another mapping.
     What was done before stays, and the next run goes on from there.
     """
-    report = Report()
     names = found(paths)
-    with journal.opened(into) as book, _Writer(book) as writer:
-        seen = Seen(into, book.steps)
-        shaper = Shaper(mapping, ring)
-        begun: dict[str, Step] = {step.fingerprint: step for step in book.steps if not step.replaces}
+    done = skipped = 0
+    with journal.opened(into) as book, _Line(book, mapping, ring, now_us, progress) as line:
         for path in names:
             mark = logs.fingerprint(path)
-            before = begun.get(mark)
+            before = max((s for s in book.steps if s.fingerprint == mark and not s.replaces), key=_stop, default=None)
             if before is not None and before.last:
-                report = msgspec.structs.replace(report, skipped=report.skipped + 1)
+                skipped += 1
                 progress(str(path), 1.0, 0)
                 continue
             if before is not None and before.mapping != signature(mapping):
                 problem = "is half read, with another mapping: go on with that one, then replay the quarantine"
                 raise ConfigError(str(path), [problem])
-            rows = logs.chunks(path, mapping, before.stop if before else 0, _chunk_rows(mapping))
-            for chunk, last in _with_last(rows, before.stop if before else 0):
-                start = chunk.stop - len(chunk.numbers) - len(chunk.malformed)
-                step = _step(chunk, path, mark, mapping, shaper, seen, now_us, start, last, 0, writer)
-                begun[mark] = step
-                report = _plus(report, step)
-                progress(str(path), chunk.share, step.rows)
-            report = msgspec.structs.replace(report, files=report.files + 1)
-    return report
+            at = before.stop if before else 0
+            for chunk, last in _with_last(logs.chunks(path, mapping, at, _chunk_rows(mapping)), at):
+                line.add(chunk, _Task(path, mark, at, chunk.stop, last))
+                at = chunk.stop
+            line.wait()
+            done += 1
+    return msgspec.structs.replace(line.report, files=done, skipped=skipped)
 
 
 def replay(
@@ -109,10 +104,8 @@ def replay(
 
     Raises BadEvents when a log has moved or changed: only the log has the rows with their ids.
     """
-    report = Report()
-    with journal.opened(into) as book, _Writer(book) as writer:
-        seen = Seen(into, book.steps)
-        shaper = Shaper(mapping, ring)
+    done = 0
+    with journal.opened(into) as book, _Line(book, mapping, ring, now_us, progress) as line:
         waiting: dict[str, list[Step]] = {}
         for step in journal.quarantined(book.steps):
             waiting.setdefault(step.fingerprint, []).append(step)
@@ -126,87 +119,98 @@ def replay(
             steps.sort(key=lambda step: step.start)
             rows = logs.chunks(path, mapping, steps[0].start, _chunk_rows(mapping))
             for chunk, old in _again(rows, steps, into):
-                step = _step(
-                    chunk, path, mark, mapping, shaper, seen, now_us, old.start, old.last, old.n, writer, old.stop
-                )
-                report = _plus(report, step)
-                progress(str(path), chunk.share, step.rows)
-            report = msgspec.structs.replace(report, files=report.files + 1)
-    return report
+                line.add(chunk, _Task(path, mark, old.start, old.stop, old.last, old.n))
+            line.wait()
+            done += 1
+    return msgspec.structs.replace(line.report, files=done)
 
 
-class _Writer:
-    """Tells the journal steps in order from a thread, one behind the reader: writing and reading share the cores."""
+class _Task(NamedTuple):
+    """Which rows of which log a chunk is; fields as in `dmp.journal.Step`."""
 
-    def __init__(self, book: Journal) -> None:
+    path: Path
+    fingerprint: str
+    start: int
+    stop: int
+    last: bool
+    replaces: int = 0
+
+
+class _Line:
+    """A line of two places: reading and pseudonyms here, judging and writing of the chunk before in a thread.
+
+    The first half is Python's, the second lets go of its lock, so both cores work. Steps are told in order.
+    """
+
+    def __init__(self, book: Journal, mapping: Mapping, ring: KeyRing, now_us: int, progress: Progress) -> None:
         self._book = book
+        self._mapping = mapping
+        self._shaper = Shaper(mapping, ring)
+        self._seen = Seen(book.root, book.steps)
+        self._now_us = now_us
+        self._progress = progress
         self._pool = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-        self.next = max((step.n for step in book.steps), default=0) + 1
+        self._pending: tuple[Future[Step], str, float] | None = None
+        self.report = Report()
 
-    def add(self, step: Step, events: pa.Table, bad: pa.Table) -> None:
+    def add(self, chunk: Chunk, task: _Task) -> None:
+        rows = self._shaper.pseudonymous(chunk)
         self.wait()
-        self.next += 1
-        self._pending = self._pool.submit(self._book.add, step, events, bad)
+        self._pending = self._pool.submit(self._step, chunk, rows, task), str(task.path), chunk.share
 
     def wait(self) -> None:
+        """Until all that was added is safe on disk."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            future, file, share = pending
+            step = future.result()
+            self.report = _plus(self.report, step)
+            self._progress(file, share, step.rows)
+
+    def _step(self, chunk: Chunk, rows: pa.Table, task: _Task) -> Step:
+        shaped = self._shaper.judge(chunk, rows, self._now_us)
+        events = shaped.events
+        time_us, content = events["time_us"].to_numpy(), events["content"].to_numpy()
+        new = self._seen.fresh(time_us, content)
+        if not new.all():
+            events = events.filter(pa.array(new))
+        file = str(task.path.resolve())
+        bad = refused.rows_table(
+            chunk.rows, chunk.numbers, shaped.bad, shaped.uids, file, task.fingerprint, self._mapping
+        )
+        step = Step(
+            n=max((step.n for step in self._book.steps[-1:]), default=0) + 1,
+            file=file,
+            fingerprint=task.fingerprint,
+            mapping=signature(self._mapping),
+            framing=_framing(task.path, self._mapping),
+            start=task.start,
+            stop=task.stop,
+            last=task.last,
+            rows=len(chunk.numbers) + len(chunk.malformed),
+            events=len(events),
+            duplicates=len(new) - len(events),
+            bad={entry["values"]: entry["counts"] for entry in pc.value_counts(bad["reason"]).to_pylist()},
+            days=by_day(time_us[new]),
+            replaces=task.replaces,
+        )
+        self._book.add(step, events, bad)
+        self._seen.add(step.n, time_us[new], content[new])
+        return step
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self.wait()
+            if kind is None:
+                self.wait()
         finally:
-            self._pool.shutdown()
+            self._pool.shutdown()  # after the step at work, so that the journal is not closed under it
 
 
-def _step(
-    chunk: Chunk,
-    path: Path,
-    mark: str,
-    mapping: Mapping,
-    shaper: Shaper,
-    seen: Seen,
-    now_us: int,
-    start: int,
-    last: bool,
-    replaces: int,
-    writer: _Writer,
-    stop: int | None = None,
-) -> Step:
-    """Shape one chunk and have it written."""
-    shaped = shaper.shape(chunk, now_us)
-    events = shaped.events
-    time_us, content = events["time_us"].to_numpy(), events["content"].to_numpy()
-    writer.wait()  # `seen` may have to read what the last step wrote
-    new = seen.fresh(time_us, content)
-    if not new.all():
-        events = events.filter(pa.array(new))
-    bad = refused.rows_table(chunk.rows, chunk.numbers, shaped.bad, shaped.uids, str(path.resolve()), mark, mapping)
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(bad["reason"]).to_pylist()}
-    step = Step(
-        n=writer.next,
-        file=str(path.resolve()),
-        fingerprint=mark,
-        mapping=signature(mapping),
-        framing=_framing(path, mapping),
-        start=start,
-        stop=chunk.stop if stop is None else stop,
-        last=last,
-        rows=len(chunk.numbers) + len(chunk.malformed),
-        events=len(events),
-        duplicates=len(new) - len(events),
-        bad=counts,
-        days=by_day(time_us[new]),
-        replaces=replaces,
-    )
-    writer.add(step, events, bad)
-    seen.add(step.n, time_us[new], content[new])
-    return step
+def _stop(step: Step) -> int:
+    return step.stop
 
 
 def _framing(path: Path, mapping: Mapping) -> str:

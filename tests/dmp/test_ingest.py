@@ -179,10 +179,10 @@ def test_numeric_times_are_read_from_any_type(tmp_path, numbers):
 def test_the_same_rows_are_the_same_events_in_every_format(tmp_path):
     rows = [GOOD | {"user": f"u{n}", "cents": str(n)} for n in range(5)]
     plain = a_csv(tmp_path / "a.csv", *rows)
-    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     lines = "".join(json.dumps(row | {"cents": int(row["cents"]), "more": {"x": [1]}}) + "\n" for row in rows)
     (tmp_path / "c.jsonl").write_text(lines)
-    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "e.parquet")
     made = []
     for log in sorted(tmp_path.iterdir()):
@@ -346,11 +346,11 @@ def test_days_let_go_are_read_again_from_the_parts(tmp_path, monkeypatch):
 
 def test_contents_are_new_once(tmp_path):
     held = seen.Seen(tmp_path, [])
-    days = np.array([0, 0, DAY_US, 0])
-    content = np.array([5, 5, 5, 6], np.uint64)
-    assert held.fresh(days, content).tolist() == [True, False, False, True]
-    assert held.add(1, days[[0, 3]], content[[0, 3]]) == {0: 2}
-    assert held.fresh(days, content).tolist() == [False, False, True, False]
+    times = np.array([0, 0, 1, DAY_US])
+    content = np.array([5, 5, 6, 7], np.uint64)
+    assert held.fresh(times, content).tolist() == [True, False, True, True]
+    assert held.add(1, times[[0, 2]], content[[0, 2]]) == {0: 2}
+    assert held.fresh(times, content).tolist() == [False, False, False, True]
 
 
 @pytest.mark.rule("P-60")
