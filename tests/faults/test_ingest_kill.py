@@ -68,7 +68,7 @@ def killed_until_done(rng: random.Random, into: Path, what: str, logs: list[Path
         with a_worker(into, what, logs) as worker:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
-            for _ in range(rng.randrange(4 + 4 * deaths)):
+            for _ in range(rng.randrange(4 + 8 * deaths)):
                 worker.stdout.readline()
             threading.Event().wait(rng.uniform(0, 0.03))  # a step takes about 10 ms
             if worker.poll() is None:
@@ -99,7 +99,8 @@ def check(into: Path) -> None:
     assert len(refused(into)) == sum(sum(step.bad.values()) for step in journal.quarantined(told))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.timeout(300)  # a dozen processes, of a second each on a busy machine
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 8))])
 def test_an_ingest_and_a_replay_killed_again_and_again_end_as_if_nothing_had_happened(tmp_path, logs, seed):
     rng = random.Random(seed)
     calm, wild = tmp_path / "calm", tmp_path / "wild"
@@ -107,7 +108,7 @@ def test_an_ingest_and_a_replay_killed_again_and_again_end_as_if_nothing_had_hap
     assert (whole.rows, sum(whole.bad.values())) == (1_200, 240)
     assert whole.duplicates > 50
     deaths = killed_until_done(rng, wild, "ingest", logs)
-    assert deaths >= 2
+    assert deaths >= 1
     assert events_of(wild) == events_of(calm)
     assert refused(wild) == refused(calm)
     better = mapping.parse(SHOP.replace("pv =", 'wave = "search", pv ='), "shop")
