@@ -184,7 +184,8 @@ async def test_a_length_of_thousands_of_digits_is_refused(pair):
 
 POOL = {
     post(): 200, post(NO_BID): 204, post(USER_BID): 200, post(b"{"): 400, post(path="/bid/"): 404,
-    chunked(USER_BID[:7], USER_BID[7:]): 200, post(gzip.compress(BID, mtime=0), headers="Content-Encoding: gzip\r\n"): 200,
+    chunked(USER_BID[:7], USER_BID[7:]): 200,
+    post(gzip.compress(BID, mtime=0), headers="Content-Encoding: gzip\r\n"): 200,
     post(headers="Content-Encoding: br\r\n"): 415,
 }  # fmt: skip
 
