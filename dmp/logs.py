@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,7 +93,7 @@ def _parquet(path: Path, mapping: Mapping, skip: int, chunk_rows: int) -> Iterat
             drop = min(max(0, skip - at), len(batch))
             at += len(batch)
             if drop < len(batch):
-                numbers = pa.array(range(at - len(batch) + drop, at), pa.int64())
+                numbers = pa.array(np.arange(at - len(batch) + drop, at, dtype=np.int64))
                 yield Chunk(pa.Table.from_batches([batch.slice(drop)]), numbers, {}, at, at / total)
 
 

@@ -93,7 +93,7 @@ def rows_table(
     """The quarantine rows of a chunk: `rows` and `numbers` as read, `bad` {row number: reason}."""
     ids = {entry.column for entry in mapping.id}
     labels = {getattr(mapping, name).column for name in FIELDS if name in _LABELS}
-    places = {number: place for place, number in enumerate(numbers.to_pylist()) if number in bad}
+    places = {number: place for place, number in enumerate(numbers.to_pylist()) if number in bad} if bad else {}
     order = sorted(bad)
     found = rows.take(pa.array([places[number] for number in order if number in places], pa.int64())).to_pylist()
     contents = iter(found)
