@@ -4,8 +4,10 @@ import socket as sockets
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -156,9 +158,16 @@ def test_a_torn_end_of_the_append_only_file_does_not_stop_the_next_start(embedde
         assert store.sync().get("acknowledged") == b"yes"
 
 
-def test_a_data_directory_too_deep_for_a_socket_gets_a_short_private_runtime_directory(embedded, tmp_path, monkeypatch):
-    runtime = tmp_path / "run"
-    runtime.mkdir()
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A directory with a short path, as a runtime directory has; the one pytest gives may be too long already."""
+    with tempfile.TemporaryDirectory(prefix="tagbid-") as folder:
+        yield Path(folder)
+
+
+def test_a_data_directory_too_deep_for_a_socket_gets_a_short_private_runtime_directory(
+    embedded, runtime, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     with open_store(a_config(deep)) as store:
@@ -172,9 +181,7 @@ def test_a_data_directory_too_deep_for_a_socket_gets_a_short_private_runtime_dir
 
 
 @pytest.mark.rule("S-41")
-def test_a_runtime_directory_that_others_can_enter_is_refused(embedded, tmp_path, monkeypatch):
-    runtime = tmp_path / "run"
-    runtime.mkdir()
+def test_a_runtime_directory_that_others_can_enter_is_refused(embedded, runtime, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     with open_store(a_config(deep)):
