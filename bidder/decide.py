@@ -5,6 +5,7 @@ call of the forest, value, price; then more ads as long as one of them can be wo
 here reads a clock, a file, the store or a global.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,14 +126,13 @@ def decide(
         return no_bid(request, Reason.BUDGET)
     offers: list[tuple[Offer, ...]] = [()] * len(imps)
     contexts: list[Context | None] = [None] * len(imps)
-    names: set[str] = set()
+    names = Counter(imp.id for imp in imps) if len(imps) > 1 else {}
     for i, imp in enumerate(imps):
         if reasons[i] is not Reason.BID:
             continue
-        if imp.id in names:  # an answer could not say which of the two it is for
+        if names and names[imp.id] > 1:  # an answer could not say which of them it is for
             reasons[i] = Reason.IMP_UNUSABLE
             continue
-        names.add(imp.id)
         candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
         if candidates:
             offers[i], contexts[i] = _offers(i, imp, candidates, seen, snapshot, currency)

@@ -101,7 +101,7 @@ def publish(found: dict[str, Any], on: Result, out: Path, console: Console) -> N
     report.print_tables(console, [table])
     report.write_json(out / "report.json", found)
     cards: list[Figure | Table] = [table, *report.load_figures(on), *report.load_tables(found["load"])]
-    cards += [_steps(found["steps_s"]), _campaigns(found["arms"])]
+    cards += [steps_table(found["steps_s"]), _campaigns(found["arms"])]
     under = f"a simulated world of {found['users']:,} users · {found['seconds']:.0f} s from events to clicks"
     report.write(out / "report.html", report.page("tagbid demo", under, tiles(found), cards))
     console.print(f"{out / 'report.html'} and {out / 'report.json'}, {found['seconds']:.0f} s in all", markup=False)
@@ -141,7 +141,7 @@ def summary_table(found: Mapping[str, Any]) -> Table:
         ),
     ]
     for key, name in (("p50", "latency p50"), ("p99", "  p99"), ("p999", "  p99.9")):
-        rows.append(each(name, [_ms(load["latency_us"][key]) for load in loads]))
+        rows.append(each(name, [milliseconds(load["latency_us"][key]) for load in loads]))
     hits = [arm["store"] for arm in arms]
     rows.append(each("user found in the store", [f"{share(store):.1%}" for store in hits]))
     rows.append(each("server CPU per request", [f"{load['server_cpu_us_per_request']:.0f} µs" for load in loads]))
@@ -188,7 +188,7 @@ def _campaigns(arms: Mapping[str, Any]) -> Table:
     return Table("Impressions by campaign", ("campaign", *arms), rows)
 
 
-def _steps(steps: Mapping[str, float]) -> Table:
+def steps_table(steps: Mapping[str, float]) -> Table:
     return Table("Steps", ("step", "seconds"), list(steps.items()))
 
 
@@ -196,5 +196,5 @@ def _uplift(value: float | None, error: float | None) -> str:
     return "-" if value is None or error is None else f"{value:+.1%} ± {error:.1%}"
 
 
-def _ms(micros: int | None) -> str:
+def milliseconds(micros: int | None) -> str:
     return "-" if micros is None else f"{micros / 1000:.2f} ms"

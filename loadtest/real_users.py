@@ -59,8 +59,9 @@ def check(folder: Path, files: tuple[Path, ...]) -> None:
 def page_views(requests: Path, first: int, exchange: str, ring: KeyRing, now_us: int, out: Path) -> int:
     """Write the first requests of a recorded stream as view events; returns how many events.
 
-    One event for each interest of the page that is not sensitive. exchange: the bidder's name for where the requests
-    come from; it is part of the user id, as in `user.id` of a request.
+    One event for each interest of the page that is not sensitive, one without a category where there is none.
+    exchange: the bidder's name for where the requests come from; it is part of the user id, as in `user.id` of a
+    request.
     """
     columns = ["ts", "request_id", "user_id", "url", "verticals", "vertical_weights"]
     rows = pq.read_table(requests, columns=columns).to_pylist()
@@ -72,9 +73,8 @@ def page_views(requests: Path, first: int, exchange: str, ring: KeyRing, now_us:
         uid = ring.uid("exchange", f"{exchange}:{row['user_id']}") if row["user_id"] else None
         if uid is None:
             continue
-        for interest in adx.interests(row["verticals"] or (), row["vertical_weights"] or ()):
-            if taxonomy.BY_NAME[interest].sensitive:
-                continue
+        found = adx.interests(row["verticals"] or (), row["vertical_weights"] or ())
+        for interest in [name for name in found if not taxonomy.BY_NAME[name].sensitive] or [""]:
             values = (
                 f"{row['request_id']}:{interest}",
                 "view",

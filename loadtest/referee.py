@@ -33,7 +33,8 @@ def violations(request: dict[str, Any], status: int, body: bytes) -> list[str]:
     seats = answer.get("seatbid") or []
     if seats and answer.get("cur", "USD") not in (request.get("cur") or ["USD"]):
         found.append(f"cur {answer.get('cur', 'USD')} was not offered")
-    imps = {imp.get("id"): imp for imp in request.get("imp") or [] if isinstance(imp, dict)}
+    # Some exchanges send numbers for ids and text for numbers: compared as text, both name the same.
+    imps = {str(imp.get("id")): imp for imp in request.get("imp") or [] if isinstance(imp, dict)}
     for seat in seats:
         if request.get("wseat") and seat.get("seat") not in request["wseat"]:
             found.append(f"seat {seat.get('seat')} is not in wseat")
@@ -65,9 +66,9 @@ def _offer(imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
     banner = imp.get("banner")
     if not isinstance(banner, dict):
         return [*found, "banner for an impression without one"]
-    sizes = [(f.get("w"), f.get("h")) for f in banner.get("format") or [] if isinstance(f, dict)]
-    sizes.append((banner.get("w"), banner.get("h")))
-    if (bid.get("w"), bid.get("h")) not in sizes:
+    sizes = [(str(f.get("w")), str(f.get("h"))) for f in banner.get("format") or [] if isinstance(f, dict)]
+    sizes.append((str(banner.get("w")), str(banner.get("h"))))
+    if (str(bid.get("w")), str(bid.get("h"))) not in sizes:
         found.append(f"size {bid.get('w')}x{bid.get('h')} was not offered")
     return found
 

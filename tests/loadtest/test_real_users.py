@@ -53,20 +53,23 @@ def test_sensitive_and_unknown_segments_are_left_out_and_counted(tmp_path):
 
 def test_page_topics_become_views_of_the_first_requests_only(tmp_path):
     rows = {
-        "ts": [100.0, 101.0, 102.0],
-        "request_id": ["a", "b", "c"],
-        "user_id": ["u", None, "v"],
-        "url": ["http://x.example/"] * 3,
-        "verticals": [[67, 20], [67], [67]],
-        "vertical_weights": [[0.5, 0.5], [1.0], [1.0]],
+        "ts": [100.0, 101.0, 101.5, 102.0],
+        "request_id": ["a", "b", "c", "d"],
+        "user_id": ["u", None, "v", "w"],
+        "url": ["http://x.example/"] * 4,
+        "verticals": [[67, 20], [67], None, [67]],
+        "vertical_weights": [[0.5, 0.5], [1.0], None, [1.0]],
     }
     pq.write_table(pa.table(rows), tmp_path / "r.parquet")
-    n = real_users.page_views(tmp_path / "r.parquet", 2, "adx", RING, NOW, tmp_path / "events" / "views.parquet")
+    n = real_users.page_views(tmp_path / "r.parquet", 3, "adx", RING, NOW, tmp_path / "events" / "views.parquet")
     events = pq.read_table(tmp_path / "events" / "views.parquet").to_pylist()
-    assert n == len(events) == 2
-    assert {event["category"] for event in events} == {"interest.travel", "interest.sports"}
-    assert {event["uid"] for event in events} == {RING.uid("exchange", "adx:u")}
-    assert {event["time_us"] for event in events} == {NOW - 2_000_000}
+    u, v = (RING.uid("exchange", f"adx:{name}") for name in "uv")
+    assert n == len(events)
+    assert {(event["uid"], event["category"], event["time_us"]) for event in events} == {
+        (u, "interest.travel", NOW - 2_000_000),
+        (u, "interest.sports", NOW - 2_000_000),
+        (v, "", NOW - 500_000),
+    }
 
 
 def test_a_folder_without_the_logs_names_every_missing_file(tmp_path):
