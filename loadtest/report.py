@@ -15,6 +15,7 @@ from loadtest import plot
 from loadtest.load import Result
 
 Cell = str | int | float | None
+WIDE = 3  # tables of more columns take the whole width of the page
 LATENCIES = (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max"))
 
 
@@ -160,7 +161,8 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<section class="card"><h2>{html.escape(table.title)}</h2>{body}{_note(table.note)}</section>'
+    kind = "card wide" if len(table.head) > WIDE else "card"
+    return f'<section class="{kind}"><h2>{html.escape(table.title)}</h2>{body}{_note(table.note)}</section>'
 
 
 def _note(text: str) -> str:
