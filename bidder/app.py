@@ -111,8 +111,7 @@ class Service:
         self._gauges()
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
             await self.link.execute("SCRIPT", "LOAD", script)
-        self.swap(first)
-        await self.link.execute("PING")  # the leases asked for above have been answered
+        await self.swap(first)
         runner = web.AppRunner(
             self._public(),
             access_log=None,
@@ -144,13 +143,21 @@ class Service:
         gc.freeze()
         return own_url, _url(settings.admin_host, admin)
 
-    def swap(self, made: Serving) -> None:
-        """Decide with another snapshot from the next request on."""
+    async def swap(self, made: Serving) -> None:
+        """Decide with another snapshot, once its new campaigns have money to bid with."""
+        before, after = _budgets(self.bidder.serving), _budgets(made)
+        self.budgets.configure(before | after)
+        try:
+            await self.link.execute("PING")  # replies come in order: the leases have been answered
+        except redis.exceptions.RedisError:
+            log.warning("the tag store does not answer; new campaigns bid when it does")
         self.bidder.serving = made
         self.notices.contacts_keep_s = made.contacts_keep_s
-        self.budgets.configure(
-            {c.id: c.daily_budget_micros for c in made.snapshot.portfolio.campaigns if c.status == "active"}
-        )
+        # Requests that started with the old snapshot may still bid for campaigns that have left.
+        asyncio.get_running_loop().call_later(TICK_S, self._retire)
+
+    def _retire(self) -> None:
+        self.budgets.configure(_budgets(self.bidder.serving))
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ended a background task, because without them no bid is safe."""
@@ -310,6 +317,10 @@ class Service:
         read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
         read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
         read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
+
+
+def _budgets(served: Serving) -> dict[str, int]:
+    return {c.id: c.daily_budget_micros for c in served.snapshot.portfolio.campaigns if c.status == "active"}
 
 
 def _budget_gauges(accounts: list[Account]) -> dict[tuple[tuple[str, str], ...], float]:

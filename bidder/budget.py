@@ -50,33 +50,34 @@ def cost_micros(price_micros: int) -> int:
 class Account:
     """One campaign day as this worker sees it; money in micros.
 
-    lease: as last told by the store. pending: at stake in bids. returning: offered back, not confirmed yet. refused:
-    the smallest amount that could not be reserved since there was last money for it, 0 for none. hold_s: the longest
-    hold asked for, covered_s: the longest that the lease's expiry allows for.
+    lease: as last told by the store. pending: at stake in bids. ended: held until a while ago; another worker may have
+    booked its bill, so it is ours again when the store says so. returning: offered back, not confirmed yet. refused:
+    the smallest amount that could not be reserved since there was last money for it, 0 for none. largest: the most
+    that was ever refused. hold_s: the longest hold asked for, covered_s: the longest that the lease's expiry allows.
     """
 
     __slots__ = (
-        "budget", "campaign", "covered_s", "day", "free", "hold_s", "lease", "pending", "refused", "release",
-        "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
+        "again", "budget", "campaign", "covered_s", "day", "ended", "free", "hold_s", "largest", "lease", "pending",
+        "refused", "release", "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
     )  # fmt: skip
 
     def __init__(self, campaign: str, day: int, budget: int) -> None:
         self.campaign = campaign
         self.day = day
         self.budget = budget
-        self.lease = self.pending = self.returning = self.spent = self.free = 0
-        self.refused = 0
+        self.lease = self.pending = self.ended = self.returning = self.spent = self.free = 0
+        self.refused = self.largest = 0
         self.reserved = 0  # since the last tick
         self.target = -(-budget // SHARE)
         self.hold_s = self.covered_s = 0
         self.release: dict[int, int] = {}
         self.shrink = False  # the budget was lowered: first hand back all that is not at stake
-        self.syncing = False
+        self.syncing = self.again = False
         self.synced_s = 0.0
 
     @property
     def available(self) -> int:
-        return self.lease - self.pending - self.returning
+        return self.lease - self.pending - self.ended - self.returning
 
 
 class Budgets:
@@ -98,6 +99,7 @@ class Budgets:
         self._hold_s = hold_s
         self._lease_s = lease_s
         self._offset_s = 0.0
+        self._questions = 0
         self._budgets: dict[str, int] = {}
         self._day = self.now_s() // DAY_S
         self._accounts: dict[str, Account] = {}
@@ -120,11 +122,12 @@ class Budgets:
                 account.shrink = budget < account.budget
                 account.budget = budget
                 account.target = -(-budget // SHARE)
-            self._sync(account)
+            self._sync(account, again=True)
         for campaign, account in self._accounts.items():
             if campaign not in budgets:
                 account.budget = account.target = 0
-                self._sync(account)
+                account.shrink = True
+                self._sync(account, again=True)
 
     def reserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> bool:
         """Set aside what a bid can cost at most; False when there is not that much, and then nothing changes."""
@@ -134,15 +137,16 @@ class Budgets:
         account = self._accounts.get(campaign)
         if account is None or day < self._day:  # a clock set back over midnight: the day that is over stays over
             return False
-        available = account.lease - account.pending - account.returning
+        available = account.lease - account.pending - account.ended - account.returning
         if hold_s > account.covered_s:
             account.hold_s = max(hold_s, account.hold_s)
-            self._sync(account)  # first the lease must last as long as the bid
+            self._sync(account, again=True)  # first the lease must last as long as the bid
             return False
         if available < micros or now_s - account.synced_s > self._lease_s:
             if not account.refused or micros < account.refused:
                 account.refused = micros
-            self._sync(account)
+            account.largest = max(account.largest, micros)
+            self._sync(account, again=True)
             return False
         account.pending += micros
         account.reserved += micros
@@ -152,7 +156,7 @@ class Budgets:
             self._due.setdefault(release_s, []).append(account)
             held = 0
         account.release[release_s] = held + micros
-        if 2 * (available - micros) < account.target:
+        if account.free > 0 and 2 * (available - micros) < account.target:
             self._sync(account)
         return True
 
@@ -178,8 +182,10 @@ class Budgets:
         """End the reservations whose hold is over."""
         for release_s in [s for s in self._due if s <= now_s]:
             for account in self._due.pop(release_s):
-                account.pending -= account.release.pop(release_s, 0)
-                self._mark(account)
+                amount = account.release.pop(release_s, 0)
+                account.pending -= amount
+                account.ended += amount
+                self._sync(account, again=True)
 
     def tick(self, elapsed_s: float) -> None:
         """Once a second: end holds, renew and resize leases, follow the day."""
@@ -191,16 +197,17 @@ class Budgets:
             rate = account.reserved / elapsed_s
             account.reserved = 0
             active = account.budget > 0 and account.day == self._day
-            account.target = max(-(-account.budget // SHARE), int(rate * AHEAD_S)) if active else 0
+            account.target = max(-(-account.budget // SHARE), int(rate * AHEAD_S), account.largest) if active else 0
             if (
                 account.refused
                 or account.returning
+                or account.ended
                 or account.shrink
                 or 2 * account.available < account.target
                 or account.available > 2 * account.target
                 or now_s - account.synced_s > RENEW_S
             ):
-                self._sync(account)
+                self._sync(account, give_back=True)
         for key in [k for k, a in self._earlier.items() if not a.pending and not a.lease and not a.syncing]:
             del self._earlier[key]
         for campaign in [
@@ -212,7 +219,7 @@ class Budgets:
         """Before leaving: return everything that is not at stake."""
         for account in self._all():
             account.budget = account.target = 0
-            account.syncing = False
+            account.shrink, account.syncing = True, False
             self._sync(account)
 
     def accounts(self) -> list[Account]:
@@ -259,30 +266,41 @@ class Budgets:
             self.exhausted.discard(account.campaign)
             self.version += 1
 
-    def _sync(self, account: Account) -> None:
+    def _sync(self, account: Account, again: bool = False, give_back: bool = False) -> None:
+        """Ask the store for the lease we want.
+
+        again: ask once more if a question is on its way already. give_back: return what is more than twice the
+        target; only once a second, or what was granted for a bid would be gone before the next one.
+        """
         if account.syncing:
+            account.again = account.again or again
             return
         wanted = account.pending
         if not account.shrink:
             wanted += max(account.target, account.refused)
-            if wanted < account.lease and account.available <= 2 * account.target:
-                wanted = account.lease  # a little too much is not worth giving back
+            if wanted < account.lease and not (give_back and account.available > 2 * account.target):
+                wanted = account.lease
         # What is offered back must not be reserved while the offer is on its way.
-        account.returning = max(0, account.lease - wanted)
+        account.returning = max(account.returning, account.lease - wanted)
         account.syncing = True
         self._send(account, wanted, account.shrink, "EVALSHA", SHA1)
 
     def _send(self, account: Account, wanted: int, shrinks: bool, verb: str, script: str) -> None:
         # A budget of a campaign that left the portfolio is 0 here: then nothing is granted, and leases only shrink.
+        self._questions += 1
         command = encode(
             verb, script, 1, keys.spend(account.campaign, account.day),
             self.worker, account.budget, wanted, self._lease_s + account.hold_s, KEEP_S,
-            account.pending + account.refused,
+            account.pending + account.refused, self._questions,
         )  # fmt: skip
-        if not self._link.send(command, partial(self._synced, account, wanted, shrinks, account.hold_s, verb)):
+        if not self._link.send(
+            command, partial(self._synced, account, wanted, shrinks, account.hold_s, account.ended, verb)
+        ):
             account.syncing = False
 
-    def _synced(self, account: Account, wanted: int, shrinks: bool, hold_s: int, verb: str, reply: Any) -> None:
+    def _synced(
+        self, account: Account, wanted: int, shrinks: bool, hold_s: int, ended: int, verb: str, reply: Any
+    ) -> None:
         if isinstance(reply, redis.exceptions.NoScriptError) and verb == "EVALSHA":
             self._send(account, wanted, shrinks, "EVAL", SCRIPT)
             return
@@ -291,10 +309,12 @@ class Budgets:
             return  # `returning` stays out of play until a later reply says what the lease is
         store_s, account.lease, account.spent, account.free = reply
         account.returning = 0
+        account.ended -= ended
         account.synced_s = float(store_s)
         account.covered_s = hold_s
         self._offset_s = store_s + 0.5 - self._clock() if abs(store_s + 0.5 - self._clock()) > 1 else 0.0
         self._mark(account)
-        if account.shrink:
-            account.shrink = not shrinks
-            self._sync(account)  # down to what is at stake, then up to what the new budget leaves
+        if account.shrink or account.again:
+            account.again = False
+            account.shrink = account.shrink and not shrinks
+            self._sync(account)  # when shrinking: down to what is at stake, then up to what the new budget leaves

@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from msgspec import Struct
@@ -73,7 +73,11 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
 
 
 async def follow(
-    settings: BidderConfig, public_url: str, seen: tuple[object, ...], swap: Callable[[Serving], None], metrics: Metrics
+    settings: BidderConfig,
+    public_url: str,
+    seen: tuple[object, ...],
+    swap: Callable[[Serving], Awaitable[None]],
+    metrics: Metrics,
 ) -> None:
     """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
@@ -89,7 +93,7 @@ async def follow(
             metrics.counts[bad] += 1
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect
             continue
-        swap(made)
+        await swap(made)
         gc.freeze()  # a large snapshot must not be walked by every full collection (p99.9 halves)
         metrics.counts[good] += 1
         log.info("serving %s", made.snapshot.version)
