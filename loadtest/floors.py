@@ -48,6 +48,7 @@ async def serve(kind: str, port: int) -> None:
 
 def nginx(folder: Path, port: int) -> Path:
     """Write a configuration with which nginx answers 204 on loopback; returns its file. One process, no logs."""
+    folder = folder.resolve()  # nginx reads relative paths from its own prefix
     path = folder / "nginx.conf"
     path.write_text(
         f"daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log {folder}/nginx.error;\n"
