@@ -33,7 +33,7 @@ def violations(request: dict[str, Any], status: int, body: bytes) -> list[str]:
     seats = answer.get("seatbid") or []
     if seats and answer.get("cur", "USD") not in (request.get("cur") or ["USD"]):
         found.append(f"cur {answer.get('cur', 'USD')} was not offered")
-    # Some exchanges send numbers for ids and text for numbers: compared as text, both name the same.
+    # Some exchanges send numbers for ids; a bid names them as text.
     imps = {str(imp.get("id")): imp for imp in request.get("imp") or [] if isinstance(imp, dict)}
     for seat in seats:
         if request.get("wseat") and seat.get("seat") not in request["wseat"]:
@@ -66,11 +66,28 @@ def _offer(imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
     banner = imp.get("banner")
     if not isinstance(banner, dict):
         return [*found, "banner for an impression without one"]
-    sizes = [(str(f.get("w")), str(f.get("h"))) for f in banner.get("format") or [] if isinstance(f, dict)]
-    sizes.append((str(banner.get("w")), str(banner.get("h"))))
-    if (str(bid.get("w")), str(bid.get("h"))) not in sizes:
+    sizes = [_size(part) for part in [banner, *(banner.get("format") or [])] if isinstance(part, dict)]
+    if _size(bid) not in sizes:
         found.append(f"size {bid.get('w')}x{bid.get('h')} was not offered")
     return found
+
+
+def _size(part: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(_number(part.get(side)) for side in ("w", "h"))
+
+
+def _number(value: Any) -> Any:
+    """A number sent as text is that number.
+
+    >>> _number("728") == _number(728.0) == 728
+    True
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _blocks(request: dict[str, Any], imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:

@@ -40,6 +40,18 @@ def test_a_sound_bid_and_an_empty_no_bid_are_accepted():
 
 
 @pytest.mark.parametrize(
+    "imp",
+    [
+        {"id": 1, "banner": {"w": 300, "h": 250}},
+        {"id": "1", "banner": {"w": "300", "h": "250"}},
+        {"id": "1", "banner": {"w": 300.0, "h": 250.0}},
+    ],
+)
+def test_numbers_sent_as_text_and_text_as_numbers_name_the_same(imp):
+    assert violations(a_request(imp=[imp]), 200, an_answer()) == []
+
+
+@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"impid": "9"}, "impid 9 is not in the request"),
