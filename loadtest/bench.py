@@ -320,9 +320,7 @@ def _cpu() -> str:
 
 def print_tables(console: Console, found: dict[str, Any]) -> None:
     """The report for people."""
-    table = Table(
-        "server", "CPU µs/request", "min to max", "at requests/s", "p99 µs", title="one core, half load, medians"
-    )
+    table = Table("server", "CPU µs/request", "min to max", "requests/CPU s", "p99 µs at half load", title="one core")
     for name, figures in found["servers"].items():
         table.add_row(
             name,
