@@ -195,7 +195,9 @@ class Bidder:
             bid_id = self._worker + self._bids.to_bytes(_COUNTER_BYTES)
             imp = request.imp[offer.imp_index]
             fields = endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + currency
-            server, browser = self._signer.pair(bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test)
+            server, browser = self._signer.pair(
+                bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test, privacy.frequency_cap
+            )
             name = bid_id_text(bid_id)
             bids.append(
                 Sent(

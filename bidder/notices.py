@@ -150,7 +150,7 @@ class Notices:
         event = _event(kind, token, query, local_micros, int(time.time() * 1e6))
         try:
             fresh = await self._store(kind, token, events.encode(event), paid_micros, of_record, problem)
-            if of_record and not problem and token.uid is not None:
+            if of_record and not problem and token.uid is not None and token.counts_contact:
                 await contact.record(
                     self._link,
                     token.uid,

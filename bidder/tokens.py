@@ -33,7 +33,7 @@ BID_ID_BYTES = 12
 WORKER_BYTES = 6
 MAX_TOKEN_CHARS = 2048
 SKEW_S = 300  # S-11
-BROWSER, HAS_UID, TEST = 1, 2, 4
+BROWSER, HAS_UID, TEST, NO_CONTACT = 1, 2, 4, 8
 _HEAD = struct.Struct(f"<BBBIHQ{BID_ID_BYTES}s")
 
 
@@ -42,7 +42,8 @@ class Token(msgspec.Struct, frozen=True):
 
     issued_s: unix seconds on the store's clock. hold_s: how long the bid's money stays reserved.
     ceiling_micros: CPM micro-USD we offered, the most we can be charged. currency: of the price in notices. uid: None
-    for a bid that may not be joined to a user. browser: for the page's URLs. test: nothing of it may be billed.
+    for a bid that may not be joined to a user. browser: for the page's URLs. test: nothing of it may be billed. counts_contact: whether
+    the impression may be counted on the user's record, for frequency caps.
     """
 
     bid_id: str
@@ -57,6 +58,7 @@ class Token(msgspec.Struct, frozen=True):
     uid: Uid | None = None
     browser: bool = False
     test: bool = False
+    counts_contact: bool = True
 
     @property
     def worker(self) -> str:
@@ -94,9 +96,10 @@ class Signer:
         fields: bytes,
         uid: Uid | None,
         test: bool = False,
+        counts_contact: bool = True,
     ) -> tuple[bytes, bytes]:
         """(server token, browser token). bid_id: 12 bytes. fields: the five `text_field`s of a token, joined."""
-        flags = TEST if test else 0
+        flags = (TEST if test else 0) | (0 if counts_contact else NO_CONTACT)
         sealed = b""
         if uid is not None:
             flags |= HAS_UID
@@ -161,6 +164,7 @@ def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
         uid=uid,
         browser=bool(flags & BROWSER),
         test=bool(flags & TEST),
+        counts_contact=not flags & NO_CONTACT,
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidder.notices import PriceUnusable, price_micros
+from bidder.tokens import text_field
 from dmp import events, keys
 from dmp.codec import decode_contacts
 from dmp.config import DmpConfig
@@ -138,6 +139,18 @@ async def test_a_capped_campaign_stops_after_its_cap(tmp_path, store):
             await bidder.get(urls(await bidder.a_bid(body_of_user()))["billing"])
         assert (await bidder.bid(body_of_user()))[0] == 204
         assert (await bidder.bid(body_of_user("11111111-8246-4ba4-ae5b-76104861e7dc")))[0] == 200
+
+
+@pytest.mark.rule("P-16")
+async def test_contacts_are_not_counted_without_the_permission_to(tmp_path, store, client):
+    async with running(tmp_path, store) as bidder:
+        names = b"".join(map(text_field, ("x", "1", "acme", "acme-1", "USD")))
+        token, _ = bidder.service.signer.pair(
+            bytes(12), bidder.service.budgets.now_s(), 120, 2_000_000, names, bytes(16), counts_contact=False
+        )
+        assert (await bidder.get(f"{bidder.url}/bill?t={token.decode()}&p=1.5"))[0] == 204
+        assert spent(client) == 1_500
+        assert not client.exists(keys.contacts(bytes(16)))
 
 
 @pytest.mark.rule("S-13")
