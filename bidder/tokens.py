@@ -42,8 +42,8 @@ class Token(msgspec.Struct, frozen=True):
 
     issued_s: unix seconds on the store's clock. hold_s: how long the bid's money stays reserved.
     ceiling_micros: CPM micro-USD we offered, the most we can be charged. currency: of the price in notices. uid: None
-    for a bid that may not be joined to a user. browser: for the page's URLs. test: nothing of it may be billed. counts_contact: whether
-    the impression may be counted on the user's record, for frequency caps.
+    for a bid that may not be joined to a user. browser: for the page's URLs. test: nothing of it may be billed.
+    counts_contact: whether the impression may be counted on the user's record, for frequency caps.
     """
 
     bid_id: str
