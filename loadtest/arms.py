@@ -20,6 +20,7 @@ from loadtest.world import Requests, World
 
 _STORE = re.compile(r'tagbid_store_total\{result="([^"]*)"\}')
 PATIENCE_MS = 5_000
+LATE_SHARE, SLOWER, SLOWEST = 0.01, 0.7, 250.0
 DAY_S = 86_400
 
 
@@ -50,17 +51,20 @@ def play(
 ) -> Played:
     """Start the stage's store and bidder, play all requests against them, stop both.
 
-    rate: requests per second, Poisson arrivals. batch: requests between two looks of the exchange at its answers.
+    rate: requests per second, Poisson arrivals; after a batch with many late answers the next one is sent more slowly,
+    so that a busy machine costs time instead of bids. batch: requests between two looks of the exchange at its answers.
     """
     results: list[Result] = []
+    pace = rate
     with stage.store(on) as store, stage.bidder(on) as bidder:
 
         def send(bodies: list[bytes]) -> list[Answer]:
+            nonlocal pace
             job = Load(
                 url=f"{bidder.url}/bid/{EXCHANGE}",
                 bodies=bodies,
-                rate=rate,
-                duration_s=len(bodies) / rate,
+                rate=pace,
+                duration_s=len(bodies) / pace,
                 count=len(bodies),
                 poisson=True,
                 seed=len(results) + 1,
@@ -70,6 +74,8 @@ def play(
             bidder.child.check()
             result = generator.play(job)
             results.append(result)
+            if result.late > LATE_SHARE * len(bodies):
+                pace = max(SLOWEST, pace * SLOWER)
             return [
                 Answer(int(status), result.bodies.get(i, b""), int(latency))
                 for i, (status, latency) in enumerate(zip(result.status, result.latency_us, strict=True))

@@ -52,7 +52,7 @@ class Scale(msgspec.Struct, frozen=True):
     collect: int = 32_000
     test: int = 14_000
     rate: float = 1_000.0
-    batch: int = 6_000
+    batch: int = 4_000
     seed_users: int = 1_200
 
 

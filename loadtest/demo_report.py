@@ -1,10 +1,11 @@
 """What the demo found, as one table, one JSON document and one HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 
 from dmp.offline import Generation
@@ -14,7 +15,7 @@ from loadtest.load import Result
 from loadtest.report import Cell, Figure, Table, Tile
 from loadtest.seeding import Seed
 from loadtest.uplift import Uplift, per_spend, uplift
-from loadtest.world import Ints
+from loadtest.world import Bools, Ints
 from models.response import Report
 
 ON, OFF, PLACEBO = "tags on", "tags off", "placebo"
@@ -34,7 +35,8 @@ def assemble(
 ) -> dict[str, Any]:
     """The report. trained: click models in the order of `played`. users: (n,) whose request each test request was."""
     on = played[ON]
-    gain, blank = against(on, played[OFF], users), against(played[PLACEBO], played[OFF], users)
+    compared = answered_by_all(played.values())
+    gain, blank = (against(arm, played[OFF], users, compared) for arm in (on, played[PLACEBO]))
     model = trained[0]
     return {
         "users": generation.users,
@@ -65,6 +67,7 @@ def assemble(
         "placebo_uplift": None if blank is None else blank.value,
         "placebo_standard_error": None if blank is None else blank.standard_error,
         "placebo_within_two_errors": None if blank is None else abs(blank.errors) <= WITHIN,
+        "compared_requests": int(compared.sum()),
         "arms": {name: {**earned(arm), "load": arm.told} for name, arm in played.items()},
         "steps_s": dict(steps),
         "seconds": round(seconds, 1),
@@ -89,9 +92,17 @@ def earned(arm: Played) -> dict[str, Any]:
     }
 
 
-def against(arm: Played, other: Played, users: Ints) -> Uplift | None:
+def against(arm: Played, other: Played, users: Ints, compared: Bools) -> Uplift | None:
+    """compared: (n,) the requests to look at."""
     a, b = arm.books, other.books
-    return uplift(a.click, a.cost_micros, b.click, b.cost_micros, users)
+    columns = (a.click, a.cost_micros, b.click, b.cost_micros, users)
+    return uplift(*(column[compared] for column in columns))
+
+
+def answered_by_all(played: Iterable[Played]) -> Bools:
+    """(n,) requests every arm answered in good time: what a busy machine made late says nothing about tags."""
+    prompt: Bools = np.logical_and.reduce([arm.books.prompt > 0 for arm in played])
+    return prompt
 
 
 def publish(found: dict[str, Any], on: Result, out: Path, console: Console) -> None:
@@ -145,6 +156,8 @@ def summary_table(found: Mapping[str, Any]) -> Table:
     hits = [arm["store"] for arm in arms]
     rows.append(each("user found in the store", [f"{share(store):.1%}" for store in hits]))
     rows.append(each("server CPU per request", [f"{load['server_cpu_us_per_request']:.0f} µs" for load in loads]))
+    if any(load["late"] for load in loads):
+        rows.append(each("answers after tmax", [load["late"] for load in loads]))
     reasons = sorted({reason for load in loads for reason in load["no_bid_reasons"]})
     rows += [each(f"no bid: {reason}", [load["no_bid_reasons"].get(reason, 0) for load in loads]) for reason in reasons]
     return Table("tagbid demo", ("", *found["arms"]), rows, verdict(found))
@@ -162,7 +175,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     placebo = "is" if found["placebo_within_two_errors"] else "IS NOT"
     booked = all(arm["spend_micros"] == arm["booked_micros"] for arm in found["arms"].values())
     return (
-        f"± is one standard error (delta method, clustered by user). The placebo {placebo} within two of none. "
+        f"± is one standard error (delta method, clustered by user), over the {found['compared_requests']:,} requests "
+        f"all arms answered in time. The placebo {placebo} within two of none. "
         f"The bidder's books {'agree' if booked else 'DO NOT AGREE'} with the exchange's to the micro-dollar; "
         f"server CPU includes notices."
     )

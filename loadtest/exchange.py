@@ -19,6 +19,7 @@ from loadtest.courier import Call, Courier, Trip
 from loadtest.world import Requests, World
 
 CALL_TIMEOUT_S = 60.0
+PROMPT = 0.8
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +61,8 @@ class Books(msgspec.Struct):
     """What one run of n requests came to; every array is (n,), in the order of the requests.
 
     price_micros: CPM paid, 0 where nothing was won. bid_micros: CPM bid, 0 for none. campaign: index into
-    `campaigns`, -1 where nothing was won. rejected: why bids were refused. late: answers after `tmax`.
+    `campaigns`, -1 where nothing was won. prompt: 1 where the answer came well within `tmax` (`PROMPT` of it), so that
+    neither side can have dropped it for its time. rejected: why bids were refused. late: answers after `tmax`.
     """
 
     campaigns: tuple[str, ...]
@@ -68,6 +70,7 @@ class Books(msgspec.Struct):
     price_micros: npt.NDArray[np.int64]
     campaign: npt.NDArray[np.int64]
     click: npt.NDArray[np.int64]
+    prompt: npt.NDArray[np.int64]
     rejected: Counter[str]
     losses: Counter[int]
     late: int = 0
@@ -94,7 +97,7 @@ def open_books(n: int, campaigns: Sequence[str]) -> Books:
     def zeros() -> npt.NDArray[np.int64]:
         return np.zeros(n, dtype=np.int64)
 
-    return Books(tuple(campaigns), zeros(), zeros(), zeros() - 1, zeros(), Counter(), Counter())
+    return Books(tuple(campaigns), zeros(), zeros(), zeros() - 1, zeros(), zeros(), Counter(), Counter())
 
 
 def play(
@@ -144,6 +147,7 @@ def judge(
     books: Books,
 ) -> Trip:
     """Settle request i, enter it in the books; returns the calls that follow from it (none unless won)."""
+    books.prompt[i] = 0 <= answer.latency_us <= PROMPT * earth.config.tmax_ms * 1000
     if answer.status == 204:
         return ()
     if answer.latency_us > earth.config.tmax_ms * 1000:

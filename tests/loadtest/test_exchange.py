@@ -86,7 +86,12 @@ def test_the_same_requests_click_the_same_for_two_bidders_that_show_the_same_ads
 
 def test_a_late_bid_takes_no_part():
     books = play(EARTH, REQUESTS, CAMPAIGNS, constant(100.0, latency_us=1000 * EARTH.config.tmax_ms + 1), Notebook())
-    assert (books.won, books.late) == (0, 400)
+    assert (books.won, books.late, books.prompt.sum()) == (0, 400, 0)
+
+
+def test_an_answer_near_the_limit_counts_but_is_not_prompt():
+    books = play(EARTH, REQUESTS, CAMPAIGNS, constant(100.0, latency_us=900 * EARTH.config.tmax_ms), Notebook())
+    assert (books.won, books.late, books.prompt.sum()) == (400, 0, 0)
 
 
 @pytest.mark.parametrize(
