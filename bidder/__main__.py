@@ -15,8 +15,8 @@ from rich.console import Console
 
 from bidder import campaigns, config, openrtb, snapshot
 from bidder import explain as explaining
+from dmp import commands, keys, store
 from dmp import config as files
-from dmp import keys, store
 from dmp.config import DmpConfig
 from dmp.errors import ConfigError
 from dmp.schema import User
@@ -121,11 +121,11 @@ def _scores(text: str) -> dict[int, int]:
     found = {}
     for part in _names(text):
         name, _, score = part.partition("=")
-        if score and not (score.isdigit() and int(score) <= 100):
+        if score and not (score.isascii() and score.isdecimal() and int(score) <= 100):
             raise ConfigError("--user-tags", [f"{part}: a score is a whole number from 0 to 100"])
         found[tag_id(name)] = int(score) if score else 100
     return found
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(commands.run(app, "tagbid bidder", sys.argv[1:]))

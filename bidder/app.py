@@ -229,7 +229,9 @@ class Service:
         except web.HTTPRequestEntityTooLarge:
             return self._refused(413, close=True)
         arrived_s = time.monotonic()
-        endpoint = self.endpoints.find(http.raw_path, http.headers.get("Authorization", "").encode())
+        endpoint = self.endpoints.find(
+            http.raw_path, http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        )
         if isinstance(endpoint, int):
             return self._refused(endpoint)
         body = plain(received, http.headers.get("Content-Encoding", ""))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from secrets import token_bytes
 
+import msgspec
+
 from bidder import answer, openrtb
 from bidder.answer import Sent
 from bidder.budget import Budgets
@@ -36,7 +38,10 @@ OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 Answer = bytes | int
 """A body, sent with 200; or a status without a body."""
 
-DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+DEFECTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error,
+    msgspec.MsgspecError,
+)  # fmt: skip
 """What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
 
 MAX_TMAX_MS = 10_000.0

@@ -2,9 +2,11 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -90,10 +92,10 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: dict[str, Rate] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     first_price_keep: Share = 0.85
     prior_ctr: Share = 0.001
-    max_price_micros: int = 100_000_000
+    max_price_micros: Annotated[int, msgspec.Meta(gt=0, le=10**12)] = 100_000_000
     max_candidates: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     offers: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
-    reload_s: float = 1.0
+    reload_s: Annotated[float, msgspec.Meta(ge=0.001, le=3_600)] = 1.0
     max_in_flight: Annotated[int, msgspec.Meta(ge=1)] = 1_000
     read_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     idle_s: Annotated[float, msgspec.Meta(gt=0)] = 150.0
@@ -103,6 +105,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_EXCHANGE = ExchangeConfig()
+EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> BidderConfig:
@@ -142,6 +145,14 @@ def problems_of(config: BidderConfig) -> list[str]:
             for name, exchange in config.exchanges.items()
             if not exchange.token
         ]
+    for name, exchange in config.exchanges.items():
+        where = f"[bidder.exchanges.{name}]"
+        if not EXCHANGE_NAME.fullmatch(name):
+            problems.append(f"{where} the name stands in its endpoint's path: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        if exchange.network_ms + exchange.margin_ms >= exchange.default_tmax_ms:
+            problems.append(f"{where} network_ms and margin_ms leave nothing of default_tmax_ms to decide in")
+    if config.public_url and urlsplit(config.public_url).scheme not in ("http", "https"):
+        problems.append(f"[bidder] public_url {config.public_url!r} is no http or https address")
     if config.rates.get("USD") != 1.0:
         problems.append("[bidder.rates] USD must be 1.0: rates are US dollars for one unit of a currency")
     return problems

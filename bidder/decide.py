@@ -234,16 +234,18 @@ def priced(
         owner = snapshot.owners[ad]
         if owner in used:
             continue
-        deal = _deal(deals, ad, snapshot) if by_ad[ad].deals else None
+        price = deal = None
         at, least = seen.at, floor
-        if deal is not None:
-            least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
-            at = deal.at if deal.at in (1, 2, 3) else at
-        if least is None:
-            continue
-        price = price_micros(value / rate, least, at, settings.first_price_keep, ceiling)
-        if price is None:
-            if deals:
+        for deal in _deals(deals, ad, snapshot) if by_ad[ad].deals else (None,):  # the first whose floor can be met
+            if deal is not None:
+                least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
+                at = deal.at if deal.at in (1, 2, 3) else seen.at
+            if least is not None:
+                price = price_micros(value / rate, least, at, settings.first_price_keep, ceiling)
+            if price is not None:
+                break
+        if price is None or least is None:
+            if deals or least is None:
                 continue
             break  # every further ad is worth less
         used.add(owner)
@@ -267,9 +269,9 @@ def priced(
     return tuple(found)
 
 
-def _deal(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> Deal | None:
-    """The first offered deal that this ad may answer."""
-    return next((deal for deal in deals or () if targeting.deal_ads(snapshot.index, deal) >> ad & 1), None)
+def _deals(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> list[Deal]:
+    """The offered deals that this ad may answer."""
+    return [deal for deal in deals or () if targeting.deal_ads(snapshot.index, deal) >> ad & 1]
 
 
 def _keep_capped_once(offers: list[tuple[Offer, ...]], snapshot: Snapshot) -> None:

@@ -1,13 +1,12 @@
 """Which exchange is calling, and may it: the rules both HTTP paths share (S-01, S-02)."""
 
 import hmac
-import re
 import zlib
 from urllib.parse import unquote
 
 from msgspec import Struct
 
-from bidder.config import DEFAULT_EXCHANGE, BidderConfig, ExchangeConfig
+from bidder.config import DEFAULT_EXCHANGE, EXCHANGE_NAME, BidderConfig, ExchangeConfig
 from bidder.metrics import Metrics
 from bidder.tokens import text_field
 
@@ -15,7 +14,6 @@ PREFIX = "/bid/"
 MAX_BODY_BYTES = 256 * 1024
 MAX_RATIO = 100
 MAX_UNLISTED = 100  # exchanges served by default settings before their names are no longer believed
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Endpoint(Struct, frozen=True):
@@ -51,7 +49,7 @@ class Endpoints:
     def _resolve(self, target: str) -> Endpoint | None:
         path = unquote(target.partition("?")[0])
         name = path.removeprefix(PREFIX)
-        if name == path or not _NAME.fullmatch(name):
+        if name == path or not EXCHANGE_NAME.fullmatch(name):
             return None
         endpoint = self._by_name.get(name)
         if endpoint is None:

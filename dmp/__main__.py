@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dmp import commands, keys, optout, pseudonym, store, taxonomy, taxonomy_commands
 from dmp import config as configuration
-from dmp import keys, optout, pseudonym, store, taxonomy, taxonomy_commands
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
 from dmp.schema import IdType, Uid
@@ -420,4 +421,4 @@ def tell_ingested(report: "Report", seconds: float, into: Path, as_json: bool) -
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(commands.run(app, "tagbid dmp", sys.argv[1:]))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dmp import commands
 from dmp import config as files
 from dmp.errors import TagbidError
 from loadtest.config import LoadtestConfig
@@ -160,6 +161,4 @@ def _headers(lines: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    from loadtest.cli import run_room
-
-    sys.exit(run_room("loadtest", sys.argv[1:]))
+    sys.exit(commands.run(app, "tagbid loadtest", sys.argv[1:]))

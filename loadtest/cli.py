@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from rich.console import Console
-from typer.main import get_command
 
-from dmp.errors import TagbidError
+from dmp import commands
 
 ROOMS: dict[str, str] = {
     "dmp": "users, tags, seeds and audiences: build, store, serve",
@@ -21,8 +20,6 @@ ROOMS: dict[str, str] = {
     "loadtest": "demo, load, traffic, yardsticks",
 }
 """{room: one line for `tagbid --help`}, in the order of the imports."""
-
-USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,21 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if argv[0] not in ROOMS:
         err.print(f"tagbid: no room {argv[0]!r}; there are: {', '.join(ROOMS)}", markup=False)
-        return USAGE_ERROR
-    return run_room(argv[0], argv[1:])
-
-
-def run_room(room: str, arguments: Sequence[str]) -> int:
-    """Run `tagbid <room> <arguments>`; a TagbidError becomes its message on stderr and exit code 2."""
-    try:
-        command = get_command(importlib.import_module(f"{room}.__main__").app)
-        command.main(args=list(arguments), prog_name=f"tagbid {room}")
-    except TagbidError as error:
-        Console(stderr=True, highlight=False).print(f"tagbid: {error}", markup=False, soft_wrap=True)
-        return USAGE_ERROR
-    except SystemExit as stop:  # typer ends every command so, with its exit code
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        return commands.USAGE_ERROR
+    return commands.run(importlib.import_module(f"{argv[0]}.__main__").app, f"tagbid {argv[0]}", argv[1:])
 
 
 def _print_rooms(out: Console) -> None:

@@ -1,6 +1,7 @@
 """The models' commands."""
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dmp import commands
 from dmp import config as configuration
 from dmp.audiences import Audience, told
 from dmp.config import DmpConfig
@@ -203,4 +205,4 @@ def _print(audience: Audience, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(commands.run(app, "tagbid models", sys.argv[1:]))

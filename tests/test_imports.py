@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "loadtest": {"dmp", "models", "bidder", "loadtest"},
 }
 FRONT_ROOM = {
-    "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences", "taxonomy",
-    "catalogue",
+    "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
+    "taxonomy", "catalogue",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape"}
 HEAVY = ("pyarrow", "duckdb", "lightgbm", "sqlalchemy", "pandas", "sklearn", "scipy", "sqlglot")

@@ -62,3 +62,18 @@ def test_an_open_endpoint_is_refused_on_a_public_address(tmp_path: Path, host: s
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, fragment: str) -> None:
     with pytest.raises(ConfigError, match=fragment):
         loaded(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ('[bidder.exchanges."ad x"]\n', "path"),
+        ("[bidder.exchanges.north]\nnetwork_ms = 80\nmargin_ms = 20\n", "leave nothing"),
+        ('[bidder]\npublic_url = "bids.example"\n', "public_url"),
+        ("[bidder]\nreload_s = 0\n", "reload_s"),
+        ("[bidder]\nmax_price_micros = 0\n", "max_price_micros"),
+    ],
+)
+def test_what_could_never_bid_is_refused_at_the_start(tmp_path: Path, text: str, fragment: str) -> None:
+    with pytest.raises(ConfigError, match=fragment):
+        loaded(tmp_path, text)

@@ -96,6 +96,7 @@ CASES = {
     "chunks": [chunked(BID[:10], BID[10:])],
     "many chunks": [chunked(*(BID[i : i + 1] for i in range(len(BID))))],
     "chunks with a trailer": [chunked(BID)[:-2] + b"X-Sum: 1\r\n\r\n"],
+    "a secret that is no text": [post(headers="Authorization: Bearer X\r\n").replace(b" X", b" \xff")],
     "gzip": [post(gzip.compress(BID, mtime=0), headers="Content-Encoding: gzip\r\n")],
     "gzip in chunks": [chunked(gzip.compress(BID, mtime=0), headers="Content-Encoding: GZIP\r\n")],
     "gzip that is none": [post(BID, headers="Content-Encoding: gzip\r\n")],

@@ -38,7 +38,7 @@ def test_what_a_stage_writes_is_a_configuration_the_commands_take(a_stage):
 
 def test_a_server_that_does_not_start_says_why(a_stage):
     a_stage.campaigns.write_text("[[campaign]]\nid = 1\n")
-    with stage.store(a_stage), pytest.raises(ChildFailed, match=r"campaigns\.toml"), stage.bidder(a_stage):
+    with stage.store(a_stage), pytest.raises(ChildFailed, match="advertiser is missing"), stage.bidder(a_stage):
         pass
 
 
