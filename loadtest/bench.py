@@ -8,7 +8,6 @@ are compared one by one.
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -27,7 +26,7 @@ from dmp.config import DmpConfig
 from dmp.errors import TagbidError
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store, open_store
-from loadtest import floors, generator, scenario, scrape
+from loadtest import floors, generator, machine, scenario, scrape
 from loadtest.children import Child, started, wait_until
 from loadtest.load import Load, Result
 from loadtest.scenario import Scenario
@@ -275,7 +274,8 @@ def report(
 
     latency = [ours / theirs for ours, theirs in zip(p99["bidder"], p99["rival"], strict=True)]
     return {
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": msgspec.to_builtins(machine.machine()),
+        "commit": msgspec.to_builtins(machine.commit()),
         "at": time.strftime("%Y-%m-%d", time.gmtime()),
         "campaigns": campaigns,
         "users": users,
@@ -306,16 +306,6 @@ def report(
         "p99_over_rival_range": [round(min(latency), 3), round(max(latency), 3)],
         "why_null": {} if "nginx204" in cpu else {"floor_over_nginx": "nginx is not installed"},
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def print_tables(console: Console, found: dict[str, Any]) -> None:

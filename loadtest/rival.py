@@ -23,13 +23,14 @@ from aiohttp import web
 
 from bidder.campaigns import Campaign, Creative, Portfolio
 from bidder.campaigns import load as load_campaigns
+from bidder.snapshot import ad_of
 from bidder.useragent import families
 from dmp import codec, keys, pseudonym
 from dmp.schema import User
 from dmp.store import Store, live_generation
 from dmp.taxonomy import tag_id
 from models import features, registry
-from models.features import Ad, Context
+from models.features import Context
 
 PRIOR_CTR = 0.001
 KEEP = 0.85
@@ -187,20 +188,6 @@ class Rival:
             "burl": f"{self.base}/bill?{query}&p=${{AUCTION_PRICE}}",
             "seat": campaign.seat,
         }
-
-
-def ad_of(campaign: Campaign, creative: Creative) -> Ad:
-    return Ad(
-        campaign=campaign.id,
-        creative=creative.id,
-        advertiser=campaign.advertiser,
-        category=campaign.cat[0] if campaign.cat else "",
-        interest=tag_id(campaign.interest) if campaign.interest else 0,
-        width=creative.w,
-        height=creative.h,
-        target_tags=tuple(tag_id(name) for name in campaign.targeting.tags),
-        audiences=frozenset(keys.number(name) for name in campaign.targeting.audiences),
-    )
 
 
 def may_use_ids(request: dict[str, Any]) -> bool:

@@ -32,8 +32,8 @@ def test_value_is_rounded_half_to_even(worth: float, rounded: int) -> None:
         (1.0, None, "EUR", 800_000),
         (100, "JPY", "EUR", 640_000),
         (0.0000001, None, "USD", 1),
-        (1.0, "XXX", "USD", None),
-        (1.0, "USD", "XXX", None),
+        (1.0, "ZZZ", "USD", None),
+        (1.0, "USD", "ZZZ", None),
     ],
 )
 def test_a_floor_is_converted_and_rounded_up(bidfloor: float, named: str, currency: str, micros: int | None) -> None:
@@ -42,7 +42,7 @@ def test_a_floor_is_converted_and_rounded_up(bidfloor: float, named: str, curren
 
 @pytest.mark.parametrize(
     ("cur", "currency"),
-    [(None, "USD"), ([], "USD"), (["EUR", "USD"], "USD"), (["XXX", "EUR"], "EUR"), (["XXX"], None)],
+    [(None, "USD"), ([], "USD"), (["EUR", "USD"], "USD"), (["ZZZ", "EUR"], "EUR"), (["ZZZ"], None)],
 )
 def test_a_bid_is_made_in_dollars_or_in_a_currency_with_a_rate(cur: list[str] | None, currency: str | None) -> None:
     assert bid_currency(cur, RATES) == currency
