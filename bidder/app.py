@@ -19,6 +19,7 @@ from typing import Any
 
 import redis.exceptions
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bidder import budget, contact, notices, serving
 from bidder.bidding import Answer, Bidder, new_worker
@@ -38,6 +39,16 @@ from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store
 
 log = logging.getLogger("tagbid.bidder")
+http_log = logging.getLogger("tagbid.bidder.http")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """False for what a caller did wrong: aiohttp would log the bytes it stumbled over, ids among them (P-60, S-05)."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
+
+
+http_log.addFilter(_is_ours)
 TICK_S = 1.0
 DRAIN_S = 2.0
 PIXEL = bytes.fromhex(
@@ -115,6 +126,7 @@ class Service:
         runner = web.AppRunner(
             self._public(),
             access_log=None,
+            logger=http_log,
             handle_signals=False,
             keepalive_timeout=settings.idle_s,
             lingering_time=LINGER_S,
@@ -129,7 +141,7 @@ class Service:
             self.bidder.handle, self.endpoints, runner.server, Limits(settings.read_s, settings.idle_s), self.metrics
         )
         listener = await loop.create_server(self.port if settings.lane else runner.server, sock=public, backlog=1024)
-        operators = web.AppRunner(self._admin(), access_log=None, handle_signals=False)
+        operators = web.AppRunner(self._admin(), access_log=None, logger=http_log, handle_signals=False)
         await operators.setup()
         await web.SockSite(operators, admin).start()
         self._stack = [operators.cleanup, runner.cleanup, self._drain]

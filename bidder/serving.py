@@ -20,6 +20,7 @@ from bidder.snapshot import Snapshot
 from bidder.tokens import text_field
 from dmp.errors import TagbidError
 from models import registry
+from models.registry import BadArtefact
 
 log = logging.getLogger("tagbid.bidder")
 MODEL = "response"  # the kind of model bids are scored with
@@ -69,7 +70,10 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
         file: tuple[object, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
     except OSError as error:
         file = (error.errno,)
-    return *file, registry.current(Path(settings.models_dir), MODEL)
+    try:
+        return *file, registry.current(Path(settings.models_dir), MODEL)
+    except BadArtefact as error:  # told by `load`, once
+        return *file, str(error)
 
 
 async def follow(

@@ -185,11 +185,18 @@ def load(root: Path, kind: str, version: str | None = None) -> Model:
 
 
 def current(root: Path, kind: str) -> str | None:
-    """Name of the live version, None when nothing is published; cheap enough to poll."""
+    """Name of the live version, None when nothing is published; cheap enough to poll.
+
+    Raises BadArtefact when the pointer cannot be read.
+    """
     try:
         return (root / kind / _POINTER).read_text().strip()
     except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArtefact(
+            root / kind / _POINTER, f"cannot be read ({error})", "remove it, or `tagbid models rollback VERSION`"
+        ) from None
 
 
 def point(root: Path, kind: str, version: str) -> None:
