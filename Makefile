@@ -33,10 +33,11 @@ lint: install ## ruff and mypy --strict
 bench: install ## the bidder against its yardsticks, table and var/bench/latest.json
 	$(BIN)/tagbid loadtest bench --json var/bench/latest.json
 
-lock: ## renew requirements.lock from pyproject.toml
+lock: ## renew both lock files from pyproject.toml
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
 	.venv/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+	.venv/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --extra dev --extra spark --extra dask pyproject.toml -o requirements-extras.lock
 
 clean: ## forget the environment and all state
 	rm -rf .venv var

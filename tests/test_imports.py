@@ -20,7 +20,7 @@ FRONT_ROOM = {
     "taxonomy", "catalogue",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape"}
-HEAVY = ("pyarrow", "duckdb", "lightgbm", "sqlalchemy", "pandas", "sklearn", "scipy", "sqlglot")
+HEAVY = ("pyarrow", "duckdb", "lightgbm", "sqlalchemy", "pandas", "sklearn", "scipy", "sqlglot", "matplotlib", "pyroaring")
 
 
 def imports_of(path: Path) -> set[tuple[str, ...]]:
