@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bidder.consent_cache import BYTES, ENTRIES
-from bidder.tcf_rules import Declaration, declare
 from dmp import config as files
 from dmp.errors import ConfigError
+from dmp.tcf_rules import Declaration, declare
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=10_000)]

@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from bidder.consent_bits import MAX_LENGTH, Malformed, fibonacci, only_padding, read, unpack
 from bidder.gpp_sections import LAYOUTS, decode_us, us_privacy_opted_out
+from dmp.consent_bits import MAX_LENGTH, Malformed, fibonacci, only_padding, read, unpack
 
 TCF_EU: Final = 2
 US_PRIVACY: Final = 6

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from bidder.consent_bits import Malformed, only_padding, read, unpack
+from dmp.consent_bits import Malformed, only_padding, read, unpack
 
 _VERSION_BITS: Final = 6
 _OPTED_OUT: Final = 1

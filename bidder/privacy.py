@@ -15,15 +15,15 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from bidder import gpp, tcf
+from bidder import gpp
 from bidder.config import BidderConfig, declaration
 from bidder.consent_cache import Cached
 from bidder.geo import GDPR_COUNTRIES, country
 from bidder.gpp_sections import us_privacy_opted_out
 from bidder.openrtb import Request
-from bidder.tcf_rules import Permissions, permissions
-from dmp import keys
+from dmp import keys, tcf
 from dmp.schema import User
+from dmp.tcf_rules import Permissions, permissions
 
 
 class PrivacyDecision(msgspec.Struct, frozen=True, gc=False):

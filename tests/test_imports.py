@@ -17,10 +17,21 @@ MAY_IMPORT = {
 }
 FRONT_ROOM = {
     "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
-    "taxonomy", "catalogue",
+    "taxonomy", "catalogue", "tcf", "tcf_rules", "consent_bits",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape"}
-HEAVY = ("pyarrow", "duckdb", "lightgbm", "sqlalchemy", "pandas", "sklearn", "scipy", "sqlglot", "matplotlib", "pyroaring")
+HEAVY = (
+    "pyarrow",
+    "duckdb",
+    "lightgbm",
+    "sqlalchemy",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "sqlglot",
+    "matplotlib",
+    "pyroaring",
+)
 
 
 def imports_of(path: Path) -> set[tuple[str, ...]]:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidder import tcf
-from bidder.consent_bits import Malformed
 from bidder.gpp import GppSignals, decode, split
 from bidder.gpp_sections import LAYOUTS, UsSection, decode_us, us_privacy_opted_out
+from dmp import tcf
+from dmp.consent_bits import Malformed
 from tests.bidder.consent_strings import WEB_SAFE, header, letters, us
 
-VECTORS = [json.loads(line) for line in (Path(__file__).parent / "consent_vectors/gpp.jsonl").open()]
+VECTORS = [json.loads(line) for line in (Path(__file__).parents[1] / "cases/consent/gpp.jsonl").open()]
 WHOLE = [case["text"] for case in VECTORS if case["want"] is not None and "~" in case["text"]]
 TC = "CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA"
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from bidder.consent_bits import MAX_LENGTH, Malformed, in_range, in_vector, only_padding, read, unpack
+from dmp.consent_bits import MAX_LENGTH, Malformed, in_range, in_vector, only_padding, read, unpack
 
 VERSION: Final = 2
 PURPOSE_BITS: Final = 24

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from bidder.tcf import FEATURE_BITS, PURPOSE_BITS, TcfConsent, purpose_bit, purpose_set
 from dmp.errors import ConfigError
+from dmp.tcf import FEATURE_BITS, PURPOSE_BITS, TcfConsent, purpose_bit, purpose_set
 
 RequireDisclosed = Literal["auto", "always", "never"]
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bidder.tcf import TcfConsent, decode, purpose_bit
-from bidder.tcf_rules import DISCLOSED_FROM_US, Declaration, Permissions, declare, permissions
 from dmp.errors import ConfigError
+from dmp.tcf import TcfConsent, decode, purpose_bit
+from dmp.tcf_rules import DISCLOSED_FROM_US, Declaration, Permissions, declare, permissions
 
-VECTORS = [json.loads(line) for line in (Path(__file__).parent / "consent_vectors/tcf.jsonl").open()]
+VECTORS = [json.loads(line) for line in (Path(__file__).parents[1] / "cases/consent/tcf.jsonl").open()]
 ALL = (1 << 24) - 1
 OURS = declare(
     consent=(1, 3, 4, 5, 6), legitimate_interest=(2, 7, 8, 9, 10, 11), flexible=(2, 7), special_features=(1,)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidder.tcf import PublisherTc, TcfConsent, decode, purpose_set
+from dmp.tcf import PublisherTc, TcfConsent, decode, purpose_set
 
-VECTORS = [json.loads(line) for line in (Path(__file__).parent / "consent_vectors/tcf.jsonl").open()]
+VECTORS = [json.loads(line) for line in (Path(__file__).parents[1] / "cases/consent/tcf.jsonl").open()]
 WHOLE = [case["text"] for case in VECTORS if case["want"] is not None]
 WEB_SAFE = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 HEAD = f"{2:06b}" + "0" * 207  # version 2 and every field up to the vendor sections zero
