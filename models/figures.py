@@ -1,0 +1,63 @@
+"""What a benchmark measured: figures, each with its standard error, and what a part of a benchmark is given."""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured number.
+
+    part: which part of the benchmark. data: what it was measured on. metric: what it is, with its unit. value, se: the
+    number and its standard error, in that unit; se is 0 only for what was counted, not estimated. goal: what was aimed
+    at, "" for a number that is only reported; met: whether it was reached. about: how it came about (rows, baseline,
+    settings), JSON-able.
+    """
+
+    part: str
+    data: str
+    metric: str
+    value: float
+    se: float
+    goal: str = ""
+    met: bool | None = None
+    about: dict[str, Any] = {}
+
+
+class Options(msgspec.Struct, frozen=True):
+    """data: folder of the real logs. rows: size of what is simulated or read at most, None = the full size. seed: of
+    everything that is drawn.
+    """
+
+    data: Path
+    rows: int | None = None
+    seed: int = 1
+
+    def size(self, full: int) -> int:
+        """How many rows to take where the full size is `full`.
+
+        >>> Options(Path("."), rows=10).size(100), Options(Path(".")).size(100)
+        (10, 100)
+        """
+        return full if self.rows is None else min(self.rows, full)
+
+
+Part = Callable[[Options], Iterable[Figure]]
+"""A part of the benchmark: yields figures as they are found."""
+
+
+def mean_se(values: Iterable[float]) -> tuple[float, float]:
+    """Mean of independent values and its standard error; the error of a single value is not known (infinite).
+
+    >>> mean_se([1.0, 3.0])
+    (2.0, 1.0)
+    """
+    found = list(values)
+    mean = math.fsum(found) / len(found)
+    if len(found) < 2:
+        return mean, math.inf
+    variance = math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)
+    return mean, math.sqrt(variance / len(found))
