@@ -2,7 +2,8 @@
 
 Profile, version 1, little endian, 8 + 8 n bytes for n tags (808 for 100): u8 version, u8 flags (0),
 u16 n, u32 generation, then columns: u32 tag[n], u8 score[n], u16 as_of_day[n], u8 source[n].
-A profile of no tags is a tombstone: the user has none as of that generation.
+Version 2 is version 1 with the long-term preference vector after the columns: 128 bytes (`dmp.preference.pack`).
+A profile of no tags and no vector is a tombstone: the user has none as of that generation.
 Audiences, version 1, 1 + 8 n bytes: u8 version, then n x (u32 audience, u32 expires_s, 0 = never).
 Contacts, version 1, 1 + 10 n bytes, n <= 64: u8 version, then n x (u32 scope, u32 hour, u16 count).
 """
@@ -15,9 +16,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from dmp.errors import CorruptRecord
-from dmp.schema import Contact, Tag, User
+from dmp.schema import VECTOR_BYTES, Contact, Tag, User
 
 VERSION = 1
+WITH_VECTOR = 2  # version of a profile with a preference vector
 MAX_CONTACTS = 64
 _HEAD = struct.Struct("<BBHI")
 _PAIR = struct.Struct("<II")
@@ -28,29 +30,31 @@ _SWAP = sys.byteorder == "big"
 
 
 class Profile(msgspec.Struct, frozen=True, gc=False):
-    """A user's long-term tags as one generation wrote them."""
+    """A user's long-term tags as one generation wrote them. vector: see `dmp.preference.pack`; b"" for none."""
 
     generation: int
     tags: tuple[Tag, ...] = ()
+    vector: bytes = b""
 
 
-def encode_profile(generation: int, tags: Sequence[Tag]) -> bytes:
+def encode_profile(generation: int, tags: Sequence[Tag], vector: bytes = b"") -> bytes:
     """Pack tags in the order given; at most 65,535. Raises struct.error on values out of range."""
     n = len(tags)
     return b"".join(
         (
-            profile_head(generation, n),
+            profile_head(generation, n, bool(vector)),
             struct.pack(f"<{n}I", *(t.tag for t in tags)),
             bytes(t.score for t in tags),
             struct.pack(f"<{n}H", *(t.as_of_day for t in tags)),
             bytes(t.source for t in tags),
+            vector,
         )
     )
 
 
-def profile_head(generation: int, n: int) -> bytes:
+def profile_head(generation: int, n: int, with_vector: bool = False) -> bytes:
     """The 8 bytes before the columns of n tags."""
-    return _HEAD.pack(VERSION, 0, n, generation)
+    return _HEAD.pack(WITH_VECTOR if with_vector else VERSION, 0, n, generation)
 
 
 def generation_of(data: bytes) -> int:
@@ -65,14 +69,20 @@ def decode_profile(data: bytes) -> Profile:
     scores = data[8 + 4 * n : 8 + 5 * n]
     days = struct.unpack_from(f"<{n}H", data, 8 + 5 * n)
     sources = data[8 + 7 * n : 8 + 8 * n]
-    return Profile(generation, tuple(map(Tag, ids, scores, days, sources)))
+    return Profile(generation, tuple(map(Tag, ids, scores, days, sources)), _vector(data, n))
+
+
+def _vector(data: bytes, n: int) -> bytes:
+    return data[8 + 8 * n : 8 + 8 * n + VECTOR_BYTES] if data[0] == WITH_VECTOR else b""
 
 
 def _profile_head(data: bytes) -> tuple[int, int]:
-    if len(data) < 8 or data[0] != VERSION:
-        raise CorruptRecord(f"profile record of version {data[0] if data else 'none'}, this release reads {VERSION}")
-    _, _, n, generation = _HEAD.unpack_from(data)
-    if len(data) < 8 + 8 * n:
+    if len(data) < 8 or data[0] not in (VERSION, WITH_VECTOR):
+        raise CorruptRecord(
+            f"profile record of version {data[0] if data else 'none'}, this release reads {VERSION} and {WITH_VECTOR}"
+        )
+    version, _, n, generation = _HEAD.unpack_from(data)
+    if len(data) < 8 + 8 * n + (VECTOR_BYTES if version == WITH_VECTOR else 0):
         raise CorruptRecord(f"profile record of {len(data)} bytes says it has {n} tags")
     return n, generation
 
@@ -95,6 +105,11 @@ def tag_scores(data: bytes) -> dict[int, int]:
     if _SWAP:
         ids.byteswap()
     return dict(zip(ids, data[8 + 4 * n : 8 + 5 * n], strict=True))
+
+
+def vector_of(data: bytes) -> bytes:
+    """The preference vector of a profile, b"" where it has none."""
+    return _vector(data, _profile_head(data)[0])
 
 
 def encode_audiences(members: Iterable[tuple[int, int]]) -> bytes:
@@ -131,4 +146,5 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
         if aud
         else frozenset(),
         contacts=decode_contacts(contacts) if contacts else (),
+        vector=vector_of(seen) if seen is not None else b"",
     )

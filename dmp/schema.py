@@ -11,6 +11,8 @@ IdType = Literal["cookie", "device", "exchange", "email", "phone", "login", "hou
 """What kind of identifier was hashed; part of the hash, so the same text as two kinds gives two users."""
 
 MAX_SCORE = 100
+DIMENSIONS = 64  # of a preference vector
+VECTOR_BYTES = 2 * DIMENSIONS  # as stored: float16
 
 
 class Tag(msgspec.Struct, frozen=True, gc=False):
@@ -45,13 +47,15 @@ class User(msgspec.Struct, frozen=True, gc=False):
     """All that one round trip returns about a user.
 
     tags: {tag id: score 0..100} of the live generation. audiences: ids of live audiences the user is in.
-    contacts: recent contact counters. An unknown user has empty fields, which is not the same as a store
-    that could not be read: that is None wherever a User is expected.
+    contacts: recent contact counters. vector: long-term preference as `dmp.preference.unpack` reads it. An unknown
+    user has empty fields, which is not the same as a store that could not be read: that is None wherever a User is
+    expected.
     """
 
     tags: dict[int, int] = {}
     audiences: frozenset[int] = frozenset()
     contacts: tuple[Contact, ...] = ()
+    vector: bytes = b""
 
 
 NOBODY = User()

@@ -32,6 +32,24 @@ def test_profiles_of_the_first_release_are_read():
     assert codec.encode_profile(5, [Tag(1001, 100, 20_000, 1), Tag(2042, 1, 20_001, 2)]) == data
 
 
+def test_the_second_version_keeps_a_preference_vector_behind_the_columns():
+    vector = bytes(range(128))
+    first = bytes.fromhex("0100020005000000e9030000fa0700006401204e214e0102")
+    data = codec.encode_profile(5, [Tag(1001, 100, 20_000, 1), Tag(2042, 1, 20_001, 2)], vector)
+    assert data == b"\x02" + first[1:] + vector
+    assert codec.decode_profile(data) == Profile(5, (Tag(1001, 100, 20_000, 1), Tag(2042, 1, 20_001, 2)), vector)
+    assert codec.tag_scores(data) == {1001: 100, 2042: 1}
+    assert codec.vector_of(data) == vector
+    assert codec.vector_of(first) == codec.decode_profile(first).vector == b""
+    assert codec.decode_profile(data + b"more").vector == vector
+
+
+def test_a_users_vector_is_read_with_the_tags():
+    data = codec.encode_profile(3, [], bytes(range(128)))
+    assert codec.decode_user([data, None, None, None], 3, 100).vector == bytes(range(128))
+    assert codec.decode_user([data, None, None, None], 2, 100) == NOBODY
+
+
 def test_audiences_and_contacts_of_the_first_release_are_read():
     assert codec.decode_audiences(bytes.fromhex("010a000000000000000b000000e8030000")) == [(10, 0), (11, 1000)]
     assert codec.decode_contacts(bytes.fromhex("0105000000801a06000200")) == (Contact(5, 400_000, 2),)
@@ -64,7 +82,8 @@ def test_any_bytes_are_read_or_refused_as_corrupt(read, data):
     ("read", "data"),
     [
         (codec.decode_profile, b""),
-        (codec.decode_profile, b"\x02\x00\x00\x00\x01\x00\x00\x00"),  # version 2
+        (codec.decode_profile, b"\x03\x00\x00\x00\x01\x00\x00\x00"),  # version 3
+        (codec.decode_profile, b"\x02\x00\x00\x00\x01\x00\x00\x00" + bytes(127)),  # a vector has 128 bytes
         (codec.decode_profile, b"\x01\x00\x02\x00\x01\x00\x00\x00" + bytes(15)),  # two tags need 16 bytes
         (codec.decode_audiences, b"\x01\x00"),
         (codec.decode_audiences, b"\x02"),
