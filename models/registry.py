@@ -1,23 +1,16 @@
-"""Model artefacts: a folder per version, checked when loaded, published by moving one pointer. No pickle.
+"""Models over the 40 features as artefacts (`models.artefacts` says how versions live and are published).
 
-    <root>/<kind>/current             the live version's name, replaced atomically
     <root>/<kind>/<version>/
         manifest.json                 `Manifest`; names and hashes the other files
         model.txt                     LightGBM's text format
         golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
         card.json                     model card for people: data, metrics, slices, limits
 
-A version is named by its time, to the microsecond so that names sort by age, and by the hash of its manifest, so that
-no byte of an artefact can change unnoticed. The golden rows were scored by LightGBM itself: a scorer or a feature
-table that disagrees is found before it bids.
+The golden rows were scored by LightGBM itself: a scorer or a feature table that disagrees is found before it bids.
 """
 
 import json
-import os
-import re
-import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,26 +19,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dmp.errors import TagbidError
-from models import features
+from models import artefacts, features
+from models.artefacts import KEEP as KEEP
+from models.artefacts import BadArtefact as BadArtefact
+from models.artefacts import current as current
+from models.artefacts import versions as versions
 from models.features import Vocabulary
 from models.forest import Forest, UnsupportedModel
 
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 1
-KEEP = 5  # versions kept for rollback
 GOLDEN_TOLERANCE = 1e-9
 MAX_KNOTS = 200
-_POINTER = "current"
-_NAME = re.compile(r"[0-9]{8}T[0-9]{12}-[0-9a-f]{12}")
-
-
-class BadArtefact(TagbidError):
-    """An artefact that must not be used; whoever holds an older model keeps it."""
-
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        super().__init__(f"model {path}: {problem}; {remedy}")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,8 +112,6 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
     A crash leaves at most a folder nobody points to. Raises BadArtefact, with the pointer unmoved, when the artefact
     does not pass its own checks.
     """
-    home = root / kind
-    home.mkdir(parents=True, exist_ok=True)
     golden = np.column_stack((artefact.golden_rows, artefact.golden_scores)).astype("<f8")
     files = {
         "model.txt": artefact.text.encode(),
@@ -149,27 +133,14 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
         knots_y=artefact.knots_y,
         vocabulary=artefact.vocabulary.jsonable(),
         parent=current(root, kind) or "",
-        sha256={name: sha256(data).hexdigest() for name, data in files.items()},
+        sha256=artefacts.hashes(files),
         forced=artefact.forced,
     )
-    version = f"{datetime.fromtimestamp(artefact.created_us / 1e6, UTC):%Y%m%dT%H%M%S%f}-{_digest(manifest)}"
+    version = artefacts.name(artefact.created_us, _digest(manifest))
     files["manifest.json"] = _pretty(msgspec.structs.replace(manifest, version=version))
-    draft = home / f".{version}.{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)  # left by a publisher of the same pid that was killed
-    draft.mkdir()
-    for name, data in files.items():
-        _write(draft / name, data)
-    try:
-        _read(draft, kind, version)
-    except BadArtefact:
-        shutil.rmtree(draft)
-        raise
-    if (home / version).exists():  # the very same bytes were published before
-        shutil.rmtree(draft)
-    else:
-        draft.rename(home / version)
-    point(root, kind, version)
-    _prune(root, kind)
+    artefacts.publish(
+        root, kind, version, files, lambda folder: _read(folder, kind, version), (version, manifest.parent)
+    )
     return version
 
 
@@ -179,38 +150,12 @@ def load(root: Path, kind: str, version: str | None = None) -> Model:
         version = current(root, kind)
         if version is None:
             raise BadArtefact(root / kind, "nothing is published", "train one with `tagbid models train`")
-    if not _NAME.fullmatch(version):
-        raise BadArtefact(root / kind, f"{version!r} is no version name", "see `tagbid models list`")
-    return _read(root / kind / version, kind, version)
-
-
-def current(root: Path, kind: str) -> str | None:
-    """Name of the live version, None when nothing is published; cheap enough to poll.
-
-    Raises BadArtefact when the pointer cannot be read.
-    """
-    try:
-        return (root / kind / _POINTER).read_text().strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadArtefact(
-            root / kind / _POINTER, f"cannot be read ({error})", "remove it, or `tagbid models rollback VERSION`"
-        ) from None
+    return _read(artefacts.folder(root, kind, version), kind, version)
 
 
 def point(root: Path, kind: str, version: str) -> None:
     """Make a version live. Raises BadArtefact, and changes nothing, when it would not load."""
-    load(root, kind, version)
-    draft = root / kind / f".{_POINTER}.{os.getpid()}"
-    _write(draft, f"{version}\n".encode())
-    draft.replace(root / kind / _POINTER)
-
-
-def versions(root: Path, kind: str) -> list[str]:
-    """All versions on disk, oldest first."""
-    home = root / kind
-    return sorted(path.name for path in home.iterdir() if _NAME.fullmatch(path.name)) if home.is_dir() else []
+    artefacts.point(root, kind, version, lambda folder: _read(folder, kind, version))
 
 
 def rollback(root: Path, kind: str) -> str:
@@ -278,19 +223,3 @@ def _digest(manifest: Manifest) -> str:
 
 def _pretty(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _prune(root: Path, kind: str) -> None:
-    """Keep the last KEEP versions, the live one and its parent."""
-    live = load(root, kind)
-    kept = {live.version, live.manifest.parent, *versions(root, kind)[-KEEP:]}
-    for version in versions(root, kind):
-        if version not in kept:
-            shutil.rmtree(root / kind / version)

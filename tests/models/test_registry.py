@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models import features, registry
+from models import artefacts, features, registry
 from models.features import Vocabulary
 from models.forest import sigmoid
 from models.registry import Artefact, BadArtefact, Manifest
@@ -101,7 +101,7 @@ def test_a_crash_before_the_pointer_moves_changes_nothing(root, monkeypatch):
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "point", crash)
+    monkeypatch.setattr(artefacts, "point", crash)
     with pytest.raises(KeyboardInterrupt):
         registry.publish(root, "response", an_artefact(1))
     monkeypatch.undo()
