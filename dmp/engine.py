@@ -106,6 +106,7 @@ def _check_type(path: Path, column: str, found: pa.DataType, wanted: str) -> Non
         "BLOB": pa.types.is_binary(found) or pa.types.is_fixed_size_binary(found) or pa.types.is_large_binary(found),
         "BIGINT": pa.types.is_integer(found) and found != pa.uint64(),
         "INTEGER": pa.types.is_integer(found),
+        "DOUBLE": pa.types.is_floating(found) or pa.types.is_integer(found),
     }[wanted]
     if not fits and not pa.types.is_null(found):
         raise BadEvents(f"{path}: column {column!r} holds {found}, {wanted} is needed")

@@ -30,6 +30,9 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     counted but builds no profile.
     category: free or standard label of what it was about. site: domain or app bundle. value_micros: money, in
     micros of the accounting currency.
+    item: product id. brand: its maker's name. device: pc, phone, tablet, tv ... channel: web, app, email, store ...
+    region: ISO 3166 code or another label of a place. due_us: end of a contract or date of a replacement, UTC
+    microseconds, 0 for none. seller: who sold. address, ip: keyed marks (`dmp.pseudonym`), never the text itself.
     """
 
     event_id: str
@@ -40,6 +43,15 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     category: str = ""
     site: str = ""
     value_micros: int = 0
+    item: str = ""
+    brand: str = ""
+    device: str = ""
+    channel: str = ""
+    region: str = ""
+    due_us: int = 0
+    seller: str = ""
+    address: str = ""
+    ip: str = ""
 
 
 class View(_Behaviour, frozen=True, tag="view"):

@@ -88,7 +88,7 @@ def _parquet(path: Path, mapping: Mapping, skip: int, chunk_rows: int) -> Iterat
         while first < len(groups) and at + groups[first] <= skip:
             at += groups[first]
             first += 1
-        wanted = list(columns(mapping))
+        wanted = [name for name in columns(mapping) if name in file.schema_arrow.names]
         for batch in file.iter_batches(chunk_rows, row_groups=list(range(first, len(groups))), columns=wanted):
             drop = min(max(0, skip - at), len(batch))
             at += len(batch)
@@ -108,7 +108,7 @@ def _csv(path: Path, mapping: Mapping, skip: int, chunk_rows: int) -> Iterator[C
         )
         names = [name.strip().removeprefix("\ufeff") for name in (mapping.header or first)]
         _have(path, names, mapping)
-        places = [(name, names.index(name)) for name in columns(mapping)]
+        places = [(name, names.index(name)) for name in columns(mapping) if name in names]
 
         def row(fields: Sequence[str]) -> list[str | None] | str:
             if len(fields) != len(names):
@@ -236,7 +236,7 @@ class _Bytes:
 
 
 def _have(path: Path, names: Sequence[str], mapping: Mapping) -> None:
-    lacking = [name for name in columns(mapping) if name not in names]
+    lacking = [name for name in columns(mapping) if name not in names and name not in mapping.optional]
     if lacking:
         # The first line of a CSV without names holds somebody's ids: say how many, not which (P-60).
         raise BadEvents(

@@ -8,6 +8,10 @@
     category = {column = "topic"}
     value = {column = "price", micros_per_unit = 10_000}                            # cents
 
+Further entries: item, brand, device, channel, region, query, order_id, seller (texts); address, ip = {column = "c"}
+(kept as keyed marks only); place = {lat = "y", lon = "x"}; due = {column = "ends", format = "%Y-%m-%d"}. Columns in
+`optional` may be lacking in a log.
+
 `explode` names a list column (or a text column cut at `explode_separator`): a row becomes one event per element, and
 the other entries see the element in that column. Columns of JSON lines may be paths ("user.id").
 """
@@ -25,6 +29,7 @@ import msgspec
 from dmp import events
 from dmp.errors import ConfigError
 from dmp.offline import BEHAVIOUR
+from dmp.pseudonym import MarkKind
 from dmp.schema import IdType
 
 PRESETS = ("ipinyou", "clickstream")
@@ -74,6 +79,20 @@ class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     micros_per_unit: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] = 1_000_000
 
 
+class Keyed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text that may identify somebody: only its keyed mark is kept (P-60)."""
+
+    column: str
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Degrees north and east, rounded to `decimals`: two are about a kilometre, the most that may be kept."""
+
+    lat: str
+    lon: str
+    decimals: Annotated[int, msgspec.Meta(ge=0, le=2)] = 2
+
+
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See the head of this file. format: "" is told by the file's name. header: for CSV without a line of names."""
 
@@ -95,9 +114,26 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quoting: bool = True
     encoding: str = "utf-8"
     header: tuple[str, ...] = ()
+    item: Field = Field(value="")
+    brand: Field = Field(value="")
+    device: Field = Field(value="")
+    channel: Field = Field(value="")
+    region: Field = Field(value="")
+    query: Field = Field(value="")
+    order_id: Field = Field(value="")
+    seller: Field = Field(value="")
+    address: Keyed | None = None
+    ip: Keyed | None = None
+    place: Place | None = None
+    due: TimeColumn | None = None
+    optional: tuple[str, ...] = ()
 
 
-FIELDS = ("kind", "consent", "event_id", "category", "site", "gender", "birth_year")
+TEXTS = ("item", "brand", "device", "channel", "region", "query", "order_id", "seller")
+"""Free texts of an event; a log that lacks one has no such column in its event files."""
+KEYED: tuple[MarkKind, ...] = ("address", "ip")
+_LATER = (*TEXTS, *KEYED, "place", "due", "optional")
+FIELDS = ("kind", "consent", "event_id", "category", "site", "gender", "birth_year", *TEXTS)
 """Entries that are a `Field`."""
 
 
@@ -141,12 +177,17 @@ def parse(text: str, origin: str) -> Mapping:
 def _faults(mapping: Mapping) -> list[str]:
     """What is wrong in a mapping whose types are right."""
     faults = []
-    try:
-        zoneinfo.ZoneInfo(mapping.time.zone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-        faults.append(f"time.zone: {mapping.time.zone!r} is no IANA time zone")
-    if mapping.time.format not in ("iso", *EPOCH_UNITS) and "%" not in mapping.time.format:
-        faults.append(f"time.format: {mapping.time.format!r} is none of iso, {', '.join(EPOCH_UNITS)}, strptime text")
+    for entry, time in (("time", mapping.time), ("due", mapping.due)):
+        if time is None:
+            continue
+        try:
+            zoneinfo.ZoneInfo(time.zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+            faults.append(f"{entry}.zone: {time.zone!r} is no IANA time zone")
+        if time.format not in ("iso", *EPOCH_UNITS) and "%" not in time.format:
+            faults.append(f"{entry}.format: {time.format!r} is none of iso, {', '.join(EPOCH_UNITS)}, strptime text")
+    if mapping.due is not None and mapping.due.zone != mapping.time.zone:
+        faults.append("due.zone: must be that of time")
     for name in FIELDS:
         field: Field = getattr(mapping, name)
         if (field.value is None) == (not field.column):
@@ -162,27 +203,43 @@ def _faults(mapping: Mapping) -> list[str]:
         if value is not None and not (isinstance(value, int) and 0 <= value <= events.CONSENT_ALL)
     ]
     # P-60: an id column that is also a category or a site would be written as it stands.
-    ids = {entry.column for entry in mapping.id}
+    ids = {entry.column for entry in mapping.id} | set(keyed_columns(mapping).values())
     faults += [
         f"{name!r} holds ids; nothing else may be read from it" for name in value_columns(mapping) if name in ids
     ]
     if mapping.explode_separator and not mapping.explode:
         faults.append("explode_separator: say which column with explode")
+    needed = {entry.column for entry in mapping.id} | {mapping.explode}
+    needed |= {mapping.time.column, mapping.kind.column, mapping.consent.column}
+    faults += [f"optional: {name!r} must be there" for name in mapping.optional if name in needed]
     return faults
+
+
+def keyed_columns(mapping: Mapping) -> dict[MarkKind, str]:
+    """{field: column} of what is kept as marks only."""
+    given = {name: getattr(mapping, name) for name in KEYED}
+    return {name: entry.column for name, entry in given.items() if entry is not None}
 
 
 def value_columns(mapping: Mapping) -> tuple[str, ...]:
     """The columns read besides the ids, in a fixed order, each once."""
     named = [mapping.time.column, *(getattr(mapping, name).column for name in FIELDS)]
     named += [mapping.value.column if mapping.value else "", mapping.explode]
+    named += [mapping.due.column if mapping.due else ""]
+    named += [mapping.place.lat, mapping.place.lon] if mapping.place else []
     return tuple(dict.fromkeys(filter(None, named)))
 
 
 def columns(mapping: Mapping) -> tuple[str, ...]:
     """All columns read from a log: ids, then the rest."""
-    return tuple(dict.fromkeys([*(entry.column for entry in mapping.id), *value_columns(mapping)]))
+    ids = [*(entry.column for entry in mapping.id), *keyed_columns(mapping).values()]
+    return tuple(dict.fromkeys([*ids, *value_columns(mapping)]))
 
 
 def signature(mapping: Mapping) -> str:
     """16 hex characters that change with the meaning of a mapping."""
-    return hashlib.sha256(msgspec.json.encode(mapping, order="sorted")).hexdigest()[:16]
+    said = msgspec.to_builtins(mapping)
+    for field in msgspec.structs.fields(Mapping):  # as an earlier release signed it, which did not know these
+        if field.name in _LATER and getattr(mapping, field.name) == field.default:
+            del said[field.name]
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:16]

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import events, generations, standardise, taxonomy
+from dmp import events, families, generations, standardise, taxonomy
 from dmp.config import DmpConfig
 from dmp.decisions import Decision, decisions_file, read, replay
 from dmp.engine import Engine, family_sql
@@ -30,7 +30,6 @@ from dmp.errors import BadEvents, DmpError, StoreUnavailable
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
 
-FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
 MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
 MIN_USERS_KEPT = 0.5  # a build with fewer of the last one's users is more likely a lost input than a bad day
 MAX_UNMAPPED = 100  # labels told: enough to extend the taxonomy by; rare free text may be about single persons
@@ -47,6 +46,20 @@ EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
     "value_micros": ("BIGINT", "0"),
     "gender": ("VARCHAR", "''"),
     "birth_year": ("INTEGER", "0"),
+    "site": ("VARCHAR", "''"),
+    "item": ("VARCHAR", "''"),
+    "brand": ("VARCHAR", "''"),
+    "device": ("VARCHAR", "''"),
+    "channel": ("VARCHAR", "''"),
+    "region": ("VARCHAR", "''"),
+    "query": ("VARCHAR", "''"),
+    "order_id": ("VARCHAR", "''"),
+    "lat": ("DOUBLE", "NULL"),
+    "lon": ("DOUBLE", "NULL"),
+    "due_us": ("BIGINT", "0"),
+    "seller": ("VARCHAR", "''"),
+    "address": ("VARCHAR", "''"),
+    "ip": ("VARCHAR", "''"),
 }
 """Columns read from event files (fields of `dmp.events`): SQL type, default, None where the column must be there."""
 
@@ -147,11 +160,12 @@ def _families(
     """The tags of the scanned raw events."""
     year = datetime.fromtimestamp(now_us / 1e6, UTC).year
     engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
-    progress("clean", 0, len(FAMILIES) + 1)
+    steps = len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES) + 1
+    progress("clean", 0, steps)
     engine.table("kinds", pa.table({"kind": events.KINDS, "behaviour": [kind in BEHAVIOUR for kind in events.KINDS]}))
     try:
         broken = engine.sql(family_sql("broken")).to_pylist()
-        used = 0 if broken else engine.create("events", family_sql("clean"))
+        used = 0 if broken else _clean(engine, now_us)
     except engine.Error as error:
         raise BadEvents(f"event files cannot be read: {error}") from None
     if broken:
@@ -186,13 +200,14 @@ def _families(
         ),
     )
     parts = []
-    for done, name in enumerate(FAMILIES, 1):
-        progress(name, done, len(FAMILIES) + 1)
-        rows = engine.sql(family_sql(name))
-        source = pa.array([SOURCES.index(name)] * len(rows), pa.uint8())
-        parts.append(
-            rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
-        )
+    for done, name in enumerate(families.SQL_FAMILIES, 1):
+        progress(name, done, steps)
+        parts.append(_sourced(engine.sql(family_sql(name)), name))
+    if families.MODEL_FAMILIES:
+        engine.table("tags", pa.concat_tables(parts))
+    for done, (name, family) in enumerate(families.MODEL_FAMILIES.items(), len(parts) + 1):
+        progress(name, done, steps)
+        parts.append(_sourced(family(engine, now_us), name))
     tags = pa.concat_tables(parts)
     if not len(tags):
         raise BadEvents(f"{used} usable events make no tag: they are too old, or records that state nothing")
@@ -207,10 +222,27 @@ def _families(
     )
 
 
+def _clean(engine: Engine, now_us: int) -> int:
+    """Make the table `events`, weighed; returns how many events it has."""
+    engine.create("cleaned", family_sql("clean"))
+    weights = [weigher(engine, now_us).cast(families.WEIGHT_COLUMNS) for weigher in families.WEIGHERS.values()]
+    engine.table("weights", pa.concat_tables([families.WEIGHT_COLUMNS.empty_table(), *weights]))
+    return engine.create("events", family_sql("weigh"))
+
+
+def _sourced(rows: pa.Table, family: str) -> pa.Table:
+    """A family's rows as tags of a generation."""
+    source = pa.array([SOURCES.index(family)] * len(rows), pa.uint8())
+    return rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
+
+
 def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
     """Write behaviour events as one Parquet file that `build` reads; returns how many."""
     rows = [{"kind": events.kind_of(type(record)), **msgspec.structs.asdict(record)} for record in records]
-    kinds = {"VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32()}
+    kinds = {
+        "VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32(),
+        "DOUBLE": pa.float64(),
+    }  # fmt: skip
     schema = pa.schema([(name, kinds[kind]) for name, (kind, _) in EVENT_COLUMNS.items()])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return len(rows)
@@ -258,7 +290,7 @@ def _publish(
             parent=live,
             created_us=now_us,
             inputs=inputs,
-            sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in FAMILIES},
+            sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in families.SQL_FAMILIES},
             events=made.events,
             users=users,
             tags=len(tags),

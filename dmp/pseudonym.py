@@ -6,17 +6,21 @@ enter as the hex SHA-256 of their normal form whether they came raw or already h
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
 import secrets
 import tempfile
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from dmp.errors import ConfigError
 from dmp.schema import IdType, Uid
 
 KEY_BYTES = 32
+MarkKind = Literal["address", "ip"]
 MAX_ID_CHARS = 512
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -44,6 +48,29 @@ class KeyRing:
         mac = self._mac.copy()
         mac.update(id_type.encode() + b"\0" + normal.encode())
         return mac.digest()[:16]
+
+    def mark(self, kind: MarkKind, raw: str) -> str:
+        """What stands for an address: 32 hex characters, the same for its spellings; "" for what is none.
+
+        Marks tell only who shares an address, and are no user ids: another domain under the same key.
+        """
+        normal = _normal_ip(raw) if kind == "ip" else _normal_address(raw)
+        if not normal:
+            return ""
+        mac = self._mac.copy()
+        mac.update(b"mark." + kind.encode() + b"\0" + normal.encode("utf-8", "replace"))
+        return mac.hexdigest()[:32]
+
+
+def _normal_ip(raw: str) -> str:
+    try:
+        return ipaddress.ip_address(raw.strip()).compressed
+    except ValueError:
+        return raw.strip().lower()  # truncated by its log ("10.1.2.*"): still one network
+
+
+def _normal_address(raw: str) -> str:
+    return " ".join(re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", raw).casefold()).split())
 
 
 def normalise(id_type: IdType, raw: str) -> str | None:

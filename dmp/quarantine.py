@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dmp.mapping import FIELDS
+from dmp.mapping import FIELDS, keyed_columns
 from dmp.mapping import Mapping as ColumnMapping
 from dmp.schema import Uid
 
@@ -28,10 +28,10 @@ REASONS: dict[str, str] = {
     "unknown_kind": "the kind is none the mapping knows",
     "unknown_consent": "the consent is none the mapping knows, or is no number of CONSENT_* bits",
     "unknown_gender": "the gender is none of m, f, nothing",
-    "bad_number": "the value or the year of birth is no number, negative, or beyond belief",
+    "bad_number": "the value, the year of birth or a degree is no number, negative, or beyond belief",
     "too_long": "a field or the record is longer than any real one",
     "bad_text": "a field holds control characters or bytes of another encoding",
-    "holds_email": "a category or site holds an e-mail address, which must not be stored",
+    "holds_email": "a text, such as the category or a search, holds an e-mail address, which must not be stored",
     "malformed": "no record of the file's format, or of another number of columns",
 }
 """Why a row is refused, with what it means; the first that holds is told. Append only."""
@@ -92,6 +92,7 @@ def rows_table(
 ) -> pa.Table:
     """The quarantine rows of a chunk: `rows` and `numbers` as read, `bad` {row number: reason}."""
     ids = {entry.column for entry in mapping.id}
+    keyed = set(keyed_columns(mapping).values())
     labels = {getattr(mapping, name).column for name in FIELDS if name in _LABELS}
     places = {number: place for place, number in enumerate(numbers.to_pylist()) if number in bad} if bad else {}
     order = sorted(bad)
@@ -104,7 +105,8 @@ def rows_table(
             continue
         shown = {}
         for name, value in next(contents).items():
-            shown[name] = _id_shown(value, uids.get(number)) if name in ids else disguised(value, name in labels)
+            uid = uids.get(number) if name in ids else None
+            shown[name] = _id_shown(value, uid) if name in ids | keyed else disguised(value, name in labels)
         raw.append(msgspec.json.encode(shown).decode())
     n = len(order)
     return pa.table(

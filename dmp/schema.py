@@ -28,7 +28,11 @@ class Tag(msgspec.Struct, frozen=True, gc=False):
     source: int
 
 
-SOURCES: tuple[str, ...] = ("unknown", "interest", "rfm", "demographic", "import")
+SOURCES: tuple[str, ...] = (
+    "unknown", "interest", "rfm", "demographic", "import", "rollup", "value", "power", "brand", "habit", "time",
+    "location", "device", "channel", "lifecycle", "ltv", "due", "association", "cluster", "preference", "influence",
+    "partner",
+)  # fmt: skip
 """Tag sources by number as stored; append only."""
 
 

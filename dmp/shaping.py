@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from dmp import events
 from dmp.logs import Chunk
-from dmp.mapping import EPOCH_UNITS, Field, Mapping, value_columns
+from dmp.mapping import EPOCH_UNITS, KEYED, TEXTS, Field, Mapping, TimeColumn, keyed_columns, value_columns
 from dmp.offline import BEHAVIOUR
-from dmp.pseudonym import KeyRing
+from dmp.pseudonym import KeyRing, MarkKind
 from dmp.schema import Uid
 
 MAX_TEXT_CHARS = 512  # of an event id, category or site
@@ -42,7 +42,15 @@ EVENT_SCHEMA = pa.schema(
         ("content", pa.uint64()),
     ]
 )
-"""Columns of an event file: those `dmp.offline` reads, the site, and half the MD5 of all else, which tells copies."""
+"""Columns of an event file: those `dmp.offline` reads, the site, and half the MD5 of all else, which tells copies. A
+file has more where its log has them (`EXTRA_COLUMNS`)."""
+
+EXTRA_COLUMNS: dict[str, pa.DataType] = {
+    **dict.fromkeys((*TEXTS, *KEYED), pa.string()),
+    "lat": pa.float64(),
+    "lon": pa.float64(),
+    "due_us": pa.int64(),
+}
 
 _PLAIN_DOMAIN = "^[a-z]+://([^/@:?#]+)(?::[0-9]+)?(?:[/?#]|$)"
 _DOMAIN = "^(?:[a-z][a-z0-9+.-]*:)?(?://)?(?:[^/@?#]*@)?([^/:?#]+)"
@@ -65,10 +73,11 @@ class Shaper:
         self._mapping = mapping
         self._ring = ring
         self._known: dict[tuple[str, str], Uid | None] = {}
+        self._marks: dict[tuple[str, str], str] = {}
         self._db = duckdb.connect()
         for setting in ("temp_directory = ''", f"TimeZone = {_quoted(mapping.time.zone)}", "memory_limit = '2GB'"):
             self._db.execute(f"SET {setting}").fetchall()
-        self._statements: dict[tuple[pa.DataType, ...], str] = {}
+        self._statements: dict[tuple[tuple[pa.DataType, ...], tuple[str, ...]], str] = {}
 
     def shape(self, chunk: Chunk, now_us: int) -> Shaped:
         """now_us: what is later than this, but for clock skew, is from the future."""
@@ -79,8 +88,10 @@ class Shaper:
         if not len(chunk.rows):
             return pa.table({})
         uids, state = self._pseudonyms(chunk.rows)
-        values = {f"c{n}": _plain(chunk.rows[name]) for n, name in enumerate(value_columns(self._mapping))}
-        rows = pa.table({"row": chunk.numbers, "uid": uids, "id_state": state, **values})
+        values = {f"c{n}": _column(chunk.rows, name) for n, name in enumerate(value_columns(self._mapping))}
+        keyed = {kind: name for kind, name in keyed_columns(self._mapping).items() if name in chunk.rows.column_names}
+        marks: dict[str, pa.Array] = {kind: self._marked(chunk.rows, kind, name) for kind, name in keyed.items()}
+        rows = pa.table({"row": chunk.numbers, "uid": uids, "id_state": state, **values, **marks})
         if self._mapping.explode:
             place = value_columns(self._mapping).index(self._mapping.explode)
             rows = _exploded(rows, f"c{place}", self._mapping.explode_separator)
@@ -92,9 +103,10 @@ class Shaper:
             return Shaped(EVENT_SCHEMA.empty_table(), dict(chunk.malformed), {})
         self._db.register("incoming", rows)
         types = tuple(rows[f"c{n}"].type for n in range(len(value_columns(self._mapping))))
-        if types not in self._statements:
-            self._statements[types] = _statement(self._mapping, types)
-        made: pa.Table = self._db.sql(self._statements[types], params={"now_us": now_us}).to_arrow_table()
+        marks = tuple(name for name in KEYED if name in rows.column_names)
+        if (types, marks) not in self._statements:
+            self._statements[types, marks] = _statement(self._mapping, types, marks)
+        made: pa.Table = self._db.sql(self._statements[types, marks], params={"now_us": now_us}).to_arrow_table()
         self._db.unregister("incoming")
         wrong = made.filter(pc.is_valid(made["reason"]))
         bad: dict[int, str] = {}
@@ -105,14 +117,29 @@ class Shaper:
                 found[number] = uid
         if bad:  # a row is in or out as a whole, also when it is several events
             made = made.filter(pc.invert(pc.is_in(made["row"], pa.array(list(bad), pa.int64()))))
-        return Shaped(made.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA), bad | chunk.malformed, found)
+        extra = [pa.field(name, kind) for name, kind in EXTRA_COLUMNS.items() if name in made.column_names]
+        schema = pa.schema([*EVENT_SCHEMA, *extra])
+        return Shaped(made.select(schema.names).cast(schema), bad | chunk.malformed, found)
+
+    def _marked(self, rows: pa.Table, kind: MarkKind, name: str) -> pa.Array:
+        """Keyed marks of a column, "" where nothing stands."""
+        coded = pc.dictionary_encode(pc.cast(_plain(rows[name]), pa.string())).combine_chunks()
+        coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
+        made = []
+        for raw in coded.dictionary.to_pylist():
+            if (kind, raw) not in self._marks:
+                if len(self._marks) >= CACHED_IDS:
+                    self._marks.clear()
+                self._marks[kind, raw] = self._ring.mark(kind, raw)
+            made.append(self._marks[kind, raw])
+        return pc.fill_null(pa.array(made, pa.string()).take(coded.indices), "")
 
     def _pseudonyms(self, rows: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int8]]:
         """(uids, 0 usable, 1 missing, 2 no id) of rows: the first usable of the id columns."""
         uids = pa.nulls(len(rows), pa.binary(16))
         state = np.ones(len(rows), np.int8)
         for entry in self._mapping.id:
-            coded = pc.dictionary_encode(pc.cast(_plain(rows[entry.column]), pa.string())).combine_chunks()
+            coded = pc.dictionary_encode(pc.cast(_column(rows, entry.column), pa.string())).combine_chunks()
             coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
             made: list[Uid | None] = []
             for raw in coded.dictionary.to_pylist():
@@ -130,6 +157,11 @@ class Shaper:
             )
             uids = pc.coalesce(uids, here)
         return uids, state
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column made plain; an optional one that the log lacks is all null, of Arrow's null type."""
+    return _plain(rows[name]) if name in rows.column_names else pa.chunked_array([pa.nulls(len(rows))])
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -163,8 +195,11 @@ def _exploded(rows: pa.Table, name: str, separator: str) -> pa.Table:
     return rows.drop_columns([name]).take(pa.array(parents)).append_column(name, flat)
 
 
-def _statement(mapping: Mapping, types: Sequence[pa.DataType]) -> str:
-    """The SQL that types, judges and hashes the rows of `incoming`; parameter: now_us. types: of its value columns."""
+def _statement(mapping: Mapping, types: Sequence[pa.DataType], marks: Sequence[str]) -> str:
+    """The SQL that types, judges and hashes the rows of `incoming`; parameter: now_us.
+
+    types: of its value columns. marks: its columns of keyed marks.
+    """
     place = {name: f"c{n}" for n, name in enumerate(value_columns(mapping))}
     numeric = {name for name, kind in zip(place, types, strict=True) if _is_number(kind)}
 
@@ -194,23 +229,56 @@ def _statement(mapping: Mapping, types: Sequence[pa.DataType]) -> str:
         return f"TRY(CAST(ROUND(TRY_CAST({column} AS DECIMAL(28, 9)) * CAST({unit} AS DECIMAL(10, 0))) AS BIGINT))"
 
     at = mapping.time.column
-    epoch = EPOCH_UNITS.get(mapping.time.format)
-    if epoch and pa.types.is_integer(types[list(place).index(at)]):
-        time = f"TRY(CAST(CAST({place[at]} AS HUGEINT) * {epoch} AS BIGINT))"
-    elif epoch:
-        time = times(at, epoch)
-    elif mapping.time.format == "iso":  # the session's zone is the mapping's
-        time = f"EPOCH_US(TRY_CAST({text(at)} AS TIMESTAMPTZ))"
-    else:
-        time = f"EPOCH_US(CAST(TRY_STRPTIME({text(at)}, {_quoted(mapping.time.format)}) AS TIMESTAMPTZ))"
+
+    def moment(column: TimeColumn) -> str:
+        name, epoch = column.column, EPOCH_UNITS.get(column.format)
+        if epoch and pa.types.is_integer(types[list(place).index(name)]):
+            return f"TRY(CAST(CAST({place[name]} AS HUGEINT) * {epoch} AS BIGINT))"
+        if epoch:
+            return times(name, epoch)
+        if column.format == "iso":  # the session's zone is the mapping's
+            return f"EPOCH_US(TRY_CAST({text(name)} AS TIMESTAMPTZ))"
+        return f"EPOCH_US(CAST(TRY_STRPTIME({text(name)}, {_quoted(column.format)}) AS TIMESTAMPTZ))"
+
+    def has(column: str) -> bool:
+        return not pa.types.is_null(types[list(place).index(column)])
+
+    extra: dict[str, str] = {}
+    texts = []
+    for name in TEXTS:
+        field: Field = getattr(mapping, name)
+        if field.value or (field.column and has(field.column)):
+            extra[name] = said(field, True, "''")
+            texts.append(name)
+    extra |= dict.fromkeys(marks, "")
+    degrees_there = ""
+    if mapping.place is not None and has(mapping.place.lat) and has(mapping.place.lon):
+        for name, column in (("lat", mapping.place.lat), ("lon", mapping.place.lon)):
+            extra[name] = f"ROUND(TRY_CAST({text(column)} AS DOUBLE), {mapping.place.decimals})"
+            degrees_there += f", {there(column)} AS {name}_there"
+    if mapping.due is not None and has(mapping.due.column):
+        extra["due_us"] = f"CASE WHEN {there(mapping.due.column)} THEN {moment(mapping.due)} ELSE 0 END"
     amount = times(mapping.value.column, mapping.value.micros_per_unit) if mapping.value else "NULL"
     amount_there = there(mapping.value.column) if mapping.value else "FALSE"
     element = f"COALESCE('#' || {text(mapping.explode)}, '')" if mapping.explode else "''"
     kinds = ", ".join(_quoted(kind) for kind in sorted(BEHAVIOUR))
+    selected = degrees_there + "".join(f", {sql or name} AS {name}" for name, sql in extra.items())
+    long = "".join(f" OR LENGTH({name}) > {MAX_TEXT_CHARS}" for name in texts)
+    joined = "".join(f" || ' ' || {name}" for name in texts)
+    faults = "WHEN due_us IS NULL OR due_us < 0 THEN 'bad_time'\n" if "due_us" in extra else ""
+    if degrees_there:
+        for name, most in (("lat", 90), ("lon", 180)):
+            faults += f"WHEN {name}_there AND {name} IS NULL OR ABS({name}) > {most} THEN 'bad_number'\n"
+    named = "".join(f" {name}," for name in extra)
+    # What is empty adds nothing, so that contents of logs without such columns stay as they always were.
+    told = "".join(
+        f", {_quoted(name + '=')} || NULLIF(CAST({name} AS VARCHAR), {_quoted('0' if name == 'due_us' else '')})"
+        for name in extra
+    )
     return f"""
     WITH typed AS (
         SELECT
-            row, uid, id_state, {there(at)} AS time_there, {time} AS time_us,
+            row, uid, id_state, {there(at)} AS time_there, {moment(mapping.time)} AS time_us,
             {said(mapping.kind, False, "NULL")} AS kind,
             {said(mapping.consent, False, "NULL")} AS consent_text,
             {said(mapping.event_id, True, "''")} AS given_id, {element} AS element,
@@ -218,7 +286,7 @@ def _statement(mapping: Mapping, types: Sequence[pa.DataType]) -> str:
             {said(mapping.site, True, "''")} AS site,
             LOWER({said(mapping.gender, True, "''")}) AS gender,
             {said(mapping.birth_year, True, "'0'")} AS birth_text,
-            {amount_there} AS amount_there, CAST({amount} AS BIGINT) AS amount
+            {amount_there} AS amount_there, CAST({amount} AS BIGINT) AS amount{selected}
         FROM incoming
     ),
     judged AS (
@@ -240,26 +308,27 @@ def _statement(mapping: Mapping, types: Sequence[pa.DataType]) -> str:
                 WHEN kind IS NULL OR kind NOT IN ({kinds}) THEN 'unknown_kind'
                 WHEN consent IS NULL OR consent NOT BETWEEN 0 AND {events.CONSENT_ALL} THEN 'unknown_consent'
                 WHEN LENGTH(given_id) > {MAX_TEXT_CHARS} OR LENGTH(category) > {MAX_TEXT_CHARS}
-                    OR LENGTH(site) > {MAX_TEXT_CHARS} OR LENGTH(element) > {MAX_TEXT_CHARS} THEN 'too_long'
-                WHEN REGEXP_MATCHES(given_id || category || site || element, '[\\x00-\\x1f\\x7f\\x{{fffd}}]')
+                    OR LENGTH(site) > {MAX_TEXT_CHARS} OR LENGTH(element) > {MAX_TEXT_CHARS}{long} THEN 'too_long'
+                WHEN REGEXP_MATCHES(given_id || category || site || element{joined}, '[\\x00-\\x1f\\x7f\\x{{fffd}}]')
                     THEN 'bad_text'
-                WHEN REGEXP_MATCHES(category || ' ' || site, '[^\\s@]@[^\\s@]+\\.') THEN 'holds_email'
+                WHEN REGEXP_MATCHES(category || ' ' || site{joined}, '[^\\s@]@[^\\s@]+\\.') THEN 'holds_email'
                 WHEN amount_there AND amount IS NULL THEN 'bad_number'
                 WHEN value_micros NOT BETWEEN 0 AND {MAX_VALUE_MICROS} THEN 'bad_number'
                 WHEN gender NOT IN ('m', 'f', '') THEN 'unknown_gender'
                 WHEN birth_year IS NULL OR birth_year <> 0 AND birth_year NOT BETWEEN {OLDEST_BIRTH_YEAR} AND 2200
                     THEN 'bad_number'
+                {faults}
             END AS reason,
             {_quoted(mapping.source)} AS source,
             -- Control characters are refused above, so that one of them can hold the fields apart.
             CONCAT_WS(CHR(31), {_quoted(mapping.source)}, given_id, element, kind, HEX(uid), time_us, consent, category,
-                      site, value_micros, gender, birth_year) AS content_text
+                      site, value_micros, gender, birth_year{told}) AS content_text
         FROM judged
     )
     SELECT
         row, reason, uid,
         CASE WHEN given_id = '' THEN MD5(content_text) ELSE given_id || element END AS event_id,
-        kind, time_us, consent, source, category, site, value_micros, gender, birth_year,
+        kind, time_us, consent, source, category, site, value_micros, gender, birth_year,{named}
         MD5_NUMBER_LOWER(content_text) AS content
     FROM kept
     """  # noqa: S608 - column names are ours, texts of the mapping are quoted

@@ -1,9 +1,11 @@
 -- Events fit to build profiles from: behaviour with consent for profiling (bit 1), not from the future, each
 -- (source, event_id) once; one copy without consent stands for all. Advertising events in the same files are left out.
-SELECT kind, uid, time_us, category, value_micros, gender, birth_year
+SELECT
+    kind, uid, time_us, source, event_id, category, value_micros, gender, birth_year, site, item, brand, device, channel,
+    region, query, order_id, lat, lon, due_us, seller, address, ip
 FROM (
     SELECT
-        r.kind, r.uid, r.time_us, r.category, r.value_micros, r.gender, r.birth_year, r.consent,
+        r.*,
         ROW_NUMBER() OVER (
             PARTITION BY r.source, r.event_id
             ORDER BY r.consent % 2 ASC NULLS FIRST, r.time_us ASC NULLS FIRST, r.kind ASC NULLS FIRST, r.uid ASC NULLS FIRST, r.category ASC NULLS FIRST

@@ -7,7 +7,7 @@ WITH affinity AS (
         l.tag,
         SUM(CAST(ROUND(
             1000000000.0
-            * CASE e.kind WHEN 'view' THEN 1.0 WHEN 'search' THEN 3.0 WHEN 'cart' THEN 5.0 WHEN 'purchase' THEN 8.0 ELSE 1.0 END
+            * e.weight * CASE e.kind WHEN 'view' THEN 1.0 WHEN 'search' THEN 3.0 WHEN 'cart' THEN 5.0 WHEN 'purchase' THEN 8.0 ELSE 1.0 END
             * EXP(-0.6931471805599453 * (p.now_us - e.time_us) / NULLIF(l.half_life_days * 86400000000.0, 0.0))
         ) AS BIGINT)) AS weight,
         MAX(e.time_us) AS last_us

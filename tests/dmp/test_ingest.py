@@ -386,3 +386,87 @@ def test_a_real_log_goes_through_to_tags_of_users(tmp_path, shared, store, clien
     tags = offline.live_tags(DmpConfig(data_dir=str(tmp_path / "data")), client)
     fan = RING.uid("cookie", next(row["user_id"] for row in usable if 10083 in (row["user_tags"] or [])))
     assert tag_id("interest.sports") in [row["tag"] for row in tags.to_pylist() if row["uid"] == fan]
+
+
+RICH = """
+item = {column = "sku"}
+region = {column = "region", values = {216 = "CN-GD"}, default = ""}
+address = {column = "addr"}
+ip = {column = "ip"}
+place = {lat = "y", lon = "x"}
+due = {column = "ends", format = "%Y-%m-%d"}
+optional = ["sku", "addr", "ends", "y", "x"]
+"""
+
+
+def a_rich_log(path, **columns):
+    rows = {name: [value] for name, value in (GOOD | {"region": "216", "ip": "10.0.0.1"} | columns).items()}
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+@pytest.mark.rule("P-60")
+def test_further_fields_are_read_where_the_log_has_them_and_addresses_only_as_marks(tmp_path):
+    log = a_rich_log(
+        tmp_path / "a.parquet", sku="S-1", addr="1, Elm Street", ends="2024-12-31", y="48.13743", x=11.57549
+    )
+    run(tmp_path / "ev", log, using=a_mapping(RICH))
+    (event,) = events_of(tmp_path / "ev")
+    assert (event["item"], event["region"], event["lat"], event["lon"]) == ("S-1", "CN-GD", 48.14, 11.58)
+    assert event["due_us"] == 1_735_603_200_000_000  # 2024-12-31 00:00 UTC
+    assert (event["address"], event["ip"]) == (RING.mark("address", "1 elm street"), RING.mark("ip", "10.0.0.1"))
+    assert not any(b"Elm" in path.read_bytes() for path in (tmp_path / "ev").rglob("*") if path.is_file())
+
+
+def test_a_log_without_the_optional_columns_has_none_of_them_in_its_events(tmp_path):
+    run(tmp_path / "ev", a_rich_log(tmp_path / "a.parquet", region="7"), using=a_mapping(RICH))
+    (event,) = events_of(tmp_path / "ev")
+    assert event["region"] == ""
+    assert not {"item", "address", "due_us", "lat", "lon"} & set(event)
+
+
+def test_an_empty_further_field_leaves_the_identity_of_an_event_as_it_was(tmp_path):
+    run(tmp_path / "ev", a_csv(tmp_path / "a.csv", GOOD))
+    (event,) = events_of(tmp_path / "ev")
+    plain = pq.read_table(a_rich_log(tmp_path / "b.parquet", sku="", region="7", ip="")).drop_columns(["cents"])
+    log = tmp_path / "c.parquet"
+    pq.write_table(plain.append_column("cents", pa.array(["250"])), log)
+    run(tmp_path / "ev2", log, using=a_mapping(RICH))
+    (again,) = events_of(tmp_path / "ev2")
+    assert again["content"] == event["content"]
+    assert again["event_id"] == event["event_id"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"sku": "x" * 513}, "too_long"),
+        ({"sku": "a@b.example"}, "holds_email"),
+        ({"sku": "a\x01b"}, "bad_text"),
+        ({"ends": "soon"}, "bad_time"),
+        ({"y": "90.01", "x": "0"}, "bad_number"),
+        ({"y": "north", "x": "0"}, "bad_number"),
+        ({"y": "0", "x": "-180.01"}, "bad_number"),
+    ],
+)
+def test_a_further_field_that_cannot_be_is_refused(tmp_path, fault, reason):
+    report = run(tmp_path / "ev", a_rich_log(tmp_path / "a.parquet", **fault), using=a_mapping(RICH))
+    assert report.bad == {reason: 1}
+
+
+@pytest.mark.rule("P-60")
+def test_the_quarantine_shows_no_address(tmp_path):
+    log = a_rich_log(tmp_path / "a.parquet", addr="Elm Street", ends="soon")
+    run(tmp_path / "ev", log, using=a_mapping(RICH))
+    (row,) = quarantine.listed([journal.quarantine(tmp_path / "ev", 1)])
+    assert json.loads(row.raw)["addr"] == json.loads(row.raw)["ip"] == "[redacted]"
+
+
+def test_the_clickstream_preset_reads_a_log_with_or_without_its_optional_columns(tmp_path):
+    plain = {"user_id": ["a"], "timestamp": ["2024-10-01"], "event": ["purchase"], "event_id": ["e"]}
+    plain |= {"category": ["food"], "url": ["https://x.example/"], "price": [3.5]}
+    pq.write_table(pa.table(plain), tmp_path / "a.parquet")
+    pq.write_table(pa.table(plain | {"event_id": ["f"], "brand": ["Acme"], "lat": [1.234]}), tmp_path / "b.parquet")
+    report = run(tmp_path / "ev", tmp_path / "a.parquet", tmp_path / "b.parquet", using=mapping.load("clickstream"))
+    assert (report.events, report.bad) == (2, {})
+    assert [event.get("brand") for event in events_of(tmp_path / "ev")] == [None, "Acme"]

@@ -80,3 +80,25 @@ def test_the_signature_moves_with_the_meaning_only():
     one = mapping.parse(SMALLEST, "m")
     assert mapping.signature(one) == mapping.signature(mapping.parse("# why\n" + SMALLEST, "elsewhere"))
     assert mapping.signature(one) != mapping.signature(mapping.parse(SMALLEST.replace("shop", "app"), "m"))
+
+
+def test_the_signature_of_a_mapping_is_what_the_first_release_gave_it():
+    assert mapping.signature(mapping.parse(SMALLEST, "m")) == "68f30ee8f17f6b67"
+    assert mapping.signature(mapping.parse(SMALLEST + 'item = {column = "i"}', "m")) != "68f30ee8f17f6b67"
+
+
+@pytest.mark.rule("P-60")
+def test_a_column_kept_as_a_mark_can_be_nothing_else():
+    with pytest.raises(ConfigError, match="'ip' holds ids"):
+        mapping.parse(SMALLEST + 'ip = {column = "ip"}\nregion = {column = "ip"}\n', "m")
+
+
+@pytest.mark.parametrize("needed", ["user", "at"])
+def test_ids_and_times_are_never_optional(needed):
+    with pytest.raises(ConfigError, match=f"optional: '{needed}' must be there"):
+        mapping.parse(SMALLEST + f'optional = ["{needed}"]', "m")
+
+
+def test_places_are_kept_to_two_decimals_at_most():
+    with pytest.raises(ConfigError, match="place"):
+        mapping.parse(SMALLEST + 'place = {lat = "y", lon = "x", decimals = 3}', "m")

@@ -374,7 +374,7 @@ def test_the_manifest_says_what_was_built_from_what(build, config, events):
     manifest = json.loads((generation_folder(config, 1) / "manifest.json").read_text())
     assert manifest["inputs"] == [str(events / "one.parquet")]
     assert manifest["rows"] == {"interest": 1, "rfm": 2} == made.rows
-    assert set(manifest["sql"]) == set(offline.FAMILIES)
+    assert set(manifest["sql"]) == set(offline.families.SQL_FAMILIES)
     assert manifest["created_us"] == NOW_US
 
 

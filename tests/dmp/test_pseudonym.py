@@ -179,3 +179,15 @@ def test_key_and_directory_are_private_whatever_the_umask(tmp_path):
         os.umask(before)
     assert (tmp_path / "data" / "pseudonym.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.rule("P-60")
+def test_marks_meet_for_spellings_of_one_address_and_for_nothing_else():
+    ring = KeyRing(bytes(range(32)))
+    assert ring.mark("ip", " 2001:DB8::1 ") == ring.mark("ip", "2001:0db8:0:0:0:0:0:1") != ""
+    assert ring.mark("address", "1, Elm Street") == ring.mark("address", "\uff11 elm  street") != ""
+    assert ring.mark("address", "10.0.0.1") != ring.mark("ip", "10.0.0.1")
+    assert ring.mark("ip", "10.0.0.1") != KeyRing(bytes(32)).mark("ip", "10.0.0.1")
+    assert ring.mark("ip", "10.0.0.1") != ring.uid("device", "10.0.0.1").hex()
+    assert ring.mark("ip", "10.1.2.*") != ring.mark("ip", "10.1.3.*")
+    assert ring.mark("ip", "  ") == ring.mark("address", " ,. ") == ""

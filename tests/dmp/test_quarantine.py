@@ -36,7 +36,7 @@ def test_a_quarantined_row_says_where_it_stands_whose_it_is_and_what_it_looked_l
 
 
 def test_every_reason_of_the_statement_is_explained():
-    said = set(re.findall(r"THEN '(\w+)'\n", _statement(a_mapping(), [pa.string()] * 5)))
+    said = set(re.findall(r"THEN '(\w+)'\n", _statement(a_mapping(), [pa.string()] * 5, ())))
     assert said
     assert said <= set(quarantine.REASONS)
 
