@@ -20,12 +20,29 @@ CONFIG_FILE = Path("tagbid.toml")
 Section = TypeVar("Section", bound=msgspec.Struct)
 
 
+class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.identity]` table: how many other ids one id of each type may be linked with, and still join them.
+
+    Above that it is no person's: a cookie of a library, a phone of a shop, a test account. max_members: most ids of
+    one person; a component with more is dissolved.
+    """
+
+    cookie: Annotated[int, msgspec.Meta(ge=1)] = 10
+    device: Annotated[int, msgspec.Meta(ge=1)] = 10
+    exchange: Annotated[int, msgspec.Meta(ge=1)] = 10
+    email: Annotated[int, msgspec.Meta(ge=1)] = 50
+    phone: Annotated[int, msgspec.Meta(ge=1)] = 50
+    login: Annotated[int, msgspec.Meta(ge=1)] = 50
+    household: Annotated[int, msgspec.Meta(ge=1)] = 20
+    max_members: Annotated[int, msgspec.Meta(ge=2)] = 200
+
+
 class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp]` table.
 
     data_dir: where state lives. redis_url: the tag store; empty starts or joins the embedded one in
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
-    min_seed: fewest matched users a look-alike may be learnt from (P-65).
+    min_seed: fewest matched users a look-alike may be learnt from (P-65). identity: which ids are one person.
     """
 
     data_dir: str = "var"
@@ -34,6 +51,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8100
     max_upload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 2 * 1024**3
     min_seed: Annotated[int, msgspec.Meta(ge=1)] = 200
+    identity: IdentityConfig = IdentityConfig()
 
 
 def load(
@@ -78,7 +96,9 @@ def _problems(values: Mapping[str, Any], struct: type[msgspec.Struct], where: st
             problems.append(f"[{where}] unknown key {key!r}{_nearest(key, fields)}")
             continue
         kind = fields[key].type
-        if get_origin(kind) is dict and isinstance(value, dict):  # a table of tables, or of plain values
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+            problems += _problems(value, kind, f"{where}.{key}")
+        elif get_origin(kind) is dict and isinstance(value, dict):  # a table of tables, or of plain values
             member = get_args(kind)[1]
             for name, entry in value.items():
                 if isinstance(member, type) and issubclass(member, msgspec.Struct) and isinstance(entry, dict):

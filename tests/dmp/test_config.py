@@ -3,7 +3,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from dmp.config import DmpConfig, load
+from dmp.config import DmpConfig, IdentityConfig, load
 from dmp.errors import ConfigError
 
 
@@ -89,3 +89,14 @@ def test_numbers_out_of_range_and_smuggled_lines_are_refused(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"\[dmp\] port"):
         load("dmp", DmpConfig, environ={"TAGBID_DMP_PORT": port})
+
+
+def test_a_table_within_a_table_is_checked_key_by_key(tmp_path):
+    path = tmp_path / "tagbid.toml"
+    path.write_text("[dmp.identity]\ncookies = 3\nphone = 0\nlogin = 4\n")
+    with pytest.raises(ConfigError) as caught:
+        load("dmp", DmpConfig, path, {})
+    assert len(caught.value.problems) == 2
+    assert "did you mean 'cookie'?" in caught.value.problems[0]
+    path.write_text("[dmp.identity]\nlogin = 4\n")
+    assert load("dmp", DmpConfig, path, {}).identity == IdentityConfig(login=4)
