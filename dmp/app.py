@@ -15,13 +15,11 @@ import asyncio
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import msgspec
 import redis
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -30,12 +28,12 @@ from dmp import seeds, store
 from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_rate
 from dmp.catalogue import AlreadyThere, Catalogue, Upload
 from dmp.config import DmpConfig
+from dmp.limits import Buckets, Rates, Refused, answer, error, take
 from dmp.pseudonym import KeyRing
 from dmp.schema import IdType
 from dmp.seeds import BadSeed, SeedTooLarge
 
 CHUNK_BYTES = 1 << 16
-MAX_BUCKETS = 10_000
 MIN_SHARE_PCT, MAX_SHARE_PCT, SHARE_PCT = 0.1, 25.0, 5.0
 UPLOAD_SCOPE = "seeds"
 T = TypeVar("T")
@@ -43,45 +41,6 @@ _log = logging.getLogger("dmp.app")
 # aiohttp logs malformed HTTP with the bytes it stumbled over, which may be anybody's id (P-60).
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """What one caller may ask of us (S-26, S-23). Per second and at once, of one key and of one address; uploads of
-    one tenant at a time; how long an upload may stand still.
-    """
-
-    key_per_s: float = 10
-    key_burst: int = 50
-    address_per_s: float = 50
-    address_burst: int = 200
-    uploads: int = 2
-    stall_s: float = 30
-
-
-class Refused(Exception):
-    """A request answered with an error; `detail` says what to do."""
-
-    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        self.status, self.code, self.detail, self.headers = status, code, detail, headers
-        super().__init__(detail)
-
-
-class Buckets:
-    """Token buckets by name; the longest unused ones are forgotten, which can only be generous to them."""
-
-    def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, name: str, now: float) -> float:
-        """Take a token; 0 when there was one, else the seconds until there is. now: any monotonic seconds."""
-        level, since = self._levels.pop(name, (float(self._burst), now))
-        level = min(self._burst, level + (now - since) * self._per_s)
-        wait = 0.0 if level >= 1 else (1 - level) / self._per_s
-        self._levels[name] = (level if wait else level - 1, now)
-        if len(self._levels) > MAX_BUCKETS:
-            self._levels.popitem(last=False)
-        return wait
 
 
 class Desk:
@@ -154,26 +113,26 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Every refusal as JSON. What is not foreseen here is aiohttp's plain 500: no text of ours, no traceback."""
     try:
         return await handler(request)
-    except Refused as error:
-        return _error(error.status, error.code, error.detail, error.headers)
-    except web.HTTPException as error:
-        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return _error(error.status, (error.reason or "error").lower().replace(" ", "_"), "see the API's routes", allow)
-    except (BadSeed, BadName) as error:
-        return _error(400, "bad_seed" if isinstance(error, BadSeed) else "bad_name", str(error))
-    except SeedTooLarge as error:
-        return _error(413, "too_large", str(error))
-    except AlreadyThere as error:
-        return _error(409, "name_taken", str(error))
+    except Refused as no:
+        return error(no.status, no.code, no.detail, no.headers)
+    except web.HTTPException as no:
+        allow = {"Allow": no.headers["Allow"]} if "Allow" in no.headers else None
+        return error(no.status, (no.reason or "error").lower().replace(" ", "_"), "see the API's routes", allow)
+    except (BadSeed, BadName) as no:
+        return error(400, "bad_seed" if isinstance(no, BadSeed) else "bad_name", str(no))
+    except SeedTooLarge as no:
+        return error(413, "too_large", str(no))
+    except AlreadyThere as no:
+        return error(409, "name_taken", str(no))
     except redis.RedisError:
-        return _error(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "5"})
+        return error(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "5"})
 
 
 @web.middleware
 async def only_its_own(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Rate limits, the key, and the one advertiser the key is for."""
     desk = request.app[DESK]
-    _take(desk.addresses, request.remote or "")
+    take(desk.addresses, request.remote or "")
     if not request.path.startswith("/v1/"):
         return await handler(request)
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
@@ -183,7 +142,7 @@ async def only_its_own(request: web.Request, handler: Handler) -> web.StreamResp
     if principal is None:
         detail = "send a valid key as `Authorization: Bearer tb_...`"
         raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
-    _take(desk.keys, principal.advertiser)
+    take(desk.keys, principal.advertiser)
     if request.match_info.get("advertiser") != principal.advertiser:
         raise web.HTTPNotFound
     if UPLOAD_SCOPE not in principal.scopes:
@@ -214,12 +173,12 @@ async def upload_seed(request: web.Request) -> web.Response:
                 raise
 
         audience = await _finish(accept)
-    return _json(202, {**told_audience(audience), "warnings": _warnings(desk.config, audience)})
+    return answer(202, {**told_audience(audience), "warnings": _warnings(desk.config, audience)})
 
 
 async def list_audiences(request: web.Request) -> web.Response:
     found = await asyncio.to_thread(request.app[DESK].catalogue.audiences, request.match_info["advertiser"])
-    return _json(200, {"audiences": [told_audience(audience) for audience in found]})
+    return answer(200, {"audiences": [told_audience(audience) for audience in found]})
 
 
 async def show_audience(request: web.Request) -> web.Response:
@@ -227,12 +186,12 @@ async def show_audience(request: web.Request) -> web.Response:
     found = await asyncio.to_thread(request.app[DESK].catalogue.audience, advertiser, name)
     if found is None:
         raise web.HTTPNotFound
-    return _json(200, told_audience(found))
+    return answer(200, told_audience(found))
 
 
 async def health(request: web.Request) -> web.Response:
     generation = await asyncio.to_thread(store.live_generation, request.app[DESK].client)
-    return _json(200, {"status": "ok", "generation": generation})
+    return answer(200, {"status": "ok", "generation": generation})
 
 
 def told_audience(audience: Audience) -> dict[str, Any]:
@@ -308,20 +267,6 @@ async def _finish(work: Callable[..., T], *arguments: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _take(buckets: Buckets, name: str) -> None:
-    wait_s = buckets.wait_s(name, time.monotonic())
-    if wait_s:
-        raise Refused(429, "too_many_requests", "slow down", {"Retry-After": str(math.ceil(wait_s))})
-
-
-def _error(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
-    return _json(status, {"error": code, "detail": detail}, headers)
-
-
-def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers)
 
 
 def _now_us() -> int:

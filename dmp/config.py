@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -37,12 +37,38 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_members: Annotated[int, msgspec.Meta(ge=2)] = 200
 
 
+class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.collect]` table: events over HTTP.
+
+    max_body_bytes: largest body of `POST /v1/events`, unpacked. max_backlog: stream entries that may wait before
+    senders are told to wait (429). durability: what an acknowledged event survives; "everysec" a killed store, at a
+    power cut all but the last second or two; "always" a power cut as well, at the price of a disk write per batch.
+    gvl_id, tcf_consent, tcf_legitimate_interest, tcf_flexible: as in `[bidder]`, for TC strings sent with events;
+    without gvl_id they permit nothing. pixel_sources: names that may stand in a pixel's `source`; none closes it.
+    cookie_days: life of the first-party id. cookie_secure: send it over TLS only. sync: {partner: URL to send a
+    browser on to, with ${ID} where our id goes}.
+    """
+
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024)] = 1024**2
+    max_backlog: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    durability: Literal["everysec", "always"] = "everysec"
+    gvl_id: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    tcf_consent: tuple[int, ...] = ()
+    tcf_legitimate_interest: tuple[int, ...] = ()
+    tcf_flexible: tuple[int, ...] = ()
+    pixel_sources: tuple[str, ...] = ()
+    cookie_days: Annotated[int, msgspec.Meta(ge=1, le=400)] = 180
+    cookie_secure: bool = True
+    sync: dict[str, str] = {}
+
+
 class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp]` table.
 
     data_dir: where state lives. redis_url: the tag store; empty starts or joins the embedded one in
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
     min_seed: fewest matched users a look-alike may be learnt from (P-65). identity: which ids are one person.
+    collect: events over HTTP.
     """
 
     data_dir: str = "var"
@@ -52,6 +78,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_upload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 2 * 1024**3
     min_seed: Annotated[int, msgspec.Meta(ge=1)] = 200
     identity: IdentityConfig = IdentityConfig()
+    collect: CollectConfig = CollectConfig()
 
 
 def load(

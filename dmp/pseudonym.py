@@ -49,6 +49,12 @@ class KeyRing:
         mac.update(id_type.encode() + b"\0" + normal.encode())
         return mac.digest()[:16]
 
+    def event_id(self, source: str, raw: str) -> str:
+        """What stands for an event's id at rest: 32 hex characters. Senders make ids of what they have, users' too."""
+        mac = self._mac.copy()
+        mac.update(b"event\0" + source.encode() + b"\0" + raw.encode())
+        return mac.hexdigest()[:32]
+
     def mark(self, kind: MarkKind, raw: str) -> str:
         """What stands for an address: 32 hex characters, the same for its spellings; "" for what is none.
 

@@ -7,6 +7,9 @@ import msgspec
 Uid = bytes
 """A user id at rest: 16 bytes, a keyed pseudonym (see `dmp.pseudonym`), never a raw id (P-60)."""
 
+NO_UID: Uid = bytes(16)
+"""Stands in events that are kept without an id (P-16); no pseudonym of a real id, and nobody's key."""
+
 IdType = Literal["cookie", "device", "exchange", "email", "phone", "login", "household"]
 """What kind of identifier was hashed; part of the hash, so the same text as two kinds gives two users."""
 

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from dmp import app, keys
-from dmp.app import Buckets, Desk, Rates, listening
+from dmp import keys, limits
+from dmp.app import Desk, listening, make_app
 from dmp.catalogue import Catalogue, open_catalogue
 from dmp.config import DmpConfig
+from dmp.limits import Buckets, Rates
 from dmp.pseudonym import KeyRing
 from dmp.store import Store, generation_folder
 
@@ -285,7 +286,7 @@ async def test_a_revoked_key_is_out_at_once_and_a_scope_is_needed(server: Server
 
 def tenant_routes() -> list[tuple[str, str]]:
     """Every (method, path) below an advertiser, so that a new route is in the matrix by itself."""
-    made = app.make_app(Desk.__new__(Desk))
+    made = make_app(Desk.__new__(Desk))
     return sorted(
         (route.method, route.resource.canonical)
         for route in made.router.routes()
@@ -354,7 +355,7 @@ def test_a_bucket_fills_with_time_and_the_oldest_is_forgotten() -> None:
     assert buckets.wait_s("a", 0.5) == 0
     assert buckets.wait_s("a", 0.5) == 0.5
     assert [buckets.wait_s("a", 100.0) for _ in range(3)] == [0, 0, 0.5]  # never more than the burst
-    for n in range(app.MAX_BUCKETS):
+    for n in range(limits.MAX_BUCKETS):
         buckets.wait_s(str(n), 100.0)
     assert buckets.wait_s("a", 100.0) == 0
 

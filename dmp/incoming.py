@@ -1,0 +1,186 @@
+"""What a site, an app or a server sends about its users -> behaviour events, each item judged by itself.
+
+An item is one JSON object: `kind`, `event_id`, `id` with its `id_type` (see `dmp.schema.IdType`), what the event may be
+used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC string), and the fields of its kind as
+`dmp.events` has them. `time_us` may be left out and is then now. Fields we do not know are dropped.
+
+Nothing raw leaves this file: an id becomes its pseudonym; addresses become marks; an event id, which senders make
+of what they have, is kept as a keyed digest, which also keeps two sources with the same numbers apart (P-60). An
+event that may not build a profile is kept without any of them (P-16).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from dmp import events, permission
+from dmp.events import CONSENT_ALL, CONSENT_MEASURE, CONSENT_PROFILE, Behaviour
+from dmp.permission import Basis
+from dmp.pseudonym import KeyRing
+from dmp.schema import NO_UID, IdType
+
+Format = Literal["json", "ndjson"]
+MAX_ITEMS = 1_000  # of one request
+MAX_TEXT_CHARS = 512
+MAX_TC_CHARS = 8_192
+MAX_NUMBER = 2**53 - 1  # what every JSON writer can say exactly
+AHEAD_US = 300_000_000  # clocks of different machines agree to five minutes
+BACK_US = 400 * 86_400_000_000  # older history comes as files (`tagbid dmp ingest`)
+MAX_VALUE_MICROS = 10**15
+RANGES: dict[str, tuple[float, float]] = {
+    "value_micros": (0, MAX_VALUE_MICROS),
+    "dwell_ms": (0, 86_400_000),
+    "seconds": (0, 7 * 86_400),
+    "birth_year": (0, 2_200),
+    "lat": (-90, 90),
+    "lon": (-180, 180),
+    "consent": (0, CONSENT_ALL),
+}
+"""Numbers outside are units mistaken; other whole numbers are 0 to MAX_NUMBER."""
+DEGREE_DECIMALS = 2  # about a kilometre: nobody has opted in to more (P-16)
+MARKED: tuple[Literal["address", "ip"], ...] = ("address", "ip")
+UNSTORED = {*MARKED, "event_id"}  # as text
+_STRUCTS = {events.kind_of(member): member for member in get_args(Behaviour)}
+_FIELDS = {kind: frozenset(field.name for field in msgspec.structs.fields(struct)) for kind, struct in _STRUCTS.items()}
+_ID_TYPES = frozenset(get_args(IdType))
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.")
+_DEVICE = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/@?#]*@)?([^/:?#]+)", re.IGNORECASE)
+_QUOTED = re.compile("'.*'", re.DOTALL)  # the item's own text in an error message
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+class Unusable(Exception):
+    """One item is no event. code: for machines; detail: what to do, without anything of the item's content."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(detail)
+
+
+class Taken(msgspec.Struct):
+    """A request's items. events: the good ones. refused: (place in the request from 0, why) of the others."""
+
+    events: list[Behaviour]
+    refused: list[tuple[int, Unusable]]
+
+
+def take(
+    body: bytes, form: Format, source: str, now_us: int, ring: KeyRing, us: Basis, limit: int = MAX_ITEMS
+) -> Taken:
+    """All items of a request body. Raises Unusable when the body as a whole cannot be read or has too many items."""
+    taken = Taken([], [])
+    for place, raw in enumerate(_split(body, form)):
+        if place >= limit:
+            raise Unusable("too_many", f"more than {limit:,} events; send them in parts")
+        try:
+            taken.events.append(event(_decoded(raw), source, now_us, ring, us))
+        except Unusable as why:
+            taken.refused.append((place, why))
+    return taken
+
+
+def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Basis) -> Behaviour:
+    """One item as an event; raises Unusable. source: who sent it, as authenticated, whatever the item says."""
+    kind = item.get("kind")
+    if not isinstance(kind, str) or kind not in _STRUCTS:
+        raise Unusable("unknown_kind", f"kind is one of {', '.join(_STRUCTS)}")
+    consent = _consent(item, us)
+    fields = {name: _checked(name, item[name]) for name in _FIELDS[kind] & item.keys() if item[name] is not None}
+    given = fields.get("event_id")
+    if not isinstance(given, str) or not given:
+        raise Unusable("missing_event_id", "event_id is a text that is unique at its source; copies count once")
+    named = bool(consent & CONSENT_PROFILE or (kind == "conversion" and consent & CONSENT_MEASURE))
+    for name in MARKED:
+        if isinstance(fields.get(name), str):
+            fields[name] = ring.mark(name, fields[name]) if named else ""
+    fields |= {
+        "kind": kind,
+        "event_id": ring.event_id(source, given),
+        "uid": _uid(item, ring) if named else NO_UID,
+        "time_us": _time(fields.get("time_us", now_us), now_us),
+        "source": source,
+        "consent": consent,
+    }
+    try:
+        made: Behaviour = msgspec.convert(fields, _STRUCTS[kind])
+    except msgspec.ValidationError as error:
+        raise Unusable("bad_type", f"a field is of another type: {_QUOTED.sub('that', str(error))}") from None
+    return made
+
+
+def _split(body: bytes, form: Format) -> Iterator[bytes | msgspec.Raw]:
+    if form == "ndjson":
+        return (line for line in body.split(b"\n") if line.strip())
+    if body.lstrip()[:1] != b"[":
+        return iter((body,))
+    try:
+        return iter(_items.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        raise Unusable("malformed", "the body is no JSON; to save what can be read, send one event a line") from None
+
+
+def _decoded(raw: bytes | msgspec.Raw) -> dict[str, Any]:
+    try:
+        return _object.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unusable("malformed", "this is no JSON object") from None
+
+
+def _consent(item: dict[str, Any], us: Basis) -> int:
+    consent, gdpr, text = item.get("consent"), item.get("gdpr"), item.get("gdpr_consent")
+    if consent is not None and not (type(consent) is int and 0 <= consent <= CONSENT_ALL):
+        raise Unusable(
+            "unknown_consent", f"consent is a number of bits, 0 to {CONSENT_ALL}: 1 profile, 2 measure, 4 train"
+        )
+    if gdpr not in (None, 0, 1) or not isinstance(text, str | None):
+        raise Unusable("unknown_consent", "gdpr is 0 or 1, and gdpr_consent the TC string")
+    return permission.stated(consent, gdpr, text or "", us)
+
+
+def _uid(item: dict[str, Any], ring: KeyRing) -> bytes:
+    id_type, raw = item.get("id_type", "cookie"), item.get("id")
+    if not isinstance(id_type, str) or id_type not in _ID_TYPES:
+        raise Unusable("unknown_id_type", f"id_type is one of {', '.join(sorted(_ID_TYPES))}")
+    if raw is None:
+        raise Unusable("missing_id", "say whose event this is: id and id_type")
+    uid = ring.uid(cast("IdType", id_type), raw) if isinstance(raw, str) else None
+    if uid is None:
+        raise Unusable("bad_id", "id is no id of its type: blank, all zeros, a placeholder, or malformed")
+    return uid
+
+
+def _time(time_us: Any, now_us: int) -> int:
+    """When it happened; a clock a little ahead of ours is set to ours, so that no record is from the future."""
+    if type(time_us) is not int:
+        raise Unusable("bad_time", "time_us is a whole number: microseconds since 1970, UTC")
+    if time_us > now_us + AHEAD_US:
+        raise Unusable("future", "time_us is ahead of our clock: is it in microseconds, and UTC?")
+    if time_us < now_us - BACK_US:
+        raise Unusable("too_old", "time_us is more than 400 days ago: is it in microseconds? ingest history as files")
+    return min(time_us, now_us)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A field's value as it may be stored; its type is left to the event's Struct."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARS:
+            raise Unusable("too_long", f"{name} has more than {MAX_TEXT_CHARS} characters")
+        if _UNPRINTABLE.search(value):
+            raise Unusable("bad_text", f"{name} holds control characters")
+        if name == "site" and "/" in value:
+            host = _HOST.match(value)
+            value = (host.group(1) if host else value.partition("/")[0]).lower()
+        if name not in UNSTORED and (_EMAIL.search(value) or _DEVICE.search(value)):
+            raise Unusable("holds_id", f"{name} holds an e-mail address or a device id, which must not be stored")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = RANGES.get(name, (0, MAX_NUMBER))
+        if not low <= value <= high:
+            raise Unusable("bad_number", f"{name} is {low:,} to {high:,}")
+        if name in ("lat", "lon"):
+            return round(value, DEGREE_DECIMALS)
+    return value
