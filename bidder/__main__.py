@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bidder import campaigns, config, openrtb, snapshot
 from bidder import explain as explaining
+from bidder.config import BidderConfig
 from dmp import commands, keys, store
 from dmp import config as files
 from dmp.config import DmpConfig
@@ -23,6 +24,7 @@ from dmp.schema import User
 from dmp.taxonomy import tag_id
 from models import registry
 
+LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
 
@@ -39,21 +41,17 @@ def serve(
     port: Annotated[int | None, typer.Option(help="public port, 0 for a free one")] = None,
     admin_port: Annotated[int | None, typer.Option(help="port of /metrics and /health, 0 for a free one")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="tagbid.toml")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes sharing the port, else as configured")] = None,
     ready_fd: Annotated[int | None, typer.Option(help="also write the ready line to this file descriptor")] = None,
 ) -> None:
     """Answer bid requests until SIGTERM; prints `ready <public URL> admin <admin URL>` when both ports answer."""
     import uvloop
 
     from bidder import app as process
+    from bidder import supervisor
 
-    settings = config.load(config_file)
-    given = {
-        "campaigns": None if campaign_file is None else str(campaign_file),
-        "port": port,
-        "admin_port": admin_port,
-    }
-    settings = msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    settings = _settings(config_file, campaign_file, port, admin_port, workers)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
 
     def ready(public_url: str, admin_url: str) -> None:
         line = f"ready {public_url} admin {admin_url}\n"
@@ -68,7 +66,53 @@ def serve(
         store.open_store(dmp) as opened,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(process.serve(settings, dmp, opened, ready))
+        if settings.workers == 1:
+            runner.run(process.serve(settings, dmp, opened, ready))
+        else:
+            options = [] if config_file is None else ["--config", str(config_file)]
+            options += ["--campaigns", settings.campaigns]
+            runner.run(supervisor.supervise(settings, Path(dmp.data_dir), options, ready))
+
+
+@app.command(hidden=True)
+def worker(
+    campaign_file: Annotated[Path, typer.Option("--campaigns")],
+    port: Annotated[int, typer.Option()],
+    workers: Annotated[int, typer.Option(min=2)],
+    config_file: Annotated[Path | None, typer.Option("--config")] = None,
+) -> None:
+    """One process of `serve --workers`, started by it."""
+    import uvloop
+
+    from bidder import app as process
+    from bidder import supervisor
+
+    settings = _settings(config_file, campaign_file, port, 0, workers)
+    settings = msgspec.structs.replace(settings, admin_host="127.0.0.1")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    dmp = files.load("dmp", DmpConfig, config_file)
+
+    def ready(public_url: str, admin_url: str) -> None:
+        sys.stdout.write(f"ready {public_url} admin {admin_url}\n")
+        sys.stdout.flush()
+
+    with store.open_store(dmp) as opened, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(process.serve(settings, dmp, opened, ready, supervisor.told_to_serve))
+
+
+def _settings(
+    config_file: Path | None, campaign_file: Path | None, port: int | None, admin_port: int | None, workers: int | None
+) -> BidderConfig:
+    """The configuration, with what the command line says instead."""
+    given = {
+        "campaigns": None if campaign_file is None else str(campaign_file),
+        "port": port,
+        "admin_port": admin_port,
+        "workers": workers,
+    }
+    return msgspec.structs.replace(
+        config.load(config_file), **{key: value for key, value in given.items() if value is not None}
+    )
 
 
 @app.command()

@@ -9,7 +9,6 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,10 +29,12 @@ from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
+from bidder.overload import Pressure
 from bidder.serving import Serving
+from bidder.sockets import bound, url_of
 from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp.config import DmpConfig
-from dmp.errors import StoreUnavailable, TagbidError
+from dmp.errors import StoreUnavailable
 from dmp.lookup import Link, Lookup
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store
@@ -60,10 +61,6 @@ ROUTES: Mapping[str, Kind] = {
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-class CannotListen(TagbidError):
-    """A port is taken or not ours to open."""
-
-
 class Reporter:
     """Logs defects: what and where, never values, which may be personal data (P-60); one line a second (S-05)."""
 
@@ -84,11 +81,15 @@ class Reporter:
 
 
 class Service:
-    """Everything one bidder process runs, put together; `start`, then `stop`."""
+    """Everything one bidder process runs, put together: `prepare`, `serve`, then `stop`; `start` is the first two.
+
+    A prepared service holds the snapshot and the connections, follows changes, and neither listens nor takes budget.
+    """
 
     def __init__(self, settings: BidderConfig, data_dir: Path, store: Store) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.pressure = Pressure(settings.max_in_flight)
         self.lookup = Lookup(store.url)
         self.link = Link(store.url)
         self.report = Reporter()
@@ -102,13 +103,19 @@ class Service:
         self._worker = worker
         self._stack: list[Callable[[], Awaitable[object]]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._serves = False
 
     async def start(self) -> tuple[str, str]:
         """Load, connect, listen; returns (public URL, admin URL). Raises TagbidError when any of it cannot be done."""
+        await self.prepare()
+        return await self.serve()
+
+    async def prepare(self) -> None:
+        """Take the ports, load, connect. Raises TagbidError when any of it cannot be done."""
         settings = self.settings
-        public, admin = _listen(settings.host, settings.port), _listen(settings.admin_host, settings.admin_port)
-        own_url = _url(settings.host, public)
-        public_url = settings.public_url.rstrip("/") or own_url
+        self._public_socket = bound(settings.host, settings.port, shared=settings.workers > 1)
+        self._admin_socket = bound(settings.admin_host, settings.admin_port)
+        public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
         seen = serving.fingerprint(settings)
         first = await asyncio.to_thread(serving.load, settings, public_url)
         try:
@@ -117,12 +124,22 @@ class Service:
             raise StoreUnavailable("the tag store does not answer the bidder; see that it is up and not busy") from None
         self.bidder = Bidder(
             settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
-            self.bidlog.put, self.report,
+            self.pressure, self.bidlog.put, self.report,
         )  # fmt: skip
         self._gauges()
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
             await self.link.execute("SCRIPT", "LOAD", script)
-        await self.swap(first)
+        self._tasks = [
+            asyncio.create_task(serving.follow(settings, public_url, seen, self.swap, self.metrics), name="follow")
+        ]
+        gc.collect()
+        gc.freeze()
+
+    async def serve(self) -> tuple[str, str]:
+        """Take budget and answer; returns (public URL, admin URL)."""
+        settings, public, admin = self.settings, self._public_socket, self._admin_socket
+        self._serves = True
+        await self.swap(self.bidder.serving)
         runner = web.AppRunner(
             self._public(),
             access_log=None,
@@ -146,17 +163,18 @@ class Service:
         await web.SockSite(operators, admin).start()
         self._stack = [operators.cleanup, runner.cleanup, self._drain]
         self._listener = listener
-        self._tasks = [
+        self._tasks += [
             asyncio.create_task(self._ticks(), name="ticks"),
             asyncio.create_task(self._sweeps(), name="sweeps"),
-            asyncio.create_task(serving.follow(settings, public_url, seen, self.swap, self.metrics), name="follow"),
         ]
-        gc.collect()
-        gc.freeze()
-        return own_url, _url(settings.admin_host, admin)
+        self.pressure.start()
+        return url_of(settings.host, public), url_of(settings.admin_host, admin)
 
     async def swap(self, made: Serving) -> None:
         """Decide with another snapshot, once its new campaigns have money to bid with."""
+        if not self._serves:
+            self.bidder.serving = made
+            return
         before, after = _budgets(self.bidder.serving), _budgets(made)
         self.budgets.configure(before | after)
         try:
@@ -181,6 +199,7 @@ class Service:
 
     async def stop(self) -> None:
         """Finish what has arrived, give back what is not used."""
+        self.pressure.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -327,6 +346,8 @@ class Service:
             },
         )
         read("tagbid_in_flight", lambda: {(): self.bidder.in_flight})
+        read("tagbid_in_flight_limit", lambda: {(): self.pressure.limit})
+        read("tagbid_longest_stall_seconds", lambda: {(): self.pressure.longest_stall_s})
         read("tagbid_bidlog_records_total", lambda: {(): self.bidlog.written})
         read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
         read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
@@ -355,23 +376,17 @@ def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:
         future.set_result(answer)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-        )
-    except OSError as error:
-        raise CannotListen(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it, or choose another port"
-        ) from None
+async def serve(
+    settings: BidderConfig,
+    dmp: DmpConfig,
+    store: Store,
+    ready: Callable[[str, str], None],
+    turn: Callable[[], Awaitable[bool]] | None = None,
+) -> None:
+    """Run one bidder until SIGTERM or SIGINT. ready: called with the public and the admin URL once both answer.
 
-
-def _url(host: str, listening: socket.socket) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-
-
-async def serve(settings: BidderConfig, dmp: DmpConfig, store: Store, ready: Callable[[str, str], None]) -> None:
-    """Run one bidder until SIGTERM or SIGINT. ready: called with the public and the admin URL once both answer."""
+    turn: for a process that stands by: awaited when it is prepared, True lets it serve, False ends it.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -389,7 +404,18 @@ async def serve(settings: BidderConfig, dmp: DmpConfig, store: Store, ready: Cal
 
     loop.set_exception_handler(caught)
     try:
-        ready(*await service.start())
-        await service.wait(stop)
+        await service.prepare()
+        if turn is None or await _until(turn, stop):
+            ready(*await service.serve())
+            await service.wait(stop)
     finally:
         await service.stop()
+
+
+async def _until(turn: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> bool:
+    """What `turn` says, False when `stop` is set first."""
+    asked, stopped = asyncio.ensure_future(turn()), asyncio.create_task(stop.wait())
+    done, left = await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    return asked in done and asked.result()

@@ -22,6 +22,7 @@ from bidder.endpoints import Endpoint
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.openrtb import BadRequest, Imp, Reason, Request
+from bidder.overload import Pressure
 from bidder.privacy import PrivacyDecision, after_lookup
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy as privacy_policy
@@ -45,6 +46,7 @@ DEFECTS = (
 """What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
 
 MAX_TMAX_MS = 10_000.0
+SILENT_S = 0.01  # a store that says nothing for so long is not waited for by more requests than can be decided at once
 _COUNTER_BYTES = 6
 
 
@@ -66,6 +68,7 @@ class Bidder:
         ring: KeyRing,
         worker: bytes,
         metrics: Metrics,
+        pressure: Pressure,
         log: Callable[[Callable[[], Event]], None],
         report: Callable[[BaseException], None],
     ) -> None:
@@ -79,6 +82,7 @@ class Bidder:
         self._ring = ring
         self._worker = worker
         self._bids = 0
+        self._pressure = pressure
         self._log = log
         self._report = report
         self._exhausted: tuple[Serving, int, int] = (serving, -1, 0)
@@ -111,22 +115,28 @@ class Bidder:
     def _start(
         self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
     ) -> Answer | None:
-        if self.in_flight >= self._settings.max_in_flight:
+        pressure = self._pressure
+        crowded = pressure.crowded(self.in_flight)
+        if pressure.late(arrived_s) or (crowded and self._lookup.link.silent_s(arrived_s) < SILENT_S):
             return self._nothing(Reason.OVERLOAD, arrived_s)
+        if endpoint.quota is not None and not endpoint.quota.admit(arrived_s):
+            return self._nothing(Reason.RATE_LIMIT, arrived_s)
         try:
             request = openrtb.decode(body)
         except BadRequest:
             return self._nothing(Reason.INVALID_REQUEST, arrived_s, BAD_REQUEST)
         exchange = endpoint.exchange
         tmax_ms = request.tmax if request.tmax is not None and request.tmax > 0 else exchange.default_tmax_ms
-        deadline_s = arrived_s + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
+        deadline_s = (
+            pressure.since_s(arrived_s) + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
+        )
         if deadline_s <= time.monotonic():
             return self._nothing(Reason.NO_TIME, arrived_s)
         privacy = decide_privacy(request, self._policy)
         uid = user_uid(request, endpoint.name, self._ring) if privacy.use_ids else None
         if uid is not None and privacy.lookup_tags:
             resume = partial(self._resume, request, endpoint, privacy, uid, self.serving, arrived_s, deadline_s, done)
-            if self._lookup.get(uid, deadline_s, resume):
+            if not crowded and self._lookup.get(uid, deadline_s, resume):
                 self.in_flight += 1
                 return None
             self._counts[self._no_store] += 1
@@ -152,10 +162,12 @@ class Bidder:
             self._counts[self._no_store] += 1
         try:
             # Half of what was kept back is for our own queues; beyond that the exchange no longer listens.
-            if time.monotonic() > deadline_s + endpoint.exchange.margin_ms / 2000:
+            begun_s = time.monotonic()
+            if begun_s > deadline_s + endpoint.exchange.margin_ms / 2000:
                 found: Answer = self._nothing(Reason.NO_TIME, arrived_s)
             else:
                 found = self._finish(request, endpoint, privacy, uid, user, serving, arrived_s)
+                self._pressure.decided(time.monotonic() - begun_s)
         except DEFECTS as error:
             found = self._defect(error, arrived_s)
         done(found)

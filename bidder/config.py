@@ -29,7 +29,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when `tmax` is absent or not positive. network_ms: round trip taken off `tmax`, which the exchange measures
     at its end. margin_ms: kept back for our own queues. at_when_absent: auction type when the request names none
     (the standard's default is 2, second price). event_of_record: the one notice that spends money and counts
-    contacts. utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`.
+    contacts. max_qps: requests a second answered with a decision, all workers together; more get a 204; 0 for no limit.
+    utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`.
     """
 
     token: str = ""
@@ -38,6 +39,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network_ms: Milliseconds = 0
     at_when_absent: Literal[1, 2] = 2
     event_of_record: Literal["billing", "impression", "win"] = "billing"
+    max_qps: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     utc_offset_min: int | None = None
 
 
@@ -61,7 +63,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_candidates: ads scored per impression; more only while one of them could beat the best so far. offers: best
     offers kept per impression, for the case that the first has no budget. reload_s: how often campaign file and model
     pointer are checked.
-    max_in_flight: bid requests that may wait for the store at once; more are answered 204. read_s: longest time a
+    max_in_flight: the most bid requests that may wait for the store at once; fewer when decisions are slow (see
+    `bidder.overload`), more are answered 204. workers: processes that share the port. read_s: longest time a
     request may take to arrive (S-03). idle_s: how long a connection may say nothing. hold_s, app_hold_s,
     instl_hold_s: how long a bid's money stays reserved without a notice, on the web, in an app, for an interstitial.
     """
@@ -97,6 +100,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offers: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
     reload_s: Annotated[float, msgspec.Meta(ge=0.001, le=3_600)] = 1.0
     max_in_flight: Annotated[int, msgspec.Meta(ge=1)] = 1_000
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     read_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     idle_s: Annotated[float, msgspec.Meta(gt=0)] = 150.0
     hold_s: Hold = 120

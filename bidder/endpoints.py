@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from bidder.config import DEFAULT_EXCHANGE, EXCHANGE_NAME, BidderConfig, ExchangeConfig
 from bidder.metrics import Metrics
+from bidder.overload import Quota
 from bidder.tokens import text_field
 
 PREFIX = "/bid/"
@@ -17,13 +18,17 @@ MAX_UNLISTED = 100  # exchanges served by default settings before their names ar
 
 
 class Endpoint(Struct, frozen=True):
-    """One exchange's door. authorization: the header it must send, b"" for none. field: its name as a token field."""
+    """One exchange's door. authorization: the header it must send, b"" for none. field: its name as a token field.
+
+    quota: this process's share of the exchange's `max_qps`, None without one.
+    """
 
     name: str
     exchange: ExchangeConfig
     authorization: bytes
     field: bytes
     requests_slot: int
+    quota: Quota | None = None
 
 
 class Endpoints:
@@ -67,6 +72,7 @@ class Endpoints:
             authorization=f"Bearer {exchange.token}".encode() if exchange.token else b"",
             field=text_field(name),
             requests_slot=self._metrics.slot("tagbid_requests_total", exchange=name),
+            quota=Quota(exchange.max_qps / self._settings.workers) if exchange.max_qps else None,
         )
 
 

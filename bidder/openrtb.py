@@ -39,6 +39,7 @@ class Reason(StrEnum):
     RESTRICTION_UNREADABLE = "restriction_unreadable"
     NO_TIME = "no_time"
     OVERLOAD = "overload"
+    RATE_LIMIT = "rate_limit"
     PRIVACY = "privacy"
     NO_CAMPAIGNS = "no_campaigns"
     CURRENCY = "currency"

@@ -140,6 +140,11 @@ class Link:
         """Whether commands are accepted right now."""
         return self._wire is not None and not self._wire.lost.done()
 
+    def silent_s(self, now_s: float) -> float:
+        """How long the store has been asked and has said nothing; 0 when nothing is due or the link is down."""
+        wire = self._wire
+        return now_s - wire.moved if wire is not None and wire.waiting else 0.0
+
     async def start(self, timeout_s: float = 5.0) -> None:
         """Connect; raises TimeoutError when there is no answer in time, and keeps trying all the same."""
         connected = asyncio.Event()

@@ -29,6 +29,7 @@ from bidder.endpoints import PREFIX, Endpoint, Endpoints
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.openrtb import Reason, Request
+from bidder.overload import Pressure
 from bidder.pricing import bid_currency, floor_micros
 from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
@@ -117,7 +118,7 @@ async def prepared(
         if not cases:
             raise TagbidError(f"none of {len(bodies)} requests is bid on, so there is nothing to time")
         bidder = Bidder(
-            settings, served, lookup, budgets, signer, ring, worker, metrics, log.put, _raise
+            settings, served, lookup, budgets, signer, ring, worker, metrics, Pressure(1_000), log.put, _raise
         )  # fmt: skip
         steps = [
             *_whole(bidder, endpoint, log, cases),

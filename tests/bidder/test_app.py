@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 
 from bidder import bidding
-from bidder.app import CannotListen, Reporter
+from bidder.app import Reporter
+from bidder.sockets import CannotListen
 from dmp import codec, events, keys
 from dmp.config import DmpConfig
 from dmp.errors import ConfigError

@@ -35,9 +35,9 @@ class Process:
         )
         self.process = None
 
-    def start(self):
+    def start(self, *options):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bidder", "serve", "--config", str(self.home / "tagbid.toml")],
+            [sys.executable, "-m", "bidder", "serve", "--config", str(self.home / "tagbid.toml"), *options],
             cwd=ROOT,
             env=os.environ | {"TAGBID_STORE": "embedded"},
             stdout=subprocess.PIPE,

@@ -1,0 +1,95 @@
+"""When to answer "no bid" at once: too much begun already, or too late to begin.
+
+Two signs of more load than one process can carry, both measured, neither set by hand:
+
+* **Work in hand.** Requests that wait for their user will each cost a decision. `Pressure` keeps a running mean of what
+  a decision takes and admits no more than `WORK_S` of them at once; the mean grows when neighbours steal the
+  processor, and the limit falls with it.
+* **Lateness.** A heartbeat is due every `BEAT_S`. When requests are read long after it was due, the loop stood still
+  (a full collection, a descheduled process, a long turn) and what has just been read has waited in the kernel for up
+  to that long. More than `LATE_S` is shed; less is taken off the request's own time.
+
+What is shed costs its framing and nothing else, so that the rest is still answered in time. A store that has stopped
+answering is not load: then requests are decided without the user (see `crowded`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+WORK_S = 0.003  # decisions begun at once; the time the last of them waits for the others
+LEAST = 8  # requests in hand that are always admitted
+LATE_S = 0.02  # a fifth of the usual 100 ms
+BEAT_S = 0.005
+FIRST_COST_S = 0.0001  # of a decision, before any was measured
+WEIGHT = 0.02  # of one decision in the running mean
+
+
+class Pressure:
+    """The load of one event loop. All times on the clock of time.monotonic.
+
+    longest_stall_s: the longest the loop stood still since the start.
+    """
+
+    def __init__(self, max_in_hand: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.longest_stall_s = 0.0
+        self.limit = min(max_in_hand, int(WORK_S / FIRST_COST_S))
+        self._most = max_in_hand
+        self._cost_s = FIRST_COST_S
+        self._clock = clock
+        self._due_s = clock() + BEAT_S
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin the heartbeat on the running loop."""
+        self._due_s = self._clock() + BEAT_S
+        self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.beat)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def beat(self) -> None:
+        now_s = self._clock()
+        self.longest_stall_s = max(self.longest_stall_s, now_s - self._due_s)
+        self._due_s = now_s + BEAT_S
+        if self._timer is not None:
+            self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.beat)
+
+    def since_s(self, now_s: float) -> float:
+        """The earliest moment at which a request read now may have arrived."""
+        return min(now_s, self._due_s)
+
+    def late(self, now_s: float) -> bool:
+        """Whether a request read now may have waited too long to be worth a decision."""
+        return now_s - self._due_s > LATE_S
+
+    def crowded(self, in_hand: int) -> bool:
+        """Whether `in_hand` requests waiting for their user are as many as this process can decide in time."""
+        return in_hand >= self.limit
+
+    def decided(self, took_s: float) -> None:
+        """One decision took so long, from the user's arrival to the answer."""
+        self._cost_s += WEIGHT * (took_s - self._cost_s)
+        self.limit = min(self._most, max(LEAST, int(WORK_S / self._cost_s)))
+
+
+class Quota:
+    """At most `per_s` requests a second, bursts of up to a tenth of a second's worth (at least one) let through.
+
+    The generic cell rate algorithm: one number, the time at which the next request would be exactly on schedule.
+    """
+
+    __slots__ = ("_burst_s", "_gap_s", "_next_s")
+
+    def __init__(self, per_s: float) -> None:
+        self._gap_s = 1.0 / per_s
+        self._burst_s = max(0.1, self._gap_s) - self._gap_s
+        self._next_s = 0.0
+
+    def admit(self, now_s: float) -> bool:
+        """Whether a request at `now_s` is within the rate; only admitted ones count."""
+        if self._next_s - now_s > self._burst_s:
+            return False
+        self._next_s = max(self._next_s, now_s) + self._gap_s
+        return True

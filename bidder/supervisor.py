@@ -1,0 +1,264 @@
+"""Several bidder processes on one port, and one in reserve: `tagbid bidder serve --workers N`.
+
+The kernel spreads connections over the workers (SO_REUSEPORT). Each worker loads, connects and then stands by until it
+is told to serve; one more than needed is kept standing by, with the snapshot loaded and connections open, so that a
+worker that dies is replaced by a line on a pipe however many campaigns there are. The supervisor owns the tag store
+when it is embedded, watches the workers, and answers the admin port for all of them.
+
+A worker's standard input is its lifeline: `serve` lets it serve, its end (the supervisor's death, however sudden)
+lets it finish what has arrived and leave. SIGTERM and SIGINT do the same to all.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from bidder.config import BidderConfig
+from bidder.merge import Merged
+from bidder.metrics import Metrics
+from bidder.sockets import bound, url_of
+from bidder.tokens import load_keys
+from dmp.errors import TagbidError
+from dmp.pseudonym import load_key
+
+log = logging.getLogger("tagbid.bidder")
+PREPARED, SERVE = "prepared", "serve"  # what worker and supervisor say
+POLL_S = 1.0  # how often metrics are collected: what a worker counts after the last time is lost when it is killed
+SCRAPE_S = 1.0
+SHORT_LIFE_S = 5.0  # a worker that ends sooner would end again
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+LEAVE_S = 15.0  # for workers to drain
+
+
+class NoWorker(TagbidError):
+    """No worker process could be started."""
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    STANDBY = "standby"
+    SERVING = "serving"
+
+
+class Worker:
+    """One child process. admin: its own admin URL, "" before it serves."""
+
+    def __init__(self, number: int, process: Process) -> None:
+        self.number = number
+        self.process = process
+        self.state = State.STARTING
+        self.admin = ""
+        self.since_s = time.monotonic()
+
+    def serve(self) -> None:
+        """Let a worker that stands by take connections; one that has just died is noticed by its output's end."""
+        assert self.process.stdin is not None  # noqa: S101 - started with a pipe
+        self.state = State.SERVING
+        with suppress(RuntimeError, OSError):
+            self.process.stdin.write(f"{SERVE}\n".encode())
+
+
+class Supervisor:
+    """Keeps `settings.workers` workers serving. command: starts a worker, but for its options."""
+
+    def __init__(self, settings: BidderConfig, data_dir: Path, command: Sequence[str]) -> None:
+        self.workers: list[Worker] = []
+        self._settings = settings
+        self._data_dir = data_dir
+        self._command = command
+        self._started = 0
+        self._pause_s = 0.0
+        self._leaving = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self._failed = False
+        self._merged = Merged()
+        self._own = Metrics()
+        self._exits = self._own.slot("tagbid_worker_exits_total")
+        self._own.read("tagbid_workers", self._states)
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[str, str], None]) -> None:
+        """Serve until `stop` is set. ready: as for a single process. Raises NoWorker when none can be started."""
+        settings = self._settings
+        load_keys(self._data_dir)  # made once, here, not by workers at the same time
+        load_key(self._data_dir / "pseudonym.key")
+        reserved = bound(settings.host, settings.port, shared=True)  # keeps the port ours while workers come and go
+        admin = bound(settings.admin_host, settings.admin_port)
+        self._port = reserved.getsockname()[1]
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SCRAPE_S)) as http:
+            self._http = http
+            runner = web.AppRunner(self._admin(), access_log=None, handle_signals=False)
+            try:
+                await self._fill()
+                stopping = asyncio.create_task(stop.wait())
+                serving = asyncio.create_task(self._ready.wait())
+                await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+                serving.cancel()
+                if self._failed:
+                    raise NoWorker("no worker could be started; its message stands above")
+                if not stop.is_set():
+                    await runner.setup()
+                    await web.SockSite(runner, admin).start()
+                    ready(url_of(settings.host, reserved), url_of(settings.admin_host, admin))
+                while not stop.is_set():
+                    await asyncio.wait([stopping], timeout=POLL_S)
+                    await self._collect()
+                stopping.cancel()
+            finally:
+                await self._leave()
+                await runner.cleanup()
+                reserved.close()
+
+    # ---- workers
+
+    async def _fill(self) -> None:
+        """Start as many workers as are missing, the one in reserve included."""
+        while len(self.workers) <= self._settings.workers and not self._leaving:
+            self._started += 1
+            command = [*self._command, "--port", str(self._port), "--workers", str(self._settings.workers)]
+            process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+            worker = Worker(self._started, process)
+            self.workers.append(worker)
+            self._keep(self._watch(worker))
+
+    async def _watch(self, worker: Worker) -> None:
+        """Follow one worker from its start to its end."""
+        assert worker.process.stdout is not None  # noqa: S101 - started with a pipe
+        while line := (await worker.process.stdout.readline()).decode().split():
+            if line[0] == PREPARED:
+                worker.state = State.STANDBY
+                self._promote()
+            elif line[0] == "ready":
+                worker.admin = line[3]
+                if all(w.admin for w in self._serving()) and len(self._serving()) == self._settings.workers:
+                    self._ready.set()
+        status = await worker.process.wait()
+        self.workers.remove(worker)
+        self._merged.leave(str(worker.number))
+        if self._leaving:
+            return
+        if not self._ready.is_set():
+            self._failed = True
+            self._ready.set()
+            return
+        self._own.counts[self._exits] += 1
+        log.error("worker %d ended with status %d while %s; replacing it", worker.number, status, worker.state)
+        self._promote()
+        short = time.monotonic() - worker.since_s < SHORT_LIFE_S
+        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S) if short else 0.0
+        await asyncio.sleep(self._pause_s)
+        await self._fill()
+
+    def _promote(self) -> None:
+        """Let workers that stand by serve, as long as some are missing."""
+        for worker in [] if self._leaving else self.workers:
+            if len(self._serving()) < self._settings.workers and worker.state is State.STANDBY:
+                worker.serve()
+
+    def _serving(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.state is State.SERVING]
+
+    async def _leave(self) -> None:
+        """End all workers in good order; those that do not go in time are killed."""
+        self._leaving = True
+        for worker in self.workers:
+            with suppress(ProcessLookupError):
+                worker.process.terminate()
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=LEAVE_S)
+            for worker in self.workers:
+                log.error("worker %d does not end; killed", worker.number)
+                with suppress(ProcessLookupError):
+                    worker.process.kill()
+            if left:
+                await asyncio.wait(left)
+
+    def _keep(self, work: "asyncio.Future[None] | object") -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]  # always a coroutine
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- the admin port
+
+    async def _collect(self) -> None:
+        """Take the latest page of every worker; one that does not answer in time keeps its last."""
+
+        async def one(worker: Worker) -> None:
+            page = await self._get(f"{worker.admin}/metrics")
+            if page is not None and worker in self.workers:
+                self._merged.update(str(worker.number), page)
+
+        await asyncio.gather(*(one(worker) for worker in self._serving() if worker.admin))
+
+    async def _get(self, url: str) -> str | None:
+        try:
+            async with self._http.get(url) as answer:
+                return await answer.text() if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    def _states(self) -> dict[tuple[tuple[str, str], ...], float]:
+        states = [worker.state for worker in self.workers]
+        return {(("state", state.value),): float(states.count(state)) for state in State}
+
+    def _admin(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/ready", self._is_ready)
+        return app
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        await self._collect()
+        self._merged.update("", self._own.expose())
+        return web.Response(
+            body=self._merged.expose().encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _health(self, _: web.Request) -> web.Response:
+        """200 while enough workers serve; each worker's own health is in the body."""
+        serving = [worker for worker in self._serving() if worker.admin]
+        pages = await asyncio.gather(*(self._get(f"{worker.admin}/health") for worker in serving))
+        workers = {worker.number: page or "no answer" for worker, page in zip(serving, pages, strict=True)}
+        well = len(serving) == self._settings.workers and all('"status": "ok"' in page for page in workers.values())
+        return web.json_response({"status": "ok" if well else "degraded", "workers": workers})
+
+    async def _is_ready(self, _: web.Request) -> web.Response:
+        ready = not self._leaving and any(worker.admin for worker in self._serving())
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+
+
+async def supervise(
+    settings: BidderConfig, data_dir: Path, options: Sequence[str], ready: Callable[[str, str], None]
+) -> None:
+    """Run workers until SIGTERM or SIGINT. options: of the worker command, such as the configuration file."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    command = [sys.executable, "-m", "bidder", "worker", *options]
+    await Supervisor(settings, data_dir, command).run(stop, ready)
+
+
+async def told_to_serve() -> bool:
+    """In a worker: say that it stands by, then wait; False when the supervisor has gone."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    sys.stdout.write(f"{PREPARED}\n")
+    sys.stdout.flush()
+    line = await reader.readline()
+    if line.decode().strip() != SERVE:
+        return False
+    lifeline = asyncio.ensure_future(reader.read())
+    lifeline.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
+    return True

@@ -1,0 +1,75 @@
+"""What a bidder answers when it is asked more than it can decide."""
+
+import asyncio
+import signal
+
+import pytest
+
+from bidder.overload import LATE_S
+from dmp.config import DmpConfig
+from dmp.store import open_store
+from tests.bidder.running import body, body_of_user, running
+
+
+def users(n):
+    return [body_of_user(f"{i:08d}-8246-4ba4-ae5b-76104861e7dc") for i in range(n)]
+
+
+async def test_requests_read_long_after_the_loop_stood_still_are_shed(tmp_path, store):
+    async with running(tmp_path, store) as bidder:
+        pressure = bidder.service.pressure
+        assert (await bidder.bid(body()))[0] == 200
+        pressure.stop()
+        pressure._due_s -= 10 * LATE_S
+        assert await bidder.bid(body()) == (204, b"")
+        pressure.start()
+        assert (await bidder.bid(body()))[0] == 200
+        metrics = await bidder.metrics()
+        assert metrics['tagbid_no_bid_total{reason="overload"}'] == 1
+        assert metrics["tagbid_longest_stall_seconds"] >= 0
+
+
+async def test_a_stall_counts_against_a_requests_own_time(tmp_path, store):
+    async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 30, "margin_ms": 20}}) as bidder:
+        pressure = bidder.service.pressure
+        pressure.stop()
+        pressure._due_s -= LATE_S * 0.9  # 18 of the 10 ms there are, so nothing is left; yet not late enough to shed
+        assert (await bidder.bid(body()))[0] == 204
+        assert (await bidder.metrics())['tagbid_no_bid_total{reason="no_time"}'] == 1
+
+
+async def test_an_exchange_gets_no_more_decisions_than_its_quota(tmp_path, store):
+    settings = {"exchanges": {"x": {"max_qps": 20, "default_tmax_ms": 1000}}}
+    async with running(tmp_path, store, **settings) as bidder:
+        answers = [status for status, _ in await asyncio.gather(*(bidder.bid(body()) for _ in range(12)))]
+        refused = (await bidder.metrics())['tagbid_no_bid_total{reason="rate_limit"}']
+        assert answers.count(204) == refused > 0  # two at once, and one more each 50 ms
+        assert answers.count(200) >= 2
+        others = [status for status, _ in await asyncio.gather(*(bidder.bid(body(), "other") for _ in range(12)))]
+        assert others == [200] * 12
+
+
+async def test_workers_share_a_quota(tmp_path, store):
+    settings = {"exchanges": {"x": {"max_qps": 40}}, "workers": 4}
+    async with running(tmp_path, store, **settings) as bidder:
+        assert bidder.service.endpoints._by_name["x"].quota._gap_s == pytest.approx(4 / 40)
+
+
+async def test_a_store_that_says_nothing_makes_bids_contextual_and_sheds_none(tmp_path, monkeypatch):
+    """More requests than may wait at once: those that cannot wait are decided without their user."""
+    monkeypatch.setenv("TAGBID_STORE", "embedded")
+    with open_store(DmpConfig(data_dir=str(tmp_path / "data"))) as own:
+        async with running(tmp_path, own, max_in_flight=8) as bidder:
+            own.server.send_signal(signal.SIGSTOP)
+            try:
+                first = [asyncio.create_task(bidder.bid(request)) for request in users(8)]
+                async with asyncio.timeout(10):
+                    while bidder.service.lookup.link.silent_s(asyncio.get_running_loop().time()) < 0.02:  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+                more = await asyncio.gather(*map(bidder.bid, users(20)))
+                assert [status for status, _ in more + list(await asyncio.gather(*first))] == [200] * 28
+                metrics = await bidder.metrics()
+                assert metrics['tagbid_no_bid_total{reason="overload"}'] == 0
+                assert metrics['tagbid_contextual_total{because="store"}'] == 28
+            finally:
+                own.server.send_signal(signal.SIGCONT)

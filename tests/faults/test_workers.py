@@ -1,0 +1,158 @@
+"""Several workers on one port: they share the traffic, the dead are replaced, all leave together."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from loadtest.scrape import parse
+from tests.bidder.running import body, urls
+from tests.faults.test_bidder_kill import Process, servers_in
+
+WORKERS = 2
+
+
+class Workers(Process):
+    def start(self, *options):
+        super().start("--workers", str(WORKERS), *options)
+
+    def children(self):
+        """Pids of the worker processes."""
+        found = []
+        for path in Path("/proc").iterdir():
+            with suppress(OSError):
+                if path.name.isdigit():
+                    parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                    if parent == self.process.pid and b"worker" in (path / "cmdline").read_bytes().split(b"\0"):
+                        found.append(int(path.name))
+        return found
+
+
+@pytest.fixture
+def workers(tmp_path):
+    made = Workers(tmp_path)
+    made.start()
+    yield made
+    if made.process.poll() is None:
+        made.process.terminate()
+        assert made.process.wait(30) == 0, (tmp_path / "log").read_text()
+
+
+async def eventually(true, seconds=30):
+    async with asyncio.timeout(seconds):
+        while not (found := await true()):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.02)
+        return found
+
+
+def alive(pids):
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def one_bid(process):
+    """A bid over a connection of its own; None when the connection broke."""
+    with suppress(aiohttp.ClientError, OSError):
+        async with aiohttp.ClientSession() as http, http.post(f"{process.url}/bid/x", data=body()) as answer:
+            assert answer.status in (200, 204)
+            return await answer.read()
+    return None
+
+
+async def page(process, path="/metrics"):
+    async with aiohttp.ClientSession() as http, http.get(process.admin + path) as answer:
+        return await answer.text()
+
+
+async def serving(process):
+    return int(parse(await page(process))['tagbid_workers{state="serving"}'])
+
+
+async def test_workers_share_the_port_and_one_page_tells_of_all(workers):
+    asked = 40
+    bids = await asyncio.gather(*(one_bid(workers) for _ in range(asked)))
+    assert all(bids)
+    metrics = parse(await page(workers))
+    assert metrics['tagbid_requests_total{exchange="x"}'] == asked
+    assert metrics["tagbid_bid_seconds_count"] == asked
+    limits = [name for name in metrics if name.startswith("tagbid_in_flight_limit")]
+    assert len(limits) == WORKERS
+    health = json.loads(await page(workers, "/health"))
+    assert health["status"] == "ok"
+    assert len(health["workers"]) == WORKERS
+    assert len(workers.children()) == WORKERS + 1  # one stands by
+    # Any worker books the notice of any bid.
+    bid = json.loads(bids[0])["seatbid"][0]["bid"][0]
+    url = urls(bid)["billing"]
+    for _ in range(6):
+        async with aiohttp.ClientSession() as http, http.get(workers.url + url[url.index("/bill") :]) as answer:
+            assert answer.status == 204
+    assert parse(await page(workers))['tagbid_notices_total{kind="billing",result="counted"}'] == 1
+
+
+async def test_a_killed_worker_is_replaced_and_its_counts_stay(workers):
+    await asyncio.gather(*(one_bid(workers) for _ in range(30)))
+    assert parse(await page(workers))['tagbid_requests_total{exchange="x"}'] == 30
+    before = set(workers.children())
+    serves = {pid for pid in before if listens(pid)}
+    assert len(serves) == WORKERS
+    victim = min(serves)
+    os.kill(victim, signal.SIGKILL)
+
+    async def replaced():
+        now = set(workers.children())
+        return victim not in now and await serving(workers) == WORKERS
+
+    await eventually(replaced)
+    assert all(await asyncio.gather(*(one_bid(workers) for _ in range(20))))
+    metrics = parse(await page(workers))
+    assert metrics["tagbid_worker_exits_total"] == 1
+    assert metrics['tagbid_requests_total{exchange="x"}'] == 50
+    await eventually(lambda: asyncio.sleep(0, len(workers.children()) == WORKERS + 1))
+
+
+def listens(pid):
+    """Whether a process has sockets besides its admin port's: those of the public port."""
+    inodes = set()
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = str(path.readlink())
+                if target.startswith("socket:["):
+                    inodes.add(target[8:-1])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return len([row for row in rows if row[9] in inodes and row[3] == "0A"]) == 2
+
+
+async def test_all_leave_together_and_finish_what_they_began(workers, tmp_path):
+    await asyncio.gather(*(one_bid(workers) for _ in range(10)))
+    children = workers.children()
+    workers.process.terminate()
+    assert workers.process.wait(30) == 0
+    assert not alive(children)
+    assert "defect" not in (tmp_path / "log").read_text()
+
+
+async def test_workers_do_not_outlive_a_killed_supervisor(workers, tmp_path):
+    children = workers.children()
+    workers.kill()
+    until_s = time.monotonic() + 30
+    while alive(children) or servers_in(tmp_path):
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.05)
+
+
+def test_a_campaign_file_that_cannot_be_used_ends_the_start_with_its_message(tmp_path):
+    made = Workers(tmp_path)
+    (tmp_path / "campaigns.toml").write_text("[[campaign]]\nid = 3\n")
+    with pytest.raises(AssertionError):
+        made.start()
+    assert made.process.wait(30) == 2
+    told = (tmp_path / "log").read_text()
+    assert "campaigns.toml" in told
+    assert "Traceback" not in told
