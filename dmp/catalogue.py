@@ -204,17 +204,57 @@ class Catalogue:
         self, advertiser: str, name: str, upload: Upload, share_pct: float, include_seed: bool, now_us: int
     ) -> Audience:
         """A pending audience. Raises BadName, UnknownAdvertiser, AlreadyThere (an expired or refused name is free)."""
+        return self._add(
+            advertiser,
+            name,
+            {
+                **msgspec.structs.asdict(upload),
+                "state": "pending",
+                "share_pct": share_pct,
+                "include_seed": include_seed,
+                "created_us": now_us,
+                "changed_us": now_us,
+            },
+        )
+
+    def add_chosen(
+        self,
+        advertiser: str,
+        name: str,
+        members_file: str,
+        members: int,
+        report: Mapping[str, Any],
+        expires_us: int,
+        worker: str,
+        now_us: int,
+        lease_us: int,
+    ) -> Audience:
+        """An audience whose members are known and being stored by `worker`; whoever takes it over stores them again.
+
+        Raises as `add_audience`.
+        """
         row = {
-            **msgspec.structs.asdict(upload),
+            **msgspec.structs.asdict(Upload(rows=0, invalid=0, distinct=0, matched=members, seed_file="")),
+            "state": "expanding",
+            "share_pct": 0.0,
+            "include_seed": True,
+            "members_file": members_file,
+            "expires_us": expires_us,
+            "report": dict(report),
+            "lease": worker,
+            "lease_until_us": now_us + lease_us,
+            "attempts": 1,
+            "created_us": now_us,
+            "changed_us": now_us,
+        }
+        return self._add(advertiser, name, row)
+
+    def _add(self, advertiser: str, name: str, row: dict[str, Any]) -> Audience:
+        row |= {
             "id": audience_id(advertiser, name),
             "advertiser": advertiser,
             "name": name,
             "number": keys.number(audience_id(advertiser, name)),
-            "state": "pending",
-            "share_pct": share_pct,
-            "include_seed": include_seed,
-            "created_us": now_us,
-            "changed_us": now_us,
         }
         free = sql.delete(_audiences).where(_audiences.c.id == row["id"], _audiences.c.state.in_(_REUSABLE))
         try:

@@ -67,8 +67,9 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data_dir: where state lives. redis_url: the tag store; empty starts or joins the embedded one in
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
-    min_seed: fewest matched users a look-alike may be learnt from (P-65). identity: which ids are one person.
-    collect: events over HTTP.
+    min_seed: fewest matched users a look-alike may be learnt from (P-65). min_insight: fewest users an overlap or a
+    target group index is told about; 1,000 or more (P-65). identity: which ids are one person. collect: events over
+    HTTP.
     """
 
     data_dir: str = "var"
@@ -77,6 +78,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8100
     max_upload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 2 * 1024**3
     min_seed: Annotated[int, msgspec.Meta(ge=1)] = 200
+    min_insight: Annotated[int, msgspec.Meta(ge=1_000)] = 1_000
     identity: IdentityConfig = IdentityConfig()
     collect: CollectConfig = CollectConfig()
 

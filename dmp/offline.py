@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import events, families, generations, standardise, taxonomy
+from dmp import bitmaps, events, families, generations, standardise, taxonomy
 from dmp.config import DmpConfig
 from dmp.decisions import Decision, decisions_file, read, replay
 from dmp.engine import Engine, family_sql
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
+from dmp.grouped import grouped
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
 
@@ -274,6 +275,8 @@ def _publish(
         work.mkdir(mode=0o700)
         pq.write_table(tags, work / "tags.parquet.part", compression="zstd")
         (work / "tags.parquet.part").rename(work / "tags.parquet")  # whole, or not there: the next build reads it
+        progress("bitmaps", users, users)
+        bitmaps.make(work, grouped(tags), now_us)
         others = _others(root, client, live, number)
         done = 0
 
