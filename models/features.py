@@ -1,4 +1,4 @@
-"""What the models look at: one definition of 40 features, filled by the same functions in the bidder and the trainer.
+"""What the models look at: one definition of features, filled by the same functions in the bidder and the trainer.
 
 A feature belongs to a side, because the bid path computes each side at a different time: *request* features
 (context and user) once per request, *campaign* features once per snapshot, *pair* features per candidate.
@@ -7,7 +7,7 @@ The order request, campaign, pair is the column order of every matrix and every 
 Missing is NaN: an unknown context value, a category the vocabulary has never seen, and every user feature when
 the user is None (contextual bid, or a store that could not be read). A user the store knows nothing of
 (`dmp.schema.NOBODY`) is a fact and gives zeros. Never a feature: bid price, pacing, anything known only after
-the auction.
+the auction. What a model froze of its training data, category codes and click rates, is its `Vocabulary`.
 """
 
 import math
@@ -27,7 +27,7 @@ from dmp.taxonomy import INTERESTS, tag_id
 
 NAN = math.nan
 HOUR_US = 3_600_000_000
-VERSION = 1  # bump when a function below changes what it returns
+VERSION = 2  # bump when a function below changes what it returns
 MAX_CATEGORIES = 1000  # LightGBM's native categoricals degrade above; rarer values become missing
 MIN_CATEGORY_ROWS = 5  # a value seen fewer times teaches noise
 
@@ -98,9 +98,10 @@ class Feature(msgspec.Struct, frozen=True):
 _REQUEST = (
     "exchange:c site:c category:c tagid:c device_type:c os:c browser:c connection:c language:c "
     "country:c region:c city:c width height position instl floor_micros hour weekday n_imps "
+    "place_hash place_rate place_rows "
     "user_interest:c user_tags user_gender user_age user_recency user_frequency user_audiences user_shown_24h"
 )
-_CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c"
+_CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c ad_rate ad_rows"
 _PAIR = "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown category_match"
 
 
@@ -166,22 +167,89 @@ def decode_ad(data: bytes) -> Ad:
     return _ad_decoder.decode(data)
 
 
+_rates_decoder = msgspec.msgpack.Decoder(dict[str, list[tuple[tuple[str, ...], float, float]]])
+
+
 Category = str | int
+Rate = tuple[float, float]
+"""A smoothed click rate and ln(1 + impressions) of the very key it was asked for."""
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Click rates of placements and ads as they stood on one day, each shrunk to its parent (`models.encoding`).
+
+    Keys are chains, the most specific last: (exchange, domain or bundle, tagid) and (advertiser, campaign, creative).
+    An unknown key has its parent's rate and no impressions of its own; the empty key is the rate of everything.
+    Without that one nothing is known yet, and the rate is NaN.
+    """
+
+    places: dict[tuple[str, ...], Rate] = {}
+    ads: dict[tuple[str, ...], Rate] = {}
+
+
+def place_key(context: Context) -> tuple[str, ...]:
+    return context.exchange, context.domain or context.bundle, context.tagid
+
+
+def ad_key(ad: Ad) -> tuple[str, ...]:
+    return ad.advertiser, ad.campaign, ad.creative
+
+
+def encode_rates(rates: Rates) -> bytes:
+    """The bytes of an artefact's `rates.bin`; keys of maps cannot be lists, so entries are (key, rate, impressions)."""
+    tables = {"places": rates.places, "ads": rates.ads}
+    return _encoder.encode({name: [(key, *rate) for key, rate in table.items()] for name, table in tables.items()})
+
+
+def decode_rates(data: bytes) -> Rates:
+    """Read `rates.bin` back; raises msgspec.DecodeError on anything else."""
+    tables = _rates_decoder.decode(data)
+    return Rates(**{name: {key: (a, b) for key, a, b in tables.get(name, [])} for name in ("places", "ads")})
+
+
+PLACE_HASHES = 1 << 12
+
+
+@lru_cache(maxsize=65_536)
+def _place_hash(tagid: str) -> int:
+    """Tells placements apart that are too many for a vocabulary; numeric, so two that collide only share a split."""
+    return keys.number(tagid) % PLACE_HASHES
+
+
+def rate_of(table: Mapping[tuple[str, ...], Rate], key: tuple[str, ...]) -> Rate:
+    """The rate of the longest known beginning of a key; impressions only when that is the whole key."""
+    found = table.get(key)
+    if found is not None:
+        return found
+    while key:
+        key = key[:-1]
+        found = table.get(key)
+        if found is not None:
+            return found[0], 0.0
+    return NAN, 0.0
 
 
 class Vocabulary:
-    """Categorical value -> code, per categorical feature; frozen with the model. Unseen values are NaN.
+    """What a model froze of its training data: categorical value -> code, and click rates. Unseen values are NaN.
 
     values: {feature name: values in code order}, as stored in the manifest (JSON keeps text and ints apart).
+    rates: of placements and ads as of the end of training.
     """
 
-    __slots__ = ("codes", "values")
+    __slots__ = ("codes", "rates", "values")
 
-    def __init__(self, values: Mapping[str, Sequence[Category]]) -> None:
+    def __init__(self, values: Mapping[str, Sequence[Category]], rates: Rates | None = None) -> None:
+        self.rates = Rates() if rates is None else rates
         self.values: dict[str, tuple[Category, ...]] = {NAMES[i]: tuple(values.get(NAMES[i], ())) for i in CATEGORICAL}
         self.codes: tuple[dict[Category, float], ...] = tuple(
             {value: float(code) for code, value in enumerate(known)} for known in self.values.values()
         )
+
+    def with_rates(self, rates: Rates) -> "Vocabulary":
+        """The same codes with other rates."""
+        made = Vocabulary.__new__(Vocabulary)
+        made.values, made.codes, made.rates = self.values, self.codes, rates
+        return made
 
     def jsonable(self) -> dict[str, list[Category]]:
         """What `Vocabulary(...)` takes back."""
@@ -199,21 +267,18 @@ def fit_vocabulary(rows: Iterable[Row], min_rows: int = MIN_CATEGORY_ROWS) -> Vo
     """
     counts: list[Counter[Category]] = [Counter() for _ in CATEGORICAL]
     for context, user, ad, _ in rows:
-        for counter, value in zip(counts, _categories(context, user, ad), strict=True):
+        for counter, value in zip(counts, categories(context, user, ad), strict=True):
             counter[value] += 1
-    return Vocabulary(
-        {
-            NAMES[i]: [
-                value
-                for value, n in sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))[:MAX_CATEGORIES]
-                if n >= min_rows and value not in ("", 0)
-            ]
-            for i, counter in zip(CATEGORICAL, counts, strict=True)
-        }
-    )
+    return Vocabulary({NAMES[i]: known(counter, min_rows) for i, counter in zip(CATEGORICAL, counts, strict=True)})
 
 
-def _categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, ...]:
+def known(counts: Mapping[Category, int], min_rows: int = MIN_CATEGORY_ROWS) -> list[Category]:
+    """The values of one categorical feature that get a code, in code order. counts: rows per value."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:MAX_CATEGORIES]
+    return [value for value, n in ordered if n >= min_rows and value not in ("", 0)]
+
+
+def categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, ...]:
     """Raw values of the categorical features, in the order of CATEGORICAL; 0 and "" are missing."""
     return (
         context.exchange,
@@ -275,6 +340,8 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         float(context.hour) if context.hour >= 0 else NAN,
         float(context.weekday) if context.weekday >= 0 else NAN,
         float(context.n_imps),
+        float(_place_hash(context.tagid)) if context.tagid else NAN,
+        *rate_of(vocabulary.rates.places, place_key(context)),
     ]
     if user is None:
         values += _NO_USER_REQUEST
@@ -320,6 +387,7 @@ def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
         creative.get(ad.creative, NAN),
         advertiser.get(ad.advertiser, NAN),
         category.get(ad.category, NAN),
+        *rate_of(vocabulary.rates.ads, ad_key(ad)),
     ]
 
 

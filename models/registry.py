@@ -1,8 +1,9 @@
-"""Models over the 40 features as artefacts (`models.artefacts` says how versions live and are published).
+"""Models over the features as artefacts (`models.artefacts` says how versions live and are published).
 
     <root>/<kind>/<version>/
         manifest.json                 `Manifest`; names and hashes the other files
         model.txt                     LightGBM's text format
+        rates.bin                     click rates of placements and ads, MessagePack of `models.features.Rates`
         golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
         card.json                     model card for people: data, metrics, slices, limits
 
@@ -116,6 +117,7 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
     files = {
         "model.txt": artefact.text.encode(),
         "golden.bin": golden.tobytes(),
+        "rates.bin": features.encode_rates(artefact.vocabulary.rates),
         "card.json": json.dumps(artefact.card, indent=2, ensure_ascii=False).encode(),
     }
     manifest = Manifest(
@@ -187,10 +189,14 @@ def _read(folder: Path, kind: str, version: str) -> Model:
     for name, expected in manifest.sha256.items():
         if name not in files or sha256(files[name]).hexdigest() != expected:
             raise bad(f"{name} was changed after publication")
-    if not {"model.txt", "golden.bin"} <= files.keys():
-        raise bad("the manifest does not list model.txt and golden.bin")
     if manifest.signature != features.SIGNATURE:
         raise bad(f"trained under feature signature {manifest.signature}, this release has {features.SIGNATURE}")
+    if not {"model.txt", "golden.bin", "rates.bin"} <= files.keys():
+        raise bad("the manifest does not list model.txt, golden.bin and rates.bin")
+    try:
+        rates = features.decode_rates(files["rates.bin"])
+    except msgspec.DecodeError as error:
+        raise bad(f"rates.bin cannot be read: {error}") from None
     try:
         text = files["model.txt"].decode()
         forest = Forest.from_model_text(text, features.N_REQUEST, features.N_CAMPAIGN)
@@ -209,7 +215,7 @@ def _read(folder: Path, kind: str, version: str) -> Model:
     x, y = np.array(manifest.knots_x, dtype=np.float64), np.array(manifest.knots_y, dtype=np.float64)
     if len(x) != len(y) or len(x) > MAX_KNOTS or not _is_calibration(x, y):
         raise bad("the calibration knots are not two ascending lists of probabilities")
-    return Model(kind, version, forest, Vocabulary(manifest.vocabulary), manifest, x, y, text)
+    return Model(kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, x, y, text)
 
 
 def _is_calibration(x: Floats, y: Floats) -> bool:

@@ -1,8 +1,9 @@
 """The click model: rows -> LightGBM -> calibration -> judged on unseen rows -> published, or refused with a reason.
 
-Split by time: the first 70 % of the impressions train, the next 15 % stop the boosting and calibrate, the last 15 %
-judge. Sources without a usable time are judged by five-fold cross-validation instead, folds cut by a hash of the user
-(of the row when the user is unknown), so that every click counts once; the model of the first fold is published.
+Split by time: all days but the last train, the first half of the last day stops the boosting and calibrates, the
+second half judges; logs of less than four days are cut at 70 % and 85 % of their impressions. Sources without a usable
+time are judged by five-fold cross-validation instead, folds cut by a hash of the user (of the row when the user is
+unknown), so that every click counts once; the model of the first fold is published.
 """
 
 from collections.abc import Mapping
@@ -16,25 +17,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dmp.errors import TagbidError
-from models import calibration, evaluate, features, logistic, registry
+from models import boosting, calibration, encoding, evaluate, features, frames, logistic, registry
 from models.dataset import Rows
+from models.encoding import Encoder
 from models.evaluate import Gain, Metrics
-from models.features import Vocabulary
 from models.forest import sigmoid
+from models.frames import Frame
 from models.registry import Artefact
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.intp]
 
 KIND = "response"
 SHARES = (0.70, 0.15)  # of time: training, validation; the rest tests
+WHOLE_DAYS = 4  # from here on the last day validates and tests
 FOLDS = 5  # without time: one tests, one validates, three train
 MIN_CLICKS = 20  # in the training slice
-BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids are scored by what was learnt for them
-MAX_TREES = 400
-PATIENCE = 30
 GOLDEN_ROWS = 200
-SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy machine cost more than they bring
 
 
 class TooFewClicks(TagbidError):
@@ -68,26 +68,25 @@ class Report(msgspec.Struct, frozen=True):
 class Trained(msgspec.Struct, frozen=True):
     """A model fitted on a training slice and calibrated on a validation slice, with what it says of the test slice.
 
-    test: positions of the test rows; X: their features; p, base, linear: their click probabilities by the model, by
-    the training slice's click rate, by the logistic baseline.
+    slices: which rows trained, validated, test; p, base, linear: the click probabilities of the test rows by the
+    model, by the training slice's click rate, by the logistic baseline.
     """
 
     booster: lightgbm.Booster
-    vocabulary: Vocabulary
+    encoder: Encoder
     knots_x: list[float]
     knots_y: list[float]
     method: str
     rows: tuple[int, int]
     clicks: tuple[int, int]
-    test: Positions
-    X: Floats
+    slices: tuple[Bools, Bools, Bools]
     p: Floats
     base: Floats
     linear: Floats
 
 
 def train(
-    rows: Rows,
+    rows: Rows | Frame,
     out_root: Path,
     *,
     now_us: int,
@@ -95,17 +94,22 @@ def train(
     threads: int = 0,
     seed: int = 1,
     publish: bool = True,
+    negatives: float = 1.0,
+    read: Mapping[str, int] | None = None,
 ) -> Report:
     """Train on rows, judge, and publish under `out_root` as the live "response" model unless the gate refuses.
 
     now_us: time of creation, part of the version. force: publish although refused. publish=False: only judge.
     threads: for large logs, 0 = all cores. The same rows, seed and number of threads give the same model.
+    negatives: share of the impressions without a click that train (`boosting.fit`). read: what was read, for the card.
     Raises TooFewClicks when there is nothing to learn from, BadArtefact when the model fails its own checks.
     """
-    folds = [_fit(rows, split(rows, fold), threads, seed) for fold in range(1 if rows.timed else FOLDS)]
-    judged = np.concatenate([fold.test for fold in folds])
+    frame = rows if isinstance(rows, Frame) else frames.of_rows(rows)
+    counts = dict(read or {}) if isinstance(rows, Frame) else rows.counts
+    folds = [_fit(frame, split(frame, fold), threads, seed, negatives) for fold in range(1 if frame.timed else FOLDS)]
+    judged = np.concatenate([np.flatnonzero(fold.slices[2]) for fold in folds])
     p = np.concatenate([fold.p for fold in folds])
-    clicks = rows.clicks[judged]
+    clicks = frame.column("clicked").astype(np.float64)[judged]
     metrics = evaluate.measure(clicks, p)
     over_base = evaluate.gain(clicks, p, np.concatenate([fold.base for fold in folds]))
     refused = evaluate.refusal(over_base, metrics)
@@ -125,122 +129,94 @@ def train(
     )
     if not publish or (refused and not force):
         return report
-    golden = _golden(first.X, seed)
+    golden = _golden(_sample(frame, first), seed)
+    times = frame.column("time_us")
     artefact = Artefact(
         text=first.booster.model_to_string(),
-        vocabulary=first.vocabulary,
+        vocabulary=first.encoder.frozen(),
         knots_x=first.knots_x,
         knots_y=first.knots_y,
         golden_rows=golden,
         golden_scores=np.asarray(first.booster.predict(golden, raw_score=True), dtype=np.float64),
         created_us=now_us,
-        from_us=rows.items[0][3] if rows.timed else 0,
-        to_us=rows.items[-1][3] if rows.timed else 0,
-        rows=len(rows),
-        positives=int(rows.clicks.sum()),
+        from_us=int(times[0]) if frame.timed else 0,
+        to_us=int(times[-1]) if frame.timed else 0,
+        rows=len(frame),
+        positives=int(frame.column("clicked").sum()),
         metrics=_figures(report),
-        card=_card(report, rows, first, judged, p),
+        card=_card(report, frame, counts, first, judged, p),
         forced=bool(refused),
     )
     return msgspec.structs.replace(report, version=registry.publish(out_root, KIND, artefact))
 
 
-def split(rows: Rows, fold: int = 0) -> tuple[Positions, Positions, Positions]:
-    """Positions of the training, validation and test rows: by time (`fold` is ignored), else by a hash."""
-    if rows.timed:
-        first, second = int(len(rows) * SHARES[0]), int(len(rows) * (SHARES[0] + SHARES[1]))
-        order = np.arange(len(rows))
-        return order[:first], order[first:second], order[second:]
-    names = [uid or key.encode() for uid, key in zip(rows.uids, rows.keys, strict=True)]
+def _sample(frame: Frame, trained: Trained) -> Floats:
+    """Features of test rows as the bidder would see them, of the first part that holds any."""
+    frozen = trained.encoder.frozen()
+    _, part = next(frames.chunks(frame, trained.slices[2]))
+    return frames.matrix(frozen, part)
+
+
+def split(frame: Frame, fold: int = 0) -> tuple[Bools, Bools, Bools]:
+    """Which rows train, validate and test: by time (`fold` is ignored), else by a hash of the user.
+
+    Over four days or more: all days before the last train, the first half of the last day's rows stops and calibrates,
+    the second half judges. Less is cut by `SHARES`.
+    """
+    n = len(frame)
+    if frame.timed:
+        days = frame.column("time_us") // frames.DAY_US
+        before = int(np.searchsorted(days, days[-1])) if n else 0
+        if n and days[-1] - days[0] >= WHOLE_DAYS - 1 and n - before >= 2:
+            first, second = before, before + (n - before) // 2
+        else:
+            first, second = int(n * SHARES[0]), int(n * (SHARES[0] + SHARES[1]))
+        order = np.arange(n)
+        return order < first, (order >= first) & (order < second), order >= second
+    names = [uid or key.encode() for uid, key in zip(frame.column("uid"), frame.column("key"), strict=True)]
     parts = np.array([int.from_bytes(blake2b(name, digest_size=4).digest(), "little") % FOLDS for name in names])
     test, valid = parts == fold, parts == (fold + 1) % FOLDS
-    return np.flatnonzero(~test & ~valid), np.flatnonzero(valid), np.flatnonzero(test)
+    return ~test & ~valid, valid, test
 
 
-def parameters(rows: int, clicks: int, threads: int = 0, seed: int = 1) -> dict[str, Any]:
-    """LightGBM parameters by how many clicks there are to learn from: few clicks, small careful trees."""
-    leaves, min_leaf, rate, share = (
-        (63, 500, 0.05, 0.7) if clicks >= 10_000 else (31, 100, 0.05, 0.7) if clicks >= 2_000 else (7, 50, 0.02, 0.3)
-    )
-    return {
-        "objective": "binary",
-        "num_leaves": leaves,
-        "min_data_in_leaf": max(2, min(min_leaf, rows // 20)),
-        "learning_rate": rate,
-        "feature_fraction": share,
-        "lambda_l2": 5.0,
-        "max_bin": 127,
-        "min_data_per_group": min(100, max(2, rows // 20)),
-        "cat_smooth": 20.0,
-        "cat_l2": 20.0,
-        "num_threads": threads if rows >= SEVERAL_THREADS_ROWS else 1,
-        "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "verbosity": -1,
-    }
-
-
-def _fit(rows: Rows, slices: tuple[Positions, Positions, Positions], threads: int, seed: int) -> Trained:
-    clicks = [rows.clicks[part] for part in slices]
-    if clicks[0].sum() < MIN_CLICKS or not all(len(part) for part in slices):
+def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: int, negatives: float) -> Trained:
+    clicks = frame.column("clicked").astype(np.float64)
+    weights = frame.column("weight")
+    train, valid, test = slices
+    positives = int(clicks[train].sum())
+    if positives < MIN_CLICKS or not all(part.any() for part in slices):
         raise TooFewClicks(
-            f"{int(clicks[0].sum())} clicks in {len(slices[0])} training impressions, {MIN_CLICKS} are needed; "
+            f"{positives} clicks in {int(train.sum())} training impressions, {MIN_CLICKS} are needed; "
             f"bid longer, or bid at the prior click rate until then"
         )
-    vocabulary = features.fit_vocabulary([rows.items[i] for i in slices[0]])
-    train, valid, test = (features.matrix(vocabulary, [rows.items[i] for i in part]) for part in slices)
-    data = lightgbm.Dataset(
-        _without_some_users(train, seed),
-        clicks[0],
-        feature_name=list(features.NAMES),
-        categorical_feature=list(features.CATEGORICAL),
+    encoder = encoding.fit(frame, train)
+    booster = boosting.fit(
+        frame,
+        encoder,
+        train,
+        valid,
+        clicks,
+        boosting.parameters(int(train.sum()), positives, threads, seed),
+        weights=weights if (weights != 1).any() else None,
+        negatives=negatives,
+        seed=seed,
     )
-    booster = lightgbm.train(
-        parameters(len(train), int(clicks[0].sum()), threads, seed),
-        data,
-        num_boost_round=MAX_TREES,
-        valid_sets=[data.create_valid(valid, clicks[1])],
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )
-    # Early stopping keeps the surplus trees; the artefact holds the best ones only.
-    booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
-    x, y, method = calibration.fit(_probabilities(booster, valid), clicks[1])
+    raw = sigmoid(boosting.raw_scores(booster, frame, valid, encoder, threads))
+    x, y, method = calibration.fit(raw, clicks[valid])
+    scored = sigmoid(boosting.raw_scores(booster, frame, test, encoder, threads))
     return Trained(
         booster=booster,
-        vocabulary=vocabulary,
+        encoder=encoder,
         knots_x=x,
         knots_y=y,
         method=method,
-        rows=(len(train), len(valid)),
-        clicks=(int(clicks[0].sum()), int(clicks[1].sum())),
-        test=slices[2],
-        X=test,
-        p=np.interp(_probabilities(booster, test), x, y),
-        base=np.full(len(test), float(clicks[0].mean())),
-        linear=_baseline([train, valid, test], clicks, seed),
+        rows=(int(train.sum()), int(valid.sum())),
+        clicks=(positives, int(clicks[valid].sum())),
+        slices=slices,
+        p=np.interp(scored, x, y),
+        base=np.full(int(test.sum()), positives / int(train.sum())),
+        linear=logistic.baseline(frame, slices, encoder, seed),
     )
-
-
-def _probabilities(booster: lightgbm.Booster, X: Floats) -> Floats:
-    return sigmoid(np.asarray(booster.predict(X, raw_score=True), dtype=np.float64))
-
-
-def _without_some_users(X: Floats, seed: int) -> Floats:
-    """Blank the user in a share of the rows. Without any, LightGBM would read a missing user as zeros."""
-    X = X.copy()
-    blank = np.random.default_rng(seed).random(len(X)) < BLANK_SHARE
-    X[np.ix_(blank, np.array(features.USER_COLUMNS))] = np.nan
-    return X
-
-
-def _baseline(parts: list[Floats], clicks: list[Floats], seed: int) -> Floats:
-    """Test probabilities of the hashed logistic regression, calibrated like the model."""
-    cuts = logistic.buckets(parts[0])
-    slots = [logistic.tokens(part, features.CATEGORICAL, cuts) for part in parts]
-    weights = logistic.fit(slots[0], clicks[0], slots[1], clicks[1], seed)
-    x, y, _ = calibration.fit(logistic.predict(weights, slots[1]), clicks[1])
-    return np.interp(logistic.predict(weights, slots[2]), x, y)
 
 
 def _golden(test: Floats, seed: int) -> Floats:
@@ -269,24 +245,26 @@ def _figures(report: Report) -> dict[str, float]:
     }
 
 
-def _card(report: Report, rows: Rows, first: Trained, judged: Positions, p: Floats) -> Mapping[str, Any]:
+def _card(
+    report: Report, frame: Frame, read: Mapping[str, int], first: Trained, judged: Positions, p: Floats
+) -> Mapping[str, Any]:
     """The model card: what a person must know before trusting the model."""
-    clicks = rows.clicks[judged]
-    campaigns = np.array([rows.items[i][2].campaign for i in judged])
+    clicks = frame.column("clicked").astype(np.float64)[judged]
+    campaigns = frame.column("campaign")[judged].astype(str)
     slices = ("train", "validation", "test")
     return {
         "purpose": "probability that a won impression is clicked",
         "data": {
             "rows": dict(zip(slices, report.rows, strict=True)),
             "clicks": dict(zip(slices, report.clicks, strict=True)),
-            "split": "time" if rows.timed else f"{report.folds} folds by hash",
-            "read": rows.counts,
-            "without_user": sum(user is None for _, user, _, _ in rows.items),
-            "vocabulary": {name: len(values) for name, values in first.vocabulary.values.items()},
+            "split": "time" if frame.timed else f"{report.folds} folds by hash",
+            "read": dict(read),
+            "without_user": int(np.isnan(frame.column("user_tags")).sum()),
+            "vocabulary": {name: len(values) for name, values in first.encoder.vocabulary.values.items()},
         },
         "model": {
             "trees": report.trees,
-            "parameters": parameters(report.rows[0], report.clicks[0]),
+            "parameters": boosting.parameters(report.rows[0], report.clicks[0]),
             "calibration": report.method,
             "importance": report.importance,
         },

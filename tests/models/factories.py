@@ -1,5 +1,6 @@
 """Impressions with a known truth."""
 
+import msgspec
 import numpy as np
 
 from dmp.events import Bid, Click, Event, Impression
@@ -11,7 +12,8 @@ from models.features import Ad, Context
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
-BORN_US = 20_000 * 86_400 * SECOND_US
+DAY_US = 86_400 * SECOND_US
+BORN_US = 20_000 * DAY_US
 TRAVEL, SPORTS = INTERESTS[0], INTERESTS[1]
 ADS = (
     Ad("travel", "t1", "acme", "IAB20", interest=TRAVEL, target_tags=(TRAVEL,)),
@@ -44,6 +46,13 @@ def impressions(n: int, seed: int = 0, *, signal: bool = True, rate: float = 0.0
     clicks = (rng.random(n) < chance).astype(float)
     uids = [uid(int(u)) for u in rng.integers(0, max(1, n // 4), n)]
     return Rows(items, clicks, uids, [f"b{i}/1" for i in range(n)], True, {"impressions": n})
+
+
+def over_days(rows: Rows, days: int) -> Rows:
+    """The same impressions spread evenly over whole days."""
+    step = days * DAY_US // len(rows)
+    items = [(context, user, ad, BORN_US + i * step) for i, (context, user, ad, _) in enumerate(rows.items)]
+    return msgspec.structs.replace(rows, items=items)
 
 
 def bid(number: int, time_us: int, *, ad: Ad = ADS[0], user: User | None = None, logged_ad: bool = True) -> Bid:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from models import artefacts, features, registry
-from models.features import Vocabulary
+from models.features import Rates, Vocabulary
 from models.forest import sigmoid
 from models.registry import Artefact, BadArtefact, Manifest
 
 DAY_US = 86_400_000_000
 BORN_US = 20_000 * DAY_US  # 2024-10-04
+
+RATES = Rates(places={(): (0.01, 5.0), ("x",): (0.02, 4.0)}, ads={(): (0.01, 5.0)})
 
 
 def an_artefact(seed: int = 0, created_us: int = BORN_US, **changes: object) -> Artefact:
@@ -26,7 +28,7 @@ def an_artefact(seed: int = 0, created_us: int = BORN_US, **changes: object) -> 
     data = lgb.Dataset(X, y, categorical_feature=list(features.CATEGORICAL))
     booster = lgb.train({"objective": "binary", "num_leaves": 7, "verbose": -1, "num_threads": 1}, data, 4)
     artefact = Artefact(
-        text=booster.model_to_string(), vocabulary=Vocabulary({"site": ["a.example"], "device_type": [2, 4]}),
+        text=booster.model_to_string(), vocabulary=Vocabulary({"site": ["a.example"], "device_type": [2, 4]}, RATES),
         knots_x=[0.0, 0.5, 1.0], knots_y=[0.0, 0.1, 0.4], golden_rows=X[:50],
         golden_scores=booster.predict(X[:50], raw_score=True), created_us=created_us, from_us=1, to_us=2, rows=400,
         positives=int(y.sum()), metrics={"auc": 0.7}, card={"title": "a model"},
@@ -48,6 +50,7 @@ def test_a_published_model_scores_as_it_was_trained(root):
     assert np.abs(model.forest.predict(artefact.golden_rows) - artefact.golden_scores).max() <= 1e-12
     assert model.vocabulary.values["site"] == ("a.example",)
     assert model.vocabulary.values["device_type"] == (2, 4)
+    assert model.vocabulary.rates == RATES
     assert json.loads((root / "response" / version / "card.json").read_text()) == {"title": "a model"}
 
 

@@ -10,12 +10,12 @@ from dmp import events
 from dmp.events import Click, Impression
 from dmp.schema import User
 from dmp.taxonomy import INTERESTS
-from models import dataset, evaluate, features, registry, response
+from models import dataset, evaluate, features, frames, registry, response
 from models.__main__ import app
 from models.features import Ad, Context
 from models.forest import sigmoid
 from models.response import TooFewClicks
-from tests.models.factories import ADS, BORN_US, MINUTE_US, bid, impressions, notice
+from tests.models.factories import ADS, BORN_US, DAY_US, MINUTE_US, bid, impressions, notice, over_days
 
 
 def chance(model: registry.Model, user: User | None, ad: Ad) -> float:
@@ -98,17 +98,28 @@ def test_too_few_clicks_say_how_many_are_needed(tmp_path):
 
 def test_time_splits_keep_the_order_and_hash_splits_keep_users_together():
     rows = impressions(400)
-    train, valid, test = response.split(rows)
-    assert np.concatenate((train, valid, test)).tolist() == list(range(400))
-    timeless = msgspec.structs.replace(rows, timed=False)
+    train, valid, test = (np.flatnonzero(part).tolist() for part in response.split(frames.of_rows(rows)))
+    assert train + valid + test == list(range(400))
+    timeless = frames.of_rows(msgspec.structs.replace(rows, timed=False))
     tested = []
     for fold in range(response.FOLDS):
-        parts = response.split(timeless, fold)
-        assert sorted(np.concatenate(parts).tolist()) == list(range(400))
+        parts = [np.flatnonzero(part).tolist() for part in response.split(timeless, fold)]
+        assert sorted(i for part in parts for i in part) == list(range(400))
         owners = [{rows.uids[i] for i in part} for part in parts]
         assert sum(map(len, owners)) == len(set.union(*owners))
-        tested += parts[2].tolist()
+        tested += parts[2]
     assert sorted(tested) == list(range(400))
+
+
+def test_days_train_and_the_halves_of_the_last_day_calibrate_and_judge():
+    rows = impressions(400)
+    frame = frames.of_rows(over_days(rows, 5))
+    train, valid, test = response.split(frame)
+    days = frame.column("time_us") // DAY_US
+    assert set(days[train]) == {20_000, 20_001, 20_002, 20_003}
+    assert set(days[valid]) == set(days[test]) == {20_004}
+    assert (valid.sum(), test.sum()) == (40, 40)
+    assert np.flatnonzero(valid).max() < np.flatnonzero(test).min()
 
 
 def test_rows_without_time_are_judged_by_folds_that_use_every_click_once(tmp_path):
@@ -166,8 +177,8 @@ def test_evaluation_agrees_with_the_published_model(trained):
     root, report = trained
     rows = impressions(30_000)
     model = registry.load(root, "response")
-    _, _, test = response.split(rows)
-    X = features.matrix(model.vocabulary, [rows.items[i] for i in test])
+    _, _, test = response.split(frames.of_rows(rows))
+    X = features.matrix(model.vocabulary, [rows.items[i] for i in np.flatnonzero(test)])
     p = model.calibrate(sigmoid(model.forest.predict(X)))
     measured = msgspec.structs.asdict(evaluate.measure(rows.clicks[test], p))
     assert measured == pytest.approx(msgspec.structs.asdict(report.metrics), abs=1e-9)

@@ -1,0 +1,160 @@
+"""LightGBM over frames: rows stream from disk into the binned data set, so memory is that of the bins, not of a matrix.
+
+LightGBM samples rows for its bin bounds, then takes all rows batch by batch; each asks for positions in ascending
+order, so one decoded part at a time is enough.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightgbm
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from models import features, frames
+from models.encoding import Encoder
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy machine cost more than they bring
+BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids are scored by what was learnt for them
+PATIENCE = 30
+MAX_TREES = 400
+
+
+class _Part(lightgbm.Sequence):
+    """The kept rows of one part of a frame; `cache` is shared by all parts and holds one matrix."""
+
+    batch_size = frames.PART_ROWS
+
+    def __init__(self, rows: int, load: Callable[[], Floats], cache: dict[str, Any]) -> None:
+        self._rows, self._load, self._cache = rows, load, cache
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: Any) -> Floats:
+        if self._cache.get("owner") is not self:
+            self._cache.clear()
+            self._cache.update(owner=self, X=self._load())
+        found: Floats = self._cache["X"][index]
+        return found
+
+
+def sequences(frame: frames.Frame, keep: Bools, encoder: Encoder, blank_seed: int | None = None) -> list[_Part]:
+    """The rows `keep` marks as LightGBM takes them. blank_seed: blank the user in a share of the rows."""
+    cache: dict[str, Any] = {}
+
+    def part(start: int, size: int, load: Callable[[Any], pa.Table]) -> _Part:
+        mask = keep[start : start + size].copy()
+
+        def matrix() -> Floats:
+            table = load(None)
+            X = encoder.matrix(table if mask.all() else table.filter(pa.array(mask)))
+            if blank_seed is not None:
+                blank = np.random.default_rng([blank_seed, start]).random(len(X)) < BLANK_SHARE
+                X[np.ix_(blank, np.array(features.USER_COLUMNS))] = np.nan
+            return X
+
+        return _Part(int(mask.sum()), matrix, cache)
+
+    return [
+        part(start, size, load)
+        for start, size, load in zip(frame.starts(), frame.sizes, frame.parts, strict=True)
+        if keep[start : start + size].any()
+    ]
+
+
+def parameters(rows: int, positives: int, threads: int = 0, seed: int = 1) -> dict[str, Any]:
+    """LightGBM parameters by how many positives there are to learn from: few, and trees are small and careful."""
+    leaves, min_leaf, rate, share = (
+        (63, 500, 0.05, 0.7)
+        if positives >= 10_000
+        else (31, 100, 0.05, 0.7)
+        if positives >= 2_000
+        else (7, 50, 0.02, 0.3)
+    )
+    return {
+        "objective": "binary",
+        "num_leaves": leaves,
+        "min_data_in_leaf": max(2, min(min_leaf, rows // 20)),
+        "learning_rate": rate,
+        "feature_fraction": share,
+        "lambda_l2": 5.0,
+        "max_bin": 127,
+        "min_data_per_group": min(100, max(2, rows // 20)),
+        "cat_smooth": 20.0,
+        "cat_l2": 20.0,
+        "num_threads": threads if rows >= SEVERAL_THREADS_ROWS else 1,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
+def fit(
+    frame: frames.Frame,
+    encoder: Encoder,
+    train: Bools,
+    valid: Bools,
+    labels: Floats,
+    params: Mapping[str, Any],
+    *,
+    weights: Floats | None = None,
+    negatives: float = 1.0,
+    seed: int = 1,
+    trees: int = MAX_TREES,
+) -> lightgbm.Booster:
+    """A booster stopped where the validation rows stop gaining; its raw scores are of unsampled rows.
+
+    labels: (len(frame),). weights: the same. negatives: share w of the rows labelled 0 that train, chosen by their
+    lot. The rest is made up for in the logit: logit(p) = logit(p') + ln w (decision science 1.3), by moving the leaves
+    of the first tree, so no scorer has to know of it.
+    """
+    shift = 0.0
+    if negatives < 1:
+        train = train & ((labels > 0) | (frame.column("lot") < negatives))
+        shift = float(np.log(negatives))
+    data = lightgbm.Dataset(
+        sequences(frame, train, encoder, blank_seed=seed),
+        labels[train],
+        weight=None if weights is None else weights[train],
+        feature_name=list(features.NAMES),
+        categorical_feature=list(features.CATEGORICAL),
+        params=dict(params),
+    )
+    # Validation rows are not sampled: start them from the shift, and their loss is that of the finished model.
+    judged = lightgbm.Dataset(
+        sequences(frame, valid, encoder),
+        labels[valid],
+        reference=data,
+        weight=None if weights is None else weights[valid],
+        init_score=np.full(int(valid.sum()), shift) if shift else None,
+        params=dict(params),
+    )
+    booster = lightgbm.train(
+        dict(params),
+        data,
+        num_boost_round=trees,
+        valid_sets=[judged],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    # Early stopping keeps the surplus trees; the artefact holds the best ones only.
+    booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    if shift:
+        leaves = booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]
+        for leaf in range(leaves):
+            booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + shift)
+    return booster
+
+
+def raw_scores(booster: lightgbm.Booster, frame: frames.Frame, keep: Bools, encoder: Encoder, threads: int) -> Floats:
+    """Raw scores of the rows `keep` marks, in their order."""
+    scores = [
+        np.asarray(booster.predict(encoder.matrix(part), raw_score=True, num_threads=max(1, threads)))
+        for _, part in frames.chunks(frame, keep)
+    ]
+    return np.concatenate(scores).astype(np.float64) if scores else np.empty(0)

@@ -1,0 +1,69 @@
+"""The world's columns are what the features give for the very contexts, users and ads of its requests."""
+
+import json
+
+import numpy as np
+import pytest
+
+from loadtest import world as worlds
+from loadtest import world_rows
+from models import features, frames
+from models.features import Context
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    world = world_rows.build(seed=3, rows=6_000)
+    people = world_rows.audience(world)
+    frame, truth = world_rows.write(world, people, tmp_path_factory.mktemp("rows"), 6_000, days=2)
+    return world, people, frame, truth
+
+
+def test_columns_are_the_rows_the_bidder_would_have_filled(made):
+    world, people, _, _ = made
+    time_us, requests, vertical, clicked, _ = list(world_rows.hours(world, 6_000, 2))[30]
+    table = world_rows.table(world, people, time_us, requests, vertical, clicked)
+    offered = {(ad.advertiser, ad.width, ad.height): ad for ad in world_rows.ads()}
+    items = []
+    for i in range(len(vertical)):
+        body = json.loads(worlds.request_body(world, requests, i))
+        site = body.get("site") or body["app"]
+        device, geo = body["device"], body["device"]["geo"]
+        banner = body["imp"][0]["banner"]["format"][0]
+        local_hours = (time_us // world_rows.HOUR_US) + geo["utcoffset"] // 60
+        context = Context(
+            exchange=world_rows.EXCHANGE, domain=site.get("domain", ""), bundle=site.get("bundle", ""),
+            category=site["cat"][0], tagid=body["imp"][0]["tagid"], width=banner["w"], height=banner["h"],
+            position=1, device_type=device["devicetype"], os=device["os"].lower(), browser="chrome",
+            connection=device["connectiontype"], language="en", country="USA", region=geo["region"], city=geo["city"],
+            floor_micros=int(requests.floor_micros[i]), at=body["at"], hour=local_hours % 24,
+            weekday=(local_hours // 24 + 3) % 7,
+        )  # fmt: skip
+        user = people.users[requests.user[i]] if requests.known[i] else None
+        ad = offered[worlds.VERTICALS[vertical[i]][0], banner["w"], banner["h"]]
+        items.append((context, user, ad, time_us))
+    vocabulary = features.fit_vocabulary(items, min_rows=1)
+    assert np.array_equal(frames.matrix(vocabulary, table), features.matrix(vocabulary, items), equal_nan=True)
+    assert len(items) > 50
+    assert any(user is None for _, user, _, _ in items)
+
+
+def test_the_log_is_in_order_and_clicks_follow_the_truth(made):
+    _, _, frame, truth = made
+    times = frame.column("time_us")
+    assert (np.diff(times) >= 0).all()
+    assert len(np.unique(times // world_rows.DAY_US)) == 2
+    assert len(truth) == len(frame)
+    clicks = frame.column("clicked").sum()
+    # The clicks are drawn from the truth: within four standard errors of their expectation.
+    assert clicks == pytest.approx(truth.sum(), abs=4 * np.sqrt((truth * (1 - truth)).sum()))
+
+
+def test_labels_dealt_out_anew_keep_their_number_a_day(made, tmp_path):
+    world, people, frame, _ = made
+    dealt, _ = world_rows.write(world, people, tmp_path, 6_000, days=2, shuffle=True)
+    days = frame.column("time_us") // world_rows.DAY_US
+    for day in np.unique(days):
+        assert frame.column("clicked")[days == day].sum() == dealt.column("clicked")[days == day].sum()
+    assert (frame.column("clicked") != dealt.column("clicked")).any()
+    assert frame.column("site").tolist() == dealt.column("site").tolist()
