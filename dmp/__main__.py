@@ -26,7 +26,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dmp import audience_commands, commands, keys, optout, pseudonym, store, taxonomy, taxonomy_commands
+from dmp import (
+    audience_commands,
+    commands,
+    identity_commands,
+    keys,
+    optout,
+    pseudonym,
+    store,
+    taxonomy,
+    taxonomy_commands,
+)
 from dmp import config as configuration
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
@@ -178,6 +188,7 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
 
 app.add_typer(taxonomy_commands.app, name="taxonomy")
 app.add_typer(audience_commands.app, name="audience")
+app.add_typer(identity_commands.app, name="identity")
 
 
 @app.command("store")

@@ -14,7 +14,7 @@ import msgpack
 import msgspec
 
 from dmp.errors import BadEvents
-from dmp.schema import Uid, User
+from dmp.schema import ID_TYPES, IdType, Uid, User
 
 CONSENT_PROFILE = 1  # may build a profile (TCF purpose 3)
 CONSENT_MEASURE = 2  # may be joined to ads by id (purpose 7)
@@ -33,6 +33,7 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     item: product id. brand: its maker's name. device: pc, phone, tablet, tv ... channel: web, app, email, store ...
     region: ISO 3166 code or another label of a place. due_us: end of a contract or date of a replacement, UTC
     microseconds, 0 for none. seller: who sold. address, ip: keyed marks (`dmp.pseudonym`), never the text itself.
+    ids: every id of the person that the event told (`pack_ids`), b"" when it told `uid` alone.
     """
 
     event_id: str
@@ -52,6 +53,7 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     seller: str = ""
     address: str = ""
     ip: str = ""
+    ids: bytes = b""
 
 
 class View(_Behaviour, frozen=True, tag="view"):
@@ -184,6 +186,24 @@ class Loss(_Notice, frozen=True, tag="loss"):
 Behaviour = View | Search | Cart | Purchase | Install | Location | AppUse | Crm | Conversion
 Notice = Win | Billing | Impression | Click | Loss
 Event = Behaviour | Bid | Notice
+
+
+def pack_ids(ids: Iterable[tuple[IdType, Uid]]) -> bytes:
+    """What `ids` of an event holds: for each id the number of its type (`dmp.schema.ID_TYPES`) and its 16 bytes.
+
+    >>> pack_ids([("cookie", bytes(16))])
+    b''
+    """
+    packed = [bytes((ID_TYPES.index(kind),)) + uid for kind, uid in ids]
+    return b"".join(packed) if len(packed) > 1 else b""
+
+
+def unpack_ids(packed: bytes) -> list[tuple[IdType, Uid]]:
+    """Raises BadEvents for what `pack_ids` did not write."""
+    parts = [packed[at : at + 17] for at in range(0, len(packed), 17)]
+    if any(len(part) < 17 or part[0] >= len(ID_TYPES) for part in parts):
+        raise BadEvents(f"ids of an event in {len(packed)} bytes are no list of types and pseudonyms")
+    return [(ID_TYPES[part[0]], part[1:]) for part in parts]
 
 
 def kind_of(struct: type[msgspec.Struct]) -> str:

@@ -19,29 +19,28 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dmp.config import IdentityConfig
 from dmp.errors import DmpError
-from dmp.schema import IdType, Uid
+from dmp.schema import ID_TYPES, IdType, Uid
 
 MAGIC = b"tbedge1\n"
 RECORD = np.dtype(
     [("crc", "<u4"), ("op", "u1"), ("a_type", "u1"), ("b_type", "u1"), ("zero", "u1"), ("time_us", "<i8"),
      ("a", "V16"), ("b", "V16")]
 )  # fmt: skip
-"""One record. crc: of the 44 bytes after it. a_type, b_type: places in `ID_TYPES`. b: zeros for (un)block."""
-
-ID_TYPES: tuple[str, ...] = get_args(IdType)
-"""Types by number as stored; `dmp.schema.IdType` is extended at the end only."""
+"""One record. crc: of the 44 bytes after it. a_type, b_type: places in `dmp.schema.ID_TYPES`. b: zeros where one id is
+meant."""
 
 LINK, UNLINK, BLOCK, UNBLOCK = 1, 2, 3, 4
 _PAIRS, _SINGLES = (LINK, UNLINK), (UNBLOCK, BLOCK)  # at the same time the later of each holds: it joins less
@@ -87,7 +86,7 @@ def edges_file(data_dir: Path | str) -> Path:
 
 def append(path: Path, statements: Iterable[Statement]) -> int:
     """Write records and return how many, once they are on disk. Raises DmpError, then nothing was written."""
-    fresh = _records(list(statements))
+    fresh = records(list(statements))
     if len(fresh):
         with _opened(path) as file:
             file.write(fresh.tobytes())
@@ -174,10 +173,10 @@ def forget(path: Path, uids: Iterable[Uid]) -> int:
     return int(len(held) - keep.sum())
 
 
-def replay(records: Records, config: IdentityConfig) -> Graph:
+def replay(log: Records, config: IdentityConfig) -> Graph:
     """The graph after all records, whatever their order."""
-    n_pairs = np.isin(records["op"], _PAIRS)
-    pairs, singles = records[n_pairs], records[~n_pairs]
+    of_two = np.isin(log["op"], _PAIRS)
+    pairs, singles = log[of_two], log[~of_two]
     names, codes = _named(pairs["a"], pairs["b"], singles["a"])
     n, m = len(names), len(pairs)
     a, b, single = codes[:m], codes[m : 2 * m], codes[2 * m :]
@@ -246,6 +245,14 @@ def _components(n: int, edges: npt.NDArray[np.int64], most: int) -> tuple[npt.ND
     return np.unique(alone, return_inverse=True)[1].astype(np.int64), int((sizes > most).sum())
 
 
+def write_persons(path: Path, graph: Graph) -> None:
+    """Write `Graph.persons` as Parquet; readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_suffix(".draft")
+    pq.write_table(graph.persons, draft, compression="zstd")
+    draft.rename(path)
+
+
 def members(graph: Graph, uid: Uid) -> list[tuple[Uid, str]]:
     """(id, type) of everybody who is one person with `uid`, itself included; [] for an id without edges."""
     persons = graph.persons
@@ -256,7 +263,8 @@ def members(graph: Graph, uid: Uid) -> list[tuple[Uid, str]]:
     return [(row["uid"], ID_TYPES[row["type"]]) for row in same.select(["uid", "type"]).to_pylist()]
 
 
-def _records(statements: Sequence[Statement]) -> Records:
+def records(statements: Sequence[Statement]) -> Records:
+    """Statements as the log holds them; raises DmpError for one that says nothing."""
     made = np.zeros(len(statements), RECORD)
     for row, said in zip(made, statements, strict=True):
         if said.op in _PAIRS and said.a == said.b:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import bitmaps, events, families, generations, standardise, taxonomy
+from dmp import bitmaps, events, families, generations, persons, standardise, taxonomy
 from dmp.config import DmpConfig
 from dmp.decisions import Decision, decisions_file, read, replay
 from dmp.engine import Engine, family_sql
@@ -61,6 +61,7 @@ EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
     "seller": ("VARCHAR", "''"),
     "address": ("VARCHAR", "''"),
     "ip": ("VARCHAR", "''"),
+    "ids": ("BLOB", "CAST('' AS BLOB)"),
 }
 """Columns read from event files (fields of `dmp.events`): SQL type, default, None where the column must be there."""
 
@@ -73,7 +74,8 @@ class Generation(msgspec.Struct, frozen=True):
     events} of the `MAX_UNMAPPED` most frequent categories that are no tag; unmapped_events: of all such. withheld:
     events whose category is a sensitive tag, which is never inferred. drift: see `dmp.generations.drift`. written,
     unchanged, gone: users, as published. seconds: of the whole build. decisions: how many of the log of
-    `dmp.decisions` were obeyed; with as many and the same inputs the build repeats.
+    `dmp.decisions` were obeyed; with as many and the same inputs the build repeats. joined: ids that share their
+    profile with another id of the same person (`dmp.persons`).
     """
 
     number: int
@@ -94,6 +96,7 @@ class Generation(msgspec.Struct, frozen=True):
     withheld: int = 0
     unmapped_events: int = 0
     decisions: int = 0
+    joined: int = 0
 
 
 class Made(NamedTuple):
@@ -105,6 +108,7 @@ class Made(NamedTuple):
     withheld: int = 0
     unmapped_events: int = 0
     decisions: int = 0
+    joined: int = 0
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -126,18 +130,39 @@ def build(
     now_us: as of when; later events are left out. force: publish even when the build looks unlike the last one.
     Raises BadEvents for files that cannot be read and GenerationRefused for a build that fails a check.
     """
-    found = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    paths = tuple(path for path in found if path.is_file())  # other tools write folders of that name
-    if not paths:
-        raise BadEvents(f"{source}: no event files (*.parquet) there")
+    paths = event_files(source)
 
     def make() -> Made:
         decided = read(decisions_file(config.data_dir))
         with Engine() as engine:
-            engine.scan("raw_events", paths, EVENT_COLUMNS)
-            return _families(engine, now_us, decided, progress)
+            _scan(engine, paths, now_us)
+            return _families(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress)
 
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress)
+
+
+def event_files(source: Path) -> tuple[Path, ...]:
+    """The event files under a folder, or the one named; raises BadEvents where there is none."""
+    found = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    paths = tuple(path for path in found if path.is_file())  # other tools write folders of that name
+    if not paths:
+        raise BadEvents(f"{source}: no event files (*.parquet) there")
+    return paths
+
+
+def take_up_ids(config: DmpConfig, source: Path, now_us: int) -> int:
+    """Write to the identity log what event files say of ids, without a build; returns how many records that took."""
+    with Engine() as engine:
+        _scan(engine, event_files(source), now_us)
+        return persons.take_up(engine, config)
+
+
+def _scan(engine: Engine, paths: Sequence[Path], now_us: int) -> None:
+    """Make the tables `raw_events`, `params` and `kinds`."""
+    engine.scan("raw_events", paths, EVENT_COLUMNS)
+    year = datetime.fromtimestamp(now_us / 1e6, UTC).year
+    engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
+    engine.table("kinds", pa.table({"kind": events.KINDS, "behaviour": [kind in BEHAVIOUR for kind in events.KINDS]}))
 
 
 def publish_tags(
@@ -156,16 +181,18 @@ def publish_tags(
 
 
 def _families(
-    engine: Engine, now_us: int, decided: Sequence[Decision], progress: Callable[[str, int, int], None]
+    engine: Engine,
+    now_us: int,
+    decided: Sequence[Decision],
+    learn_persons: Callable[[], int],
+    progress: Callable[[str, int, int], None],
 ) -> Made:
-    """The tags of the scanned raw events."""
-    year = datetime.fromtimestamp(now_us / 1e6, UTC).year
-    engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
+    """The tags of the scanned raw events. learn_persons: see `dmp.persons.learn`."""
     steps = len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES) + 1
     progress("clean", 0, steps)
-    engine.table("kinds", pa.table({"kind": events.KINDS, "behaviour": [kind in BEHAVIOUR for kind in events.KINDS]}))
     try:
         broken = engine.sql(family_sql("broken")).to_pylist()
+        joined = 0 if broken else learn_persons()
         used = 0 if broken else _clean(engine, now_us)
     except engine.Error as error:
         raise BadEvents(f"event files cannot be read: {error}") from None
@@ -212,6 +239,9 @@ def _families(
     tags = pa.concat_tables(parts)
     if not len(tags):
         raise BadEvents(f"{used} usable events make no tag: they are too old, or records that state nothing")
+    if joined:
+        engine.table("made", tags)
+        tags = engine.sql(family_sql("members")).cast(generations.TAG_COLUMNS)
     unmapped = Counter({label: n for label, n in sorted(labels.items()) if label not in meant})
     return Made(
         tags,
@@ -220,6 +250,7 @@ def _families(
         unmapped_events=unmapped.total(),
         withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
         decisions=len(decided),
+        joined=joined,
     )
 
 
@@ -244,7 +275,8 @@ def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
         "VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32(),
         "DOUBLE": pa.float64(),
     }  # fmt: skip
-    schema = pa.schema([(name, kinds[kind]) for name, (kind, _) in EVENT_COLUMNS.items()])
+    columns = {name: kinds[kind] for name, (kind, _) in EVENT_COLUMNS.items()} | {"ids": pa.binary()}
+    schema = pa.schema(list(columns.items()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return len(rows)
 
@@ -302,6 +334,7 @@ def _publish(
             withheld=made.withheld,
             unmapped_events=made.unmapped_events,
             decisions=made.decisions,
+            joined=made.joined,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

@@ -1,6 +1,6 @@
 """The nouns of the DMP as frozen Structs: ids, tags, profiles, contacts, the user as one read returns it."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -12,6 +12,9 @@ NO_UID: Uid = bytes(16)
 
 IdType = Literal["cookie", "device", "exchange", "email", "phone", "login", "household"]
 """What kind of identifier was hashed; part of the hash, so the same text as two kinds gives two users."""
+
+ID_TYPES: tuple[IdType, ...] = get_args(IdType)
+"""Types by number as stored; append only."""
 
 MAX_SCORE = 100
 DIMENSIONS = 64  # of a preference vector

@@ -18,7 +18,7 @@ from dmp.logs import Chunk
 from dmp.mapping import EPOCH_UNITS, KEYED, TEXTS, Field, Mapping, TimeColumn, keyed_columns, value_columns
 from dmp.offline import BEHAVIOUR
 from dmp.pseudonym import KeyRing, MarkKind
-from dmp.schema import Uid
+from dmp.schema import ID_TYPES, Uid
 
 MAX_TEXT_CHARS = 512  # of an event id, category or site
 MAX_VALUE_MICROS = 10**15  # a billion of the currency: a unit mistaken, not a purchase
@@ -50,6 +50,7 @@ EXTRA_COLUMNS: dict[str, pa.DataType] = {
     "lat": pa.float64(),
     "lon": pa.float64(),
     "due_us": pa.int64(),
+    "ids": pa.binary(),
 }
 
 _PLAIN_DOMAIN = "^[a-z]+://([^/@:?#]+)(?::[0-9]+)?(?:[/?#]|$)"
@@ -87,11 +88,12 @@ class Shaper:
         """The chunk with pseudonyms for ids: the half of the work that is Python's."""
         if not len(chunk.rows):
             return pa.table({})
-        uids, state = self._pseudonyms(chunk.rows)
+        uids, state, ids = self._pseudonyms(chunk.rows)
         values = {f"c{n}": _column(chunk.rows, name) for n, name in enumerate(value_columns(self._mapping))}
         keyed = {kind: name for kind, name in keyed_columns(self._mapping).items() if name in chunk.rows.column_names}
         marks: dict[str, pa.Array] = {kind: self._marked(chunk.rows, kind, name) for kind, name in keyed.items()}
-        rows = pa.table({"row": chunk.numbers, "uid": uids, "id_state": state, **values, **marks})
+        several = {} if ids is None else {"ids": ids}
+        rows = pa.table({"row": chunk.numbers, "uid": uids, "id_state": state, **values, **marks, **several})
         if self._mapping.explode:
             place = value_columns(self._mapping).index(self._mapping.explode)
             rows = _exploded(rows, f"c{place}", self._mapping.explode_separator)
@@ -103,7 +105,7 @@ class Shaper:
             return Shaped(EVENT_SCHEMA.empty_table(), dict(chunk.malformed), {})
         self._db.register("incoming", rows)
         types = tuple(rows[f"c{n}"].type for n in range(len(value_columns(self._mapping))))
-        marks = tuple(name for name in KEYED if name in rows.column_names)
+        marks = tuple(name for name in (*KEYED, "ids") if name in rows.column_names)
         if (types, marks) not in self._statements:
             self._statements[types, marks] = _statement(self._mapping, types, marks)
         made: pa.Table = self._db.sql(self._statements[types, marks], params={"now_us": now_us}).to_arrow_table()
@@ -134,8 +136,12 @@ class Shaper:
             made.append(self._marks[kind, raw])
         return pc.fill_null(pa.array(made, pa.string()).take(coded.indices), "")
 
-    def _pseudonyms(self, rows: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int8]]:
-        """(uids, 0 usable, 1 missing, 2 no id) of rows: the first usable of the id columns."""
+    def _pseudonyms(self, rows: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int8], pa.Array | None]:
+        """(uids, 0 usable, 1 missing, 2 no id, ids) of rows: the first usable of the id columns, and all usable ones.
+
+        ids: as `dmp.events.pack_ids` packs them; None for a mapping with one id column.
+        """
+        packed: list[pa.Array] = []
         uids = pa.nulls(len(rows), pa.binary(16))
         state = np.ones(len(rows), np.int8)
         for entry in self._mapping.id:
@@ -156,7 +162,13 @@ class Shaper:
                 np.int8
             )
             uids = pc.coalesce(uids, here)
-        return uids, state
+            kind = pa.scalar(bytes((ID_TYPES.index(entry.type),)), pa.binary())
+            typed = pc.binary_join_element_wise(kind, here.cast(pa.binary()), b"")
+            packed.append(typed.fill_null(b""))
+        if len(packed) == 1:
+            return uids, state, None
+        ids = pc.binary_join_element_wise(*packed, b"")
+        return uids, state, pc.if_else(pc.greater(pc.binary_length(ids), 17), ids, b"")
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
@@ -198,7 +210,7 @@ def _exploded(rows: pa.Table, name: str, separator: str) -> pa.Table:
 def _statement(mapping: Mapping, types: Sequence[pa.DataType], marks: Sequence[str]) -> str:
     """The SQL that types, judges and hashes the rows of `incoming`; parameter: now_us.
 
-    types: of its value columns. marks: its columns of keyed marks.
+    types: of its value columns. marks: its columns of keyed marks, and of packed ids.
     """
     place = {name: f"c{n}" for n, name in enumerate(value_columns(mapping))}
     numeric = {name for name, kind in zip(place, types, strict=True) if _is_number(kind)}
@@ -274,6 +286,7 @@ def _statement(mapping: Mapping, types: Sequence[pa.DataType], marks: Sequence[s
     told = "".join(
         f", {_quoted(name + '=')} || NULLIF(CAST({name} AS VARCHAR), {_quoted('0' if name == 'due_us' else '')})"
         for name in extra
+        if name != "ids"  # an event told again with another id is the same event
     )
     return f"""
     WITH typed AS (

@@ -35,7 +35,7 @@ def unlink(a, b, at=1):
 
 def people(statements, **caps):
     """{user: canonical user} after these statements."""
-    graph = identity.replay(identity._records(list(statements)), IdentityConfig(**caps))
+    graph = identity.replay(identity.records(list(statements)), IdentityConfig(**caps))
     return {number(row["uid"]): number(row["person"]) for row in graph.persons.to_pylist()}
 
 
@@ -226,7 +226,7 @@ def people_of(path):
 
 
 def test_members_are_all_ids_of_a_person():
-    graph = identity.replay(identity._records([link(1, 60), link(2, 60), link(3, 61)]), IdentityConfig())
+    graph = identity.replay(identity.records([link(1, 60), link(2, 60), link(3, 61)]), IdentityConfig())
     assert members(graph, user(2)) == [(user(1), "cookie"), (user(2), "cookie"), (user(60), "email")]
     assert members(graph, user(99)) == []
 
@@ -258,12 +258,12 @@ def test_the_log_grows_with_what_events_teach_and_not_with_events(tmp_path):
 def test_persons_scale_to_many_ids():
     rng = random.Random(1)
     made = [link(a, 60 + a % 20, at=rng.randrange(9)) for a in range(40)]
-    graph = identity.replay(np.tile(identity._records(made), 100), IdentityConfig())
+    graph = identity.replay(np.tile(identity.records(made), 100), IdentityConfig())
     assert len(graph.persons) == 60
 
 
 def test_every_pair_is_listed_with_whether_it_joins():
-    graph = identity.replay(identity._records([link(1, 60), link(2, 80), unlink(3, 60)]), IdentityConfig())
+    graph = identity.replay(identity.records([link(1, 60), link(2, 80), unlink(3, 60)]), IdentityConfig())
     uids = [number(uid) for uid in graph.persons["uid"].to_pylist()]
     assert [(uids[a], uids[b]) for a, b in graph.edges] == [(1, 60), (2, 80)]
     assert graph.joins.tolist() == [True, False]
