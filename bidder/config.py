@@ -56,7 +56,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disclosed-vendors segment, `auto` = those from 2026-03-01 on (P-12). without_p2: what a GDPR request without a
     basis for purpose 2 gets (P-16). china_when: where a user's own opt-out must be known before ids are used (P-32).
     dnt_is_lmt: treat Do-Not-Track as Limit-Ad-Tracking (P-31). consent_cache_entries, consent_cache_bytes: bounds of
-    what is remembered of consent strings (P-05). use_tags: off looks nobody's tags up, to compare with.
+    what is remembered of consent strings (P-05). use_tags: off looks nobody's tags up, to compare with;
+    use_longterm, use_realtime: the same for tags of the nightly build, or of the stream, alone.
     rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
     first_price_keep: share of our value bid in a first-price auction without a price landscape.
     prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
@@ -91,6 +92,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consent_cache_entries: Annotated[int, msgspec.Meta(ge=0)] = ENTRIES
     consent_cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = BYTES
     use_tags: bool = True
+    use_longterm: bool = True
+    use_realtime: bool = True
     lane: bool = True
     rates: dict[str, Rate] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     first_price_keep: Share = 0.85

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bidder import targeting
 from bidder.config import BidderConfig, ExchangeConfig
@@ -150,7 +151,15 @@ def decide(
 def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) -> User | None:
     """As much of a user's record as privacy and the operator allow; contacts alone with tags off, so that caps hold."""
     user = permitted(user, privacy)
-    return user if user is None or settings.use_tags else User(contacts=user.contacts)
+    if user is None or (settings.use_tags and settings.use_longterm and settings.use_realtime):
+        return user
+    if not settings.use_tags:
+        return User(contacts=user.contacts)
+    return replace(
+        user,
+        tags=user.tags if settings.use_longterm else {},
+        realtime=user.realtime if settings.use_realtime else None,
+    )
 
 
 def _imp_reason(imp: Imp) -> Reason:

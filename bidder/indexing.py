@@ -116,6 +116,7 @@ def build(rows: Rows) -> Index:
         tags_free=_free((t.tags for t in rules), n),
         tags=_scores([t.tags for t in rules], n),
         not_tags=_scores([t.not_tags for t in rules], n),
+        wanted_tags=frozenset(tag_id(name) for t in rules for name in (*t.tags, *t.not_tags)),
         audiences_free=_free((t.audiences for t in rules), n),
         audiences=_by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
         not_audiences=_by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),

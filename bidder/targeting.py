@@ -8,7 +8,7 @@ asks the very same rules without stopping. Rules that no campaign of a portfolio
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import floor
 
 import msgspec
@@ -18,6 +18,7 @@ from bidder.contact import over_cap
 from bidder.geo import km_between
 from bidder.openrtb import Deal, Imp, Reason
 from bidder.view import View, keywords
+from dmp.realtime import current_tags
 
 
 class AnyOf(msgspec.Struct, frozen=True):
@@ -42,9 +43,9 @@ class Index(msgspec.Struct, frozen=True):
     rules, imp_rules: the rules in use, in the order they are asked. changes, running: from changes[i] µs on,
     running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's clock (168), by UTC
     quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user. tags: tag id -> mask
-    by score (101). caps: contact scope -> (caps, their least limit, ads). uncapped: ads that may be shown uncounted.
-    open: ads that need no deal. category_owners: IAB code -> ads advertised under it or under a child of it;
-    by_category: IAB code -> ads with exactly it.
+    by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit, ads). uncapped: ads that
+    may be shown uncounted. open: ads that need no deal. category_owners: IAB code -> ads advertised under it or under a
+    child of it; by_category: IAB code -> ads with exactly it.
     """
 
     everything: int
@@ -84,6 +85,7 @@ class Index(msgspec.Struct, frozen=True):
     tags_free: int
     tags: dict[int, tuple[int, ...]]
     not_tags: dict[int, tuple[int, ...]]
+    wanted_tags: frozenset[int]
     audiences_free: int
     audiences: dict[int, int]
     not_audiences: dict[int, int]
@@ -239,7 +241,9 @@ def tags(index: Index, seen: View) -> int:
     """Any wanted tag at its score or above, no unwanted one. Without a user `known_user` has answered."""
     if seen.user is None:
         return index.everything
-    held = seen.user.tags
+    held: Mapping[int, int] = seen.user.tags
+    if index.wanted_tags:
+        held = current_tags(held, seen.user.realtime, seen.now_us, index.wanted_tags)
     mask, blocked = index.tags_free, 0
     for tag in index.tags.keys() & held.keys():
         mask |= index.tags[tag][held[tag]]

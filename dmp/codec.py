@@ -6,6 +6,7 @@ Version 2 is version 1 with the long-term preference vector after the columns: 1
 A profile of no tags and no vector is a tombstone: the user has none as of that generation.
 Audiences, version 1, 1 + 8 n bytes: u8 version, then n x (u32 audience, u32 expires_s, 0 = never).
 Contacts, version 1, 1 + 10 n bytes, n <= 64: u8 version, then n x (u32 scope, u32 hour, u16 count).
+The real-time record has a file of its own, `dmp.realtime`.
 """
 
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from dmp import realtime
 from dmp.errors import CorruptRecord
 from dmp.schema import VECTOR_BYTES, Contact, Tag, User
 
@@ -137,8 +139,8 @@ def _check(data: bytes, size: int, what: str) -> None:
 
 
 def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
-    """A user from the four values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
-    bank0, bank1, aud, contacts = values
+    """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
+    bank0, bank1, aud, contacts, recent = values
     seen = visible(bank0, bank1, live)
     return User(
         tags={} if seen is None else tag_scores(seen),
@@ -147,4 +149,5 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
         else frozenset(),
         contacts=decode_contacts(contacts) if contacts else (),
         vector=vector_of(seen) if seen is not None else b"",
+        realtime=realtime.decode(recent) if recent else None,
     )

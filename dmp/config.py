@@ -62,6 +62,17 @@ class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync: dict[str, str] = {}
 
 
+class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.stream]` table: from events to real-time tags.
+
+    partitions: of the event stream; as many consumers can share the work. lateness_s: an event that comes later than
+    this after it happened waits for the nightly batch.
+    """
+
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 8
+    lateness_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3_600
+
+
 class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp]` table.
 
@@ -69,7 +80,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
     min_seed: fewest matched users a look-alike may be learnt from (P-65). min_insight: fewest users an overlap or a
     target group index is told about; 1,000 or more (P-65). identity: which ids are one person. collect: events over
-    HTTP.
+    HTTP. stream: from events to real-time tags.
     """
 
     data_dir: str = "var"
@@ -81,6 +92,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_insight: Annotated[int, msgspec.Meta(ge=1_000)] = 1_000
     identity: IdentityConfig = IdentityConfig()
     collect: CollectConfig = CollectConfig()
+    stream: StreamConfig = StreamConfig()
 
 
 def load(

@@ -6,13 +6,19 @@
 | `aud:{u}` | string | longest membership | dmp.audiences, dmp.optout | audience ids with expiry, marks without |
 | `fc:{u}` | string | longest live cap | bidder.contact | contact counters |
 | `seen:{u}:<event>` | string | token validity | bidder.notices | mark: this contact was counted |
+| `rt:{u}` | string | 30 d after the last event | dmp.stream | real-time record (dmp.realtime) |
+| `rtm:{u}` | string | redelivery horizon | dmp.stream | marks: these events are in `rt:{u}` |
 | `gen:live` | string | none | dmp.store | the live generation number |
 | `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
+| `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
+| `late:{e<p>}` | stream | until folded in | dmp.stream | records that only the nightly batch can count |
+| `owner:{e<p>}` | string | seconds | dmp.stream | which consumer works on this partition |
 
 `u` is the user's pseudonym as 22 url-safe base64 characters and the hash tag, so that one user is one slot.
 `m<p>` is one of 16 money partitions, by campaign, so that a booking (mark, spend, record) is one atomic script.
+`e<p>` is one of `dmp.stream.partitions` partitions of the event stream, by user: what one user did stays in order.
 
 **Two banks.** A generation writes a user's profile into the bank that does not hold the record readers see
 now, and leaves unchanged users alone. Readers fetch both and take the record with the highest generation
@@ -35,14 +41,16 @@ def text(uid: Uid) -> bytes:
     return urlsafe_b64encode(uid)[:22]
 
 
-def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes]:
-    """Keys of one user's read, in the order `dmp.codec.decode_user` takes the values: two banks, audiences, contacts.
+def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Keys of one user's read, in the order `dmp.codec.decode_user` takes the values.
+
+    That is: two banks, audiences, contacts, real-time record.
 
     >>> user_keys(bytes(16))[0]
     b'prof:{AAAAAAAAAAAAAAAAAAAAAA}:0'
     """
     u = urlsafe_b64encode(uid)[:22]
-    return b"prof:{%b}:0" % u, b"prof:{%b}:1" % u, b"aud:{%b}" % u, b"fc:{%b}" % u
+    return b"prof:{%b}:0" % u, b"prof:{%b}:1" % u, b"aud:{%b}" % u, b"fc:{%b}" % u, b"rt:{%b}" % u
 
 
 ALL_PROFILES = b"prof:*"
@@ -68,6 +76,31 @@ def audiences(uid: Uid) -> bytes:
 
 def contacts(uid: Uid) -> bytes:
     return b"fc:{%b}" % text(uid)
+
+
+def realtime(uid: Uid) -> bytes:
+    return b"rt:{%b}" % text(uid)
+
+
+def realtime_marks(uid: Uid) -> bytes:
+    return b"rtm:{%b}" % text(uid)
+
+
+def event_partition(uid: Uid, partitions: int) -> int:
+    """Which of the event stream's partitions a user's events go to; uids are hashes, so any bytes of them do."""
+    return int.from_bytes(uid[:8], "big") % partitions
+
+
+def events(partition: int) -> bytes:
+    return b"events:{e%d}" % partition
+
+
+def late_events(partition: int) -> bytes:
+    return b"late:{e%d}" % partition
+
+
+def event_owner(partition: int) -> bytes:
+    return b"owner:{e%d}" % partition
 
 
 def contact_mark(uid: Uid, event_id: str) -> bytes:

@@ -248,8 +248,8 @@ def _mget(uid: Uid) -> bytes:
     return _MGET % keys.user_keys(uid)
 
 
-_MGET = b"*5\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.user_keys(bytes(16)))
-"""The command with places for a user's four keys, whose lengths never change."""
+_MGET = b"*6\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.user_keys(bytes(16)))
+"""The command with places for a user's five keys, whose lengths never change."""
 
 
 class _Read:
@@ -375,4 +375,4 @@ class Lookup:
         self.generation = int(await self.link.execute("GET", keys.GENERATION) or 0)
 
 
-_NOTHING = [None] * 4
+_NOTHING = [None] * 5

@@ -1,7 +1,8 @@
 """What a user told us about advertising for them, kept in their own record, where every bid about them reads it.
 
-A mark takes the place of everything else that is held for bidding: profile, audiences, contacts. It has no end, and
-audiences written later stand beside it (P-32).
+A mark takes the place of everything else that is held for bidding: profile, audiences, contacts, real-time record.
+It has no end, and audiences written later stand beside it (P-32). The stream processor writes nothing for a user who
+has a mark.
 """
 
 from collections.abc import Set as AbstractSet
@@ -18,13 +19,13 @@ MARKS = frozenset({keys.OPTED_OUT, keys.CHILD})
 
 def set_marks(client: redis.Redis, uid: Uid, marks: AbstractSet[int]) -> None:
     """Add marks of `dmp.keys` to a user and drop all else that bids read about them; atomic, safe to repeat."""
-    profile0, profile1, audiences, contacts = keys.user_keys(uid)
+    profile0, profile1, audiences, contacts, realtime = keys.user_keys(uid)
 
     def change(pipe: redis.client.Pipeline) -> None:
         record: Any = pipe.get(audiences)
         held = marks_in(record) | marks
         pipe.multi()
-        pipe.delete(profile0, profile1, contacts)
+        pipe.delete(profile0, profile1, contacts, realtime, keys.realtime_marks(uid))
         pipe.set(audiences, encode_audiences((mark, 0) for mark in sorted(held)))
 
     client.transaction(change, audiences)

@@ -53,19 +53,29 @@ class Contact(msgspec.Struct, frozen=True, gc=False):
     count: int
 
 
+class Realtime(msgspec.Struct, frozen=True, gc=False):
+    """What a user did lately, as stored: `data` is a checked record of `dmp.realtime`, whose functions read it.
+
+    Kept as bytes, since a bid wants a few numbers of it and the bid log wants all of them.
+    """
+
+    data: bytes
+
+
 class User(msgspec.Struct, frozen=True, gc=False):
     """All that one round trip returns about a user.
 
     tags: {tag id: score 0..100} of the live generation. audiences: ids of live audiences the user is in.
-    contacts: recent contact counters. vector: long-term preference as `dmp.preference.unpack` reads it. An unknown
-    user has empty fields, which is not the same as a store that could not be read: that is None wherever a User is
-    expected.
+    contacts: recent contact counters. vector: long-term preference as `dmp.preference.unpack` reads it. realtime: what
+    happened lately, None when nothing is known. An unknown user has empty fields, which is not the same as a store
+    that could not be read: that is None wherever a User is expected.
     """
 
     tags: dict[int, int] = {}
     audiences: frozenset[int] = frozenset()
     contacts: tuple[Contact, ...] = ()
     vector: bytes = b""
+    realtime: Realtime | None = None
 
 
 NOBODY = User()

@@ -280,4 +280,4 @@ def read_users(client: redis.Redis, uids: Sequence[Uid], now_s: int) -> list[Use
 
 def forget(client: redis.Redis, uid: Uid) -> int:
     """Erase every key of a user; returns how many there were."""
-    return int(client.delete(*keys.user_keys(uid)))
+    return int(client.delete(*keys.user_keys(uid), keys.realtime_marks(uid)))

@@ -46,8 +46,8 @@ def test_the_second_version_keeps_a_preference_vector_behind_the_columns():
 
 def test_a_users_vector_is_read_with_the_tags():
     data = codec.encode_profile(3, [], bytes(range(128)))
-    assert codec.decode_user([data, None, None, None], 3, 100).vector == bytes(range(128))
-    assert codec.decode_user([data, None, None, None], 2, 100) == NOBODY
+    assert codec.decode_user([data, None, None, None, None], 3, 100).vector == bytes(range(128))
+    assert codec.decode_user([data, None, None, None, None], 2, 100) == NOBODY
 
 
 def test_audiences_and_contacts_of_the_first_release_are_read():
@@ -118,13 +118,14 @@ def test_a_reader_sees_the_highest_generation_not_above_the_live_one(banks, live
     assert visible(*map(bank, banks), live) == bank(seen)
 
 
-def test_a_user_is_decoded_from_the_four_values_of_a_read():
+def test_a_user_is_decoded_from_the_five_values_of_a_read():
     values = [
         codec.encode_profile(3, [Tag(7, 50, 1, 1)]),
         codec.encode_profile(4, []),
         codec.encode_audiences([(1, 0), (2, 100), (3, 101)]),
         codec.encode_contacts([Contact(9, 8, 7)]),
+        None,
     ]
     assert codec.decode_user(values, 3, 100) == User({7: 50}, frozenset({1, 3}), (Contact(9, 8, 7),))
     assert codec.decode_user(values, 4, 100).tags == {}  # the tombstone of generation 4
-    assert codec.decode_user([None] * 4, 3, 100) == NOBODY
+    assert codec.decode_user([None] * 5, 3, 100) == NOBODY

@@ -20,15 +20,15 @@ def slot_tag(key: bytes) -> bytes:
 def test_all_keys_of_a_user_lie_in_one_slot(uid):
     everything = [
         *keys.user_keys(uid), keys.profile(uid, 0), keys.profile(uid, 1), keys.audiences(uid), keys.contacts(uid),
-        keys.contact_mark(uid, "b:impression"),
+        keys.contact_mark(uid, "b:impression"), keys.realtime(uid), keys.realtime_marks(uid),
     ]  # fmt: skip
     assert {slot_tag(key) for key in everything} == {keys.text(uid)}
 
 
 @given(uids)
-def test_the_four_keys_of_a_read_are_the_keys_their_writers_use(uid):
+def test_the_keys_of_a_read_are_the_keys_their_writers_use(uid):
     assert keys.user_keys(uid) == (
-        keys.profile(uid, 0), keys.profile(uid, 1), keys.audiences(uid), keys.contacts(uid)
+        keys.profile(uid, 0), keys.profile(uid, 1), keys.audiences(uid), keys.contacts(uid), keys.realtime(uid)
     )  # fmt: skip
     assert keys.uid_of(keys.profile(uid, 1)) == uid
 
@@ -41,11 +41,19 @@ def test_two_users_never_share_a_key(one, other):
 
 def test_keys_of_the_first_release_keep_their_spelling():
     uid = bytes(range(240, 256))
-    assert keys.user_keys(uid) == (
+    assert keys.user_keys(uid)[:4] == (
         b"prof:{8PHy8_T19vf4-fr7_P3-_w}:0", b"prof:{8PHy8_T19vf4-fr7_P3-_w}:1",
         b"aud:{8PHy8_T19vf4-fr7_P3-_w}", b"fc:{8PHy8_T19vf4-fr7_P3-_w}",
     )  # fmt: skip
     assert keys.GENERATION == b"gen:live"
+
+
+@given(uids, st.integers(1, 1024))
+def test_the_keys_of_an_event_partition_lie_in_one_slot(uid, partitions):
+    partition = keys.event_partition(uid, partitions)
+    assert 0 <= partition < partitions
+    all_of_it = (keys.events(partition), keys.late_events(partition), keys.event_owner(partition))
+    assert {slot_tag(key) for key in all_of_it} == {b"e%d" % partition}
 
 
 @given(st.text(min_size=1), st.text(min_size=1))

@@ -9,6 +9,8 @@ from dmp.audiences import add_members
 from dmp.codec import encode_contacts, encode_profile
 from dmp.optout import clear_marks, set_marks
 from dmp.pseudonym import KeyRing, load_key
+from dmp.realtime import Parts
+from dmp.realtime import encode as encode_realtime
 from dmp.schema import Contact, Tag
 from dmp.store import read_users
 
@@ -25,12 +27,16 @@ def user(client):
 def test_an_opt_out_takes_the_place_of_everything_bids_read(client):
     client.set(keys.GENERATION, 1)
     client.set(keys.profile(UID, 0), encode_profile(1, [Tag(1019, 80, 20_000, 1)]))
+    client.set(keys.realtime(UID), encode_realtime(Parts(nonce=bytes(8))))
+    client.set(keys.realtime_marks(UID), b"m")
     client.set(keys.contacts(UID), encode_contacts([Contact(1, NOW_S // 3600, 2)]))
     add_members(client, "acme/buyers", [UID], NOW_S + 3600)
     assert user(client).tags
     assert user(client).contacts
+    assert user(client).realtime
     set_marks(client, UID, {keys.OPTED_OUT})
-    assert (user(client).tags, user(client).contacts) == ({}, ())
+    assert (user(client).tags, user(client).contacts, user(client).realtime) == ({}, (), None)
+    assert client.get(keys.realtime_marks(UID)) is None
     assert user(client).audiences == {keys.OPTED_OUT}
     assert client.ttl(keys.audiences(UID)) == -1, "it has no end"
 

@@ -1,0 +1,358 @@
+"""The real-time record of a user: what it holds, its bytes, and what it says at a given moment.
+
+Everything in it is a function of the set of a user's events, whatever order they came in: sums, maxima, and the
+latest few by time. So adding is all there is, and a batch over the same events computes the same record.
+
+**Decayed interest.** For each tag three sums `A = sum w * exp((t - t0) / tau)`, tau = 30 min, 1 day, 14 days
+(forward decay, Cormode et al. 2009): an event is added and nothing else is touched; the value at time T is
+`A * exp(-(T - t0) / tau)`. The landmark t0 is the last multiple of 32 tau before the newest event, so no number grows
+beyond e^32 and the record need not store it. Weights: view 1 plus 1 a minute of dwell (2 at most), search 3, cart 5,
+purchase 8, else 1; the tag above an interest gets half.
+
+**Tiles.** Counts by kind in the clock hours of the last day and the UTC days of the last two weeks, both counted back
+from the newest event.
+
+**Size.** At most `MAX_BYTES`. Of more than MAX_TAGS tags, those with the largest 14-day sums stay (on a tie the lower
+id) and `evicted` counts the others; of carts, keywords, raised tags and recent events, the latest stay.
+
+Version 1, little endian. Head, 40 bytes: u8 version, u8 number of tags, hours, days, recent, carts, keywords, raised;
+8 bytes nonce (new with every write, so that a writer can tell whether it has seen the last one), i64 newest_us,
+i64 spent micros, u32 events, u32 evicted. Then u32 tag[n], f64 short[n], f64 day[n], f64 long[n]; hours and days:
+u32 tile, u16 counts of views, searches, carts, purchases, others, newest first; recent: i64 time_us, u8 kind, u32 tag
+(0 = none), newest first; carts: u32 tag, i64 time_us, u8 kind; keywords: u32 tag, i64 time_us; raised: u32 tag, u32
+until (unix second). Tables end with the record, so that a later version can append.
+"""
+
+import math
+import struct
+from collections.abc import Container, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from dmp import taxonomy
+from dmp.errors import CorruptRecord
+from dmp.schema import Realtime
+
+VERSION = 1
+MAX_BYTES = 4096
+MAX_TAGS, MAX_RECENT, MAX_CARTS, MAX_KEYWORDS, MAX_RAISED = 88, 24, 24, 16, 24
+HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
+HOURS, DAYS = 24, 14
+MAX_COUNT = 65_535  # a tile that is full stays full
+TAU_US = (1_800_000_000, DAY_US, 14 * DAY_US)
+SPANS_US = tuple(32 * tau for tau in TAU_US)
+IDLE_S = 30 * 86_400  # P-70: as profiles
+SESSION_US = 1_800_000_000  # the usual gap that ends a visit
+CART_US, BOUGHT_US, KEYWORD_US = 3 * DAY_US, 14 * DAY_US, DAY_US
+ROUNDING = 1e-9  # so that 50 computed by another way is 50
+HALF_SCORE = 9.0  # one search just now (3 on each horizon) scores 50
+INTENT_DAY = 6.0  # of the one-day sum: two searches, or a cart and a view
+
+VIEW, SEARCH, CART, PURCHASE, OTHER = range(5)
+"""Kinds of events as counted and stored."""
+
+_HEAD = struct.Struct("<8B8sqqII")
+_TILE = struct.Struct("<I5H")
+_RECENT = struct.Struct("<qBI")
+_CART = struct.Struct("<IqB")
+_KEYWORD = struct.Struct("<Iq")
+_RAISED = struct.Struct("<II")
+_TAG_BYTES = 28
+assert (  # noqa: S101 - the limits together keep the promise of the design
+    _HEAD.size
+    + MAX_TAGS * _TAG_BYTES
+    + (HOURS + DAYS) * _TILE.size
+    + MAX_RECENT * _RECENT.size
+    + MAX_CARTS * _CART.size
+    + MAX_KEYWORDS * _KEYWORD.size
+    + MAX_RAISED * _RAISED.size
+    <= MAX_BYTES
+)
+
+Sums = tuple[float, float, float]
+"""A tag's sums at the landmarks of the record, on the horizons of TAU_US."""
+Counts = tuple[int, int, int, int, int]
+"""Events by kind: views, searches, carts, purchases, others."""
+
+
+class Recent(NamedTuple):
+    """One of the latest events. kind: VIEW to OTHER. tag: 0 for none."""
+
+    time_us: int
+    kind: int
+    tag: int
+
+
+class Cart(NamedTuple):
+    """The latest cart or purchase of a tag. kind: CART or PURCHASE."""
+
+    time_us: int
+    kind: int
+
+
+class Parts(msgspec.Struct, frozen=True, gc=False):
+    """A record taken apart.
+
+    newest_us: time of the newest event. spent_micros: of all purchases. events, evicted: all there were, and tags that
+    had to go. sums: {tag: Sums}. hours, days: {hours or days since 1970: Counts}. recent: newest first. carts: {tag:
+    Cart}. keywords: {tag: time of the latest search that named it}. raised: {tag: unix second it ends}.
+    """
+
+    nonce: bytes = b""
+    newest_us: int = 0
+    spent_micros: int = 0
+    events: int = 0
+    evicted: int = 0
+    sums: dict[int, Sums] = {}
+    hours: dict[int, Counts] = {}
+    days: dict[int, Counts] = {}
+    recent: list[Recent] = []
+    carts: dict[int, Cart] = {}
+    keywords: dict[int, int] = {}
+    raised: dict[int, int] = {}
+
+
+def encode(parts: Parts) -> bytes:
+    """The one record of these parts. Raises struct.error on values out of range, and on tables beyond their limits."""
+    sums = sorted(parts.sums.items())
+    n = len(sums)
+    tables = (
+        [_TILE.pack(tile, *counts) for tile, counts in sorted(parts.hours.items(), reverse=True)],
+        [_TILE.pack(tile, *counts) for tile, counts in sorted(parts.days.items(), reverse=True)],
+        [_RECENT.pack(*event) for event in parts.recent],
+        [_CART.pack(tag, *cart) for tag, cart in sorted(parts.carts.items())],
+        [_KEYWORD.pack(*entry) for entry in sorted(parts.keywords.items())],
+        [_RAISED.pack(*entry) for entry in sorted(parts.raised.items())],
+    )
+    flat = [value for _, value in sums]
+    return b"".join(
+        (
+            _HEAD.pack(
+                VERSION,
+                n,
+                *map(len, tables),
+                parts.nonce,
+                parts.newest_us,
+                parts.spent_micros,
+                parts.events,
+                parts.evicted,
+            ),
+            struct.pack(f"<{n}I", *(tag for tag, _ in sums)),
+            *(struct.pack(f"<{n}d", *(value[horizon] for value in flat)) for horizon in range(3)),
+            *(row for table in tables for row in table),
+        )
+    )
+
+
+def decode(data: bytes) -> Realtime:
+    """A stored record, checked; raises CorruptRecord on unknown versions and wrong lengths."""
+    if len(data) < _HEAD.size or data[0] != VERSION:
+        raise CorruptRecord(f"real-time record of version {data[0] if data else 'none'}, this release reads {VERSION}")
+    if len(data) < _ends(data)[-1]:
+        raise CorruptRecord(f"real-time record of {len(data)} bytes, its head says {_ends(data)[-1]}")
+    return Realtime(data)
+
+
+def _ends(data: bytes) -> tuple[int, int, int, int, int, int, int]:
+    """Where each table ends: tags, hours, days, recent, carts, keywords, raised."""
+    tags = _HEAD.size + _TAG_BYTES * data[1]
+    hours = tags + _TILE.size * data[2]
+    days = hours + _TILE.size * data[3]
+    recent = days + _RECENT.size * data[4]
+    carts = recent + _CART.size * data[5]
+    keywords = carts + _KEYWORD.size * data[6]
+    return tags, hours, days, recent, carts, keywords, keywords + _RAISED.size * data[7]
+
+
+def parts(realtime: Realtime) -> Parts:
+    """All of a record."""
+    data = realtime.data
+    *_, nonce, newest_us, spent, events, evicted = _HEAD.unpack_from(data)
+    tags, hours, days, recent, carts, keywords, raised = _ends(data)
+    return Parts(
+        nonce=nonce,
+        newest_us=newest_us,
+        spent_micros=spent,
+        events=events,
+        evicted=evicted,
+        sums=_sums(data),
+        hours=_tiles(data[tags:hours]),
+        days=_tiles(data[hours:days]),
+        recent=[Recent(*row) for row in _RECENT.iter_unpack(data[days:recent])],
+        carts={tag: Cart(time_us, kind) for tag, time_us, kind in _CART.iter_unpack(data[recent:carts])},
+        keywords=dict(_KEYWORD.iter_unpack(data[carts:keywords])),
+        raised=dict(_RAISED.iter_unpack(data[keywords:raised])),
+    )
+
+
+def _sums(data: bytes) -> dict[int, Sums]:
+    n = data[1]
+    values = struct.unpack_from(f"<{n}I{3 * n}d", data, _HEAD.size)
+    return dict(
+        zip(values[:n], zip(values[n : 2 * n], values[2 * n : 3 * n], values[3 * n :], strict=True), strict=True)
+    )
+
+
+def _tiles(table: bytes) -> dict[int, Counts]:
+    return {row[0]: row[1:] for row in _TILE.iter_unpack(table)}
+
+
+def last_seen_us(realtime: Realtime) -> int:
+    """When the user was last heard of, UTC microseconds."""
+    return int.from_bytes(realtime.data[16:24], "little", signed=True)
+
+
+def landmark_us(newest_us: int, horizon: int) -> int:
+    """The t0 of a horizon's sums in a record whose newest event is `newest_us`."""
+    span = SPANS_US[horizon]
+    return newest_us // span * span
+
+
+def _fade(newest_us: int, now_us: int) -> list[float]:
+    """What to multiply a sum with for its value now, per horizon. Time does not run before the newest event."""
+    at = max(now_us, newest_us)
+    return [math.exp((landmark_us(newest_us, horizon) - at) / TAU_US[horizon]) for horizon in range(3)]
+
+
+def interests(realtime: Realtime, now_us: int) -> dict[int, Sums]:
+    """{tag: decayed weight on each horizon, now}: a view this moment is (1, 1, 1)."""
+    short, day, long = _fade(last_seen_us(realtime), now_us)
+    return {tag: (a * short, b * day, c * long) for tag, (a, b, c) in _sums(realtime.data).items()}
+
+
+def counts(realtime: Realtime, now_us: int, hours: int) -> Counts:
+    """Events by kind in the running clock hour and the `hours` (at most 23) before it."""
+    tags, end = _ends(realtime.data)[:2]
+    return _added(realtime.data[tags:end], now_us // HOUR_US - hours)
+
+
+def daily_counts(realtime: Realtime, now_us: int, days: int) -> Counts:
+    """Events by kind in the running UTC day and the `days` (at most 13) before it."""
+    start, end = _ends(realtime.data)[1:3]
+    return _added(realtime.data[start:end], now_us // DAY_US - days)
+
+
+def _added(table: bytes, since: int) -> Counts:
+    rows = [row[1:] for row in _TILE.iter_unpack(table) if row[0] >= since]
+    return tuple(map(sum, zip(*rows, strict=True))) if rows else (0, 0, 0, 0, 0)  # type: ignore[return-value]
+
+
+def recent(realtime: Realtime) -> list[Recent]:
+    """The latest MAX_RECENT events, newest first."""
+    start, end = _ends(realtime.data)[2:4]
+    return [Recent(*row) for row in _RECENT.iter_unpack(realtime.data[start:end])]
+
+
+def session_depth(realtime: Realtime, now_us: int) -> int:
+    """Events since the last pause of half an hour, MAX_RECENT at most; 0 when the user is in such a pause now."""
+    later, depth = now_us, 0
+    for event in recent(realtime):
+        if later - event.time_us > SESSION_US:
+            break
+        later, depth = event.time_us, depth + 1
+    return depth
+
+
+def last_category(realtime: Realtime) -> int:
+    """Tag of the latest event that had one, 0 for none among the last MAX_RECENT."""
+    return next((event.tag for event in recent(realtime) if event.tag), 0)
+
+
+def carts(realtime: Realtime) -> dict[int, Cart]:
+    """{tag: its latest cart or purchase}."""
+    start, end = _ends(realtime.data)[3:5]
+    return {tag: Cart(time_us, kind) for tag, time_us, kind in _CART.iter_unpack(realtime.data[start:end])}
+
+
+def carted(realtime: Realtime, now_us: int) -> frozenset[int]:
+    """Tags put into a basket in the last three days and not bought since."""
+    return frozenset(
+        tag for tag, cart in carts(realtime).items() if cart.kind == CART and now_us - cart.time_us <= CART_US
+    )
+
+
+def bought(realtime: Realtime, now_us: int) -> frozenset[int]:
+    """Tags bought in the last two weeks and not put into a basket since: of these nobody wants to hear now."""
+    return frozenset(
+        tag for tag, cart in carts(realtime).items() if cart.kind == PURCHASE and now_us - cart.time_us <= BOUGHT_US
+    )
+
+
+def keywords(realtime: Realtime, now_us: int) -> frozenset[int]:
+    """Tags that a search named in the last day."""
+    start, end = _ends(realtime.data)[4:6]
+    rows = _KEYWORD.iter_unpack(realtime.data[start:end])
+    return frozenset(tag for tag, time_us in rows if now_us - time_us <= KEYWORD_US)
+
+
+def raised(realtime: Realtime, now_us: int) -> frozenset[int]:
+    """Tags that a rule over the stream raised and that have not ended."""
+    start, end = _ends(realtime.data)[5:7]
+    rows = _RAISED.iter_unpack(realtime.data[start:end])
+    return frozenset(tag for tag, until_s in rows if now_us < until_s * 1_000_000)
+
+
+INTENT_OF: Mapping[int, int] = MappingProxyType(
+    {
+        tag.id: taxonomy.BY_NAME[intent].id
+        for tag in taxonomy.TAGS
+        if tag.name.startswith("interest.")
+        and (intent := "intent" + tag.name.removeprefix("interest")) in taxonomy.BY_NAME
+    }
+)
+"""{interest tag: the intent tag of the same subject}."""
+
+
+def realtime_tags(realtime: Realtime, now_us: int, wanted: Container[int] | None = None) -> dict[int, int]:
+    """{tag: score 0..100}: what this record alone says of the user now. wanted: leave other tags out; None = all.
+
+    An interest scores `100 s / (s + 9)` of s, its three decayed weights together: a view just now 25, a search 50, a
+    cart 62. An intent has the score of its interest while that is in a basket, or was searched and is of weight 6 or
+    more over the day. What was just bought is left out, whatever else it was. A raised tag scores 100.
+    """
+    data = realtime.data
+    n = data[1]
+    values = struct.unpack_from(f"<{n}I{3 * n}d", data, _HEAD.size)
+    newest_us = last_seen_us(realtime)
+    short, day, long = _fade(newest_us, now_us)
+    gone = bought(realtime, now_us)
+    in_basket, searched = carted(realtime, now_us), keywords(realtime, now_us)
+    found: dict[int, int] = {}
+    for i in range(n):
+        tag = values[i]
+        intent = INTENT_OF.get(tag)
+        if tag in gone or not (wanted is None or tag in wanted or intent in wanted):
+            continue
+        of_day = values[2 * n + i] * day
+        s = values[n + i] * short + of_day + values[3 * n + i] * long
+        score = int(100 * s / (s + HALF_SCORE) + ROUNDING)
+        if not score:
+            continue
+        if wanted is None or tag in wanted:
+            found[tag] = score
+        if intent is not None and (tag in in_basket or (tag in searched and of_day >= INTENT_DAY)):
+            found[intent] = score
+    for tag in raised(realtime, now_us):
+        found[tag] = 100
+    return found
+
+
+def current_tags(
+    tags: Mapping[int, int], realtime: Realtime | None, now_us: int, wanted: Container[int] | None = None
+) -> Mapping[int, int]:
+    """{tag: score} of long-term and real-time tags together: the higher score of the two holds.
+
+    What was just bought, and the intent to buy it, count for nothing, however long they were liked.
+    """
+    if realtime is None:
+        return tags
+    both = dict(tags)
+    for tag, score in realtime_tags(realtime, now_us, wanted).items():
+        if score > both.get(tag, 0):
+            both[tag] = score
+    for tag in bought(realtime, now_us):
+        both.pop(tag, None)
+        both.pop(INTENT_OF.get(tag, 0), None)
+    return both
