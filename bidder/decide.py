@@ -250,7 +250,8 @@ def priced(
                 least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
                 at = deal.at if deal.at in (1, 2, 3) else seen.at
             if least is not None:
-                price = price_micros(value / rate, least, at, settings.first_price_keep, ceiling)
+                worth = value / rate
+                price = price_micros(worth, least, at, worth * settings.first_price_keep, ceiling)
             if price is not None:
                 break
         if price is None or least is None:

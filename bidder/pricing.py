@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 FIXED_PRICE = 3  # OpenRTB deal.at: bidfloor is the agreed price
+TICK = 1
+"""The least step of a price, a micro: a bid shaded below the floor stands clear of whoever bids exactly the floor."""
 
 
 def value_micros(goal: Literal["cpm", "cpc"], price_micros: int, pctr: float) -> int:
@@ -48,15 +50,16 @@ def floor_micros(
     return math.ceil(round(bidfloor * 1e6 * rate / ours, 3))
 
 
-def price_micros(worth_micros: float, floor: int, at: int, keep: float, ceiling_micros: float) -> int | None:
+def price_micros(worth_micros: float, floor: int, at: int, shaded_micros: float, ceiling_micros: float) -> int | None:
     """The bid, or None when the impression is not worth its floor or no more than nothing.
 
-    worth_micros, floor, ceiling_micros: CPM micros of the bid's currency. at 2: what it is worth (the second price
-    protects us). at 1: a share `keep` of it, yet at least the floor. at 3: the floor is the price. Half to even.
+    All CPM micros of the bid's currency; the worth is after pacing, because a shaded bid must not be paced. at 2: what
+    it is worth (the second price protects us). at 1: `shaded_micros`, or where the floor is above that and no more than
+    the worth, a tick above the floor. at 3: the floor is the price. Half to even.
 
-    >>> price_micros(2_000_000, 500_000, 1, 0.85, 1e9), price_micros(2_000_000, 1_900_000, 1, 0.85, 1e9)
-    (1700000, 1900000)
-    >>> price_micros(2_000_000, 0, 2, 0.85, 1e9), price_micros(2_000_000, 2_000_001, 2, 0.85, 1e9)
+    >>> price_micros(2_000_000, 500_000, 1, 1_700_000, 1e9), price_micros(2_000_000, 1_900_000, 1, 1_700_000, 1e9)
+    (1700000, 1900001)
+    >>> price_micros(2_000_000, 0, 2, 1_700_000, 1e9), price_micros(2_000_000, 2_000_001, 2, 1_700_000, 1e9)
     (2000000, None)
     """
     most = min(worth_micros, ceiling_micros)
@@ -64,5 +67,7 @@ def price_micros(worth_micros: float, floor: int, at: int, keep: float, ceiling_
         return None
     if at == FIXED_PRICE:
         return floor or None
-    price = max(floor, round(min(worth_micros if at == 2 else worth_micros * keep, ceiling_micros)))
+    price = round(min(worth_micros if at == 2 else shaded_micros, most))
+    if price < floor:
+        price = floor + TICK if floor + TICK <= most else floor
     return price if price > 0 else None

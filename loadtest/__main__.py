@@ -11,12 +11,16 @@ from dmp import commands
 from dmp import config as files
 from dmp.errors import TagbidError
 from loadtest.config import LoadtestConfig
+from loadtest.replay_commands import replay_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Plays the exchange and the audience.")
 traffic_app = typer.Typer(no_args_is_help=True, help="OpenRTB requests in files.")
 app.add_typer(traffic_app, name="traffic")
 micro_app = typer.Typer(invoke_without_command=True, help="What each step of one bid costs, in process.")
 app.add_typer(micro_app, name="micro")
+
+
+app.command("replay")(replay_command)
 
 
 @app.command("run")

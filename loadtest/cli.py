@@ -35,7 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if argv[0] not in ROOMS:
         err.print(f"tagbid: no room {argv[0]!r}; there are: {', '.join(ROOMS)}", markup=False)
         return commands.USAGE_ERROR
+    if argv[:2] == ["models", "bench"]:
+        _lend_parts()
     return commands.run(importlib.import_module(f"{argv[0]}.__main__").app, f"tagbid {argv[0]}", argv[1:])
+
+
+def _lend_parts() -> None:
+    """The parts of `tagbid models bench` that drive the bidder, which the models' room may not import."""
+    from loadtest import replay_bench
+    from models import bench
+
+    bench.PARTS[replay_bench.PART] = replay_bench.figures
 
 
 def _print_rooms(out: Console) -> None:

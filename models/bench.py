@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dmp.errors import TagbidError
@@ -29,6 +30,8 @@ def _offpolicy(options: Options) -> Iterable[Figure]:
     return open_bandit.figures(options)
 
 
+WIDTH = 150  # of the table in a file or a pipe
+
 PARTS: dict[str, Part] = {
     "offpolicy": _offpolicy,
 }
@@ -47,8 +50,7 @@ def run(options: Options, only: Iterable[str], out: Path | None, told: Callable[
             raise UnknownPart(name)
     found: list[Figure] = []
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(b"")
+        write(out, ())
     for name in names:
         told(name)
         for figure in _timed(PARTS[name], options):
@@ -57,6 +59,12 @@ def run(options: Options, only: Iterable[str], out: Path | None, told: Callable[
                 with out.open("ab") as file:
                     file.write(msgspec.json.encode(figure) + b"\n")
     return found
+
+
+def write(out: Path, figures: Iterable[Figure]) -> None:
+    """A file of figures, one JSON object a line."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(b"".join(msgspec.json.encode(figure) + b"\n" for figure in figures))
 
 
 def _timed(part: Part, options: Options) -> Iterator[Figure]:
@@ -69,12 +77,13 @@ def _timed(part: Part, options: Options) -> Iterator[Figure]:
 
 def print_table(console: Console, figures: Iterable[Figure]) -> None:
     """One row a figure; a missed goal stands out."""
-    table = Table("part", "data", "metric", "goal", "", title="tagbid models bench")
-    table.add_column("value ± standard error", justify="right")
+    table = Table("data", "metric", title="tagbid models bench")
+    table.add_column("value ± standard error", justify="right", no_wrap=True)
+    table.add_column("goal")
     for figure in figures:
-        verdict = "" if figure.met is None else "met" if figure.met else "[red]missed[/red]"
-        table.add_row(figure.part, figure.data, figure.metric, figure.goal, verdict, _number(figure))
-    console.print(table)
+        verdict = "" if figure.met is None else "met: " if figure.met else "[red]missed[/red]: "
+        table.add_row(f"{figure.part}, {figure.data}", figure.metric, _number(figure), verdict + escape(figure.goal))
+    console.print(table, width=console.width if console.is_terminal else WIDTH)
 
 
 def _number(figure: Figure) -> str:

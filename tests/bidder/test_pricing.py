@@ -48,38 +48,38 @@ def test_a_bid_is_made_in_dollars_or_in_a_currency_with_a_rate(cur: list[str] | 
     assert bid_currency(cur, RATES) == currency
 
 
-def test_a_second_price_auction_gets_the_truth_and_a_first_price_auction_a_share() -> None:
-    assert price_micros(2_000_000, 0, 2, 0.85, 1e12) == 2_000_000
-    assert price_micros(2_000_000, 0, 1, 0.85, 1e12) == 1_700_000
+def test_a_second_price_auction_gets_the_truth_and_a_first_price_auction_the_shaded_price() -> None:
+    assert price_micros(2_000_000, 0, 2, 1_700_000, 1e12) == 2_000_000
+    assert price_micros(2_000_000, 0, 1, 1_700_000, 1e12) == 1_700_000
 
 
-def test_shading_stops_at_the_floor_and_a_floor_above_the_value_is_not_bid_on() -> None:
-    assert price_micros(2_000_000, 1_800_000, 1, 0.85, 1e12) == 1_800_000
-    assert price_micros(2_000_000, 2_000_000, 1, 0.85, 1e12) == 2_000_000
-    assert price_micros(2_000_000, 2_000_001, 1, 0.85, 1e12) is None
+def test_shading_stops_a_tick_above_the_floor_and_a_floor_above_the_value_is_not_bid_on() -> None:
+    assert price_micros(2_000_000, 1_800_000, 1, 1_700_000, 1e12) == 1_800_001
+    assert price_micros(2_000_000, 2_000_000, 1, 1_700_000, 1e12) == 2_000_000
+    assert price_micros(2_000_000, 2_000_001, 1, 1_700_000, 1e12) is None
 
 
 def test_a_fixed_price_deal_is_bid_at_its_price_when_it_is_worth_it() -> None:
-    assert price_micros(2_000_000, 1_500_000, 3, 0.85, 1e12) == 1_500_000
-    assert price_micros(1_000_000, 1_500_000, 3, 0.85, 1e12) is None
+    assert price_micros(2_000_000, 1_500_000, 3, 1.0, 1e12) == 1_500_000
+    assert price_micros(1_000_000, 1_500_000, 3, 1.0, 1e12) is None
 
 
 def test_nothing_is_bid_above_the_ceiling() -> None:
-    assert price_micros(2_000_000, 0, 2, 0.85, 1_000_000) == 1_000_000
-    assert price_micros(2_000_000, 1_000_001, 2, 0.85, 1_000_000) is None
+    assert price_micros(2_000_000, 0, 2, 1_700_000, 1_000_000) == 1_000_000
+    assert price_micros(2_000_000, 1_000_001, 2, 1.0, 1_000_000) is None
 
 
 def test_a_price_of_nothing_is_no_bid() -> None:
-    assert price_micros(0.4, 0, 2, 0.85, 1e12) is None
+    assert price_micros(0.4, 0, 2, 1.0, 1e12) is None
 
 
 @given(
-    st.floats(0, 1e10), st.integers(0, 10**10), st.sampled_from([1, 2, 3]), st.floats(0, 1), st.floats(0, 1e10)
+    st.floats(0, 1e10), st.integers(0, 10**10), st.sampled_from([1, 2, 3]), st.floats(0, 2e10), st.floats(0, 1e10)
 )  # fmt: skip
-def test_a_price_is_never_below_the_floor_nor_above_value_or_ceiling(
-    worth: float, floor: int, at: int, keep: float, ceiling: float
+def test_a_price_is_never_below_the_floor_nor_above_worth_or_ceiling(
+    worth: float, floor: int, at: int, shaded: float, ceiling: float
 ) -> None:
-    price = price_micros(worth, floor, at, keep, ceiling)
+    price = price_micros(worth, floor, at, shaded, ceiling)
     if price is not None:
         assert price > 0
         assert floor <= price <= min(worth, ceiling) + 0.5
