@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models import features, frames
+from models import features, frames, starting
 from models.encoding import Encoder
 
 Floats = npt.NDArray[np.float64]
@@ -149,6 +149,38 @@ def fit(
         for leaf in range(leaves):
             booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + shift)
     return booster
+
+
+def fit_few(
+    frame: frames.Frame,
+    encoder: Encoder,
+    train: Bools,
+    valid: Bools,
+    labels: Floats,
+    params: Mapping[str, Any],
+    seed: int = 1,
+) -> lightgbm.Booster:
+    """As `fit`, for few positives: the forest starts from a logistic regression (`models.starting`)."""
+    parts = [sequences(frame, train, encoder, blank_seed=seed), sequences(frame, valid, encoder)]
+    X, valid_X = (np.concatenate([part[:] for part in found]) for found in parts)
+    start = starting.linear(X, labels[train], valid_X, labels[valid], seed)
+    data = lightgbm.Dataset(
+        X,
+        labels[train],
+        feature_name=list(features.NAMES),
+        categorical_feature=list(features.CATEGORICAL),
+        params=dict(params),
+        free_raw_data=False,
+    )
+    booster = lightgbm.train(
+        dict(params),
+        data,
+        num_boost_round=MAX_TREES,
+        valid_sets=[data.create_valid(valid_X, labels[valid])],
+        init_model=start,
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    return starting.grown_or_start(booster, booster.best_iteration, start.num_trees(), valid_X, labels[valid])
 
 
 def raw_scores(booster: lightgbm.Booster, frame: frames.Frame, keep: Bools, encoder: Encoder, threads: int) -> Floats:

@@ -31,6 +31,8 @@ Positions = npt.NDArray[np.intp]
 
 KIND = "response"
 SHARES = (0.70, 0.15)  # of time: training, validation; the rest tests
+FEW_CLICKS = 2_000  # below, the forest starts from a logistic regression
+MOST_ROWS_OF_FEW = 500_000
 WHOLE_DAYS = 4  # from here on the last day validates and tests
 FOLDS = 5  # without time: one tests, one validates, three train
 MIN_CLICKS = 20  # in the training slice
@@ -190,17 +192,15 @@ def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: i
             f"bid longer, or bid at the prior click rate until then"
         )
     encoder = encoding.fit(frame, train)
-    booster = boosting.fit(
-        frame,
-        encoder,
-        train,
-        valid,
-        clicks,
-        boosting.parameters(int(train.sum()), positives, threads, seed),
-        weights=weights if (weights != 1).any() else None,
-        negatives=negatives,
-        seed=seed,
-    )
+    params = boosting.parameters(int(train.sum()), positives, threads, seed)
+    weighted = bool((weights != 1).any())
+    if positives < FEW_CLICKS and negatives == 1 and not weighted and int(train.sum()) <= MOST_ROWS_OF_FEW:
+        booster = boosting.fit_few(frame, encoder, train, valid, clicks, params, seed)
+    else:
+        booster = boosting.fit(
+            frame, encoder, train, valid, clicks, params,
+            weights=weights if weighted else None, negatives=negatives, seed=seed,
+        )  # fmt: skip
     raw = sigmoid(boosting.raw_scores(booster, frame, valid, encoder, threads))
     x, y, method = calibration.fit(raw, clicks[valid])
     scored = sigmoid(boosting.raw_scores(booster, frame, test, encoder, threads))
