@@ -200,6 +200,7 @@ def table(
         "device_type": np.where(app, 4, 2),
         "connection": np.where(app, 6, 2),
         "user_interest": people.interests[who],
+        "user_last_category": np.zeros(n, dtype=np.int64),
         "uid": pa.array(requests.user.astype("<i8").view("S8").astype(object), pa.binary()),
         "time_us": np.full(n, time_us),
         "shown_us": np.full(n, time_us),

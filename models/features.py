@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dmp import keys
-from dmp.schema import NOBODY, Contact, User
+from dmp import keys, preference, realtime
+from dmp.schema import NOBODY, Contact, Realtime, User
 from dmp.taxonomy import INTERESTS, tag_id
 
 NAN = math.nan
@@ -74,6 +74,7 @@ class Ad(msgspec.Struct, frozen=True, array_like=True):
 
     category: IAB category of the advertised thing. interest: tag id (`interest.*`) the ad speaks to, 0 = none.
     target_tags: tag ids the campaign targets. audiences: numbers (`dmp.keys.number`) of the audiences it targets.
+    preference: what it is about in the space of preferences, as `dmp.preference.pack` stores it, b"" for unknown.
     """
 
     campaign: str
@@ -85,6 +86,7 @@ class Ad(msgspec.Struct, frozen=True, array_like=True):
     height: int = 0
     target_tags: tuple[int, ...] = ()
     audiences: frozenset[int] = frozenset()
+    preference: bytes = b""
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -99,10 +101,14 @@ _REQUEST = (
     "exchange:c site:c category:c tagid:c device_type:c os:c browser:c connection:c language:c "
     "country:c region:c city:c width height position instl floor_micros hour weekday n_imps "
     "place_hash place_rate place_rows "
-    "user_interest:c user_tags user_gender user_age user_recency user_frequency user_audiences user_shown_24h"
+    "user_interest:c user_last_category:c user_tags user_gender user_age user_recency user_frequency user_audiences "
+    "user_shown_24h user_depth user_gap_h user_acts_24h"
 )
 _CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c ad_rate ad_rows"
-_PAIR = "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown category_match"
+_PAIR = (
+    "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown "
+    "now_interest now_target retargeted preference category_match"
+)
 
 
 def _features(side: Literal["request", "campaign", "pair"], names: str) -> tuple[Feature, ...]:
@@ -138,9 +144,9 @@ _AGES = tuple(
 )
 _RECENCY = tuple((tag_id(f"rfm.recency.{i}"), float(i)) for i in range(1, 6))
 _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6))
-_NO_USER_REQUEST = [NAN] * 8
-_NO_USER_PAIR = [NAN] * 7
-_REQUEST_CODES = 12  # the leading categorical request columns, in the order request_values looks them up
+_NO_USER_REQUEST = [NAN] * 12
+_NO_USER_PAIR = [NAN] * 11
+_REQUEST_CODES = 14  # the categorical request columns, in the order request_values looks them up
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Context)
@@ -294,6 +300,7 @@ def categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, .
         context.region,
         context.city,
         0 if user is None else top_interest(user.tags),
+        0 if user is None or user.realtime is None else realtime.last_category(user.realtime),
         ad.campaign,
         ad.creative,
         ad.advertiser,
@@ -316,9 +323,22 @@ def top_interest(tags: Mapping[int, int]) -> int:
 
 def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
     """The N_REQUEST request features. now_us: time of the bid, for contact windows."""
-    exchange, site, category, tagid, device, os, browser, connection, language, country, region, city, interest = (
-        vocabulary.codes[: _REQUEST_CODES + 1]
-    )
+    (
+        exchange,
+        site,
+        category,
+        tagid,
+        device,
+        os,
+        browser,
+        connection,
+        language,
+        country,
+        region,
+        city,
+        interest,
+        last,
+    ) = vocabulary.codes[:_REQUEST_CODES]
     values = [
         exchange.get(context.exchange, NAN),
         site.get(context.domain or context.bundle, NAN),
@@ -352,13 +372,17 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         # A campaign counts under its own scope, so this sums what all our campaigns showed.
         since = now_us // HOUR_US - 24
         shown = sum([contact.count for contact in user.contacts if contact.hour >= since])
+    now = user.realtime
+    category_now = NAN if now is None else last.get(realtime.last_category(now), NAN)
     if not tags:
-        values += [NAN, 0.0, NAN, NAN, NAN, NAN, float(len(user.audiences)), float(shown)]
+        values += [NAN, category_now, 0.0, NAN, NAN, NAN, NAN, float(len(user.audiences)), float(shown)]
+        values += _lately(now, now_us)
         return values
     get = tags.get
     male, female = get(_MALE, 0), get(_FEMALE, 0)
     values += [
         interest.get(top_interest(tags), NAN),
+        category_now,
         float(len(tags)),
         NAN if male == female else 1.0 if male > female else 0.0,
         _strongest(tags, _AGES),
@@ -367,7 +391,19 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         float(len(user.audiences)),
         float(shown),
     ]
+    values += _lately(now, now_us)
     return values
+
+
+_NOTHING_LATELY = (0.0, NAN, 0.0)
+
+
+def _lately(now: Realtime | None, now_us: int) -> tuple[float, float, float]:
+    """Depth of the session, hours since the user was last seen, acts of the last day."""
+    if now is None:
+        return _NOTHING_LATELY
+    gap_h = max(0, now_us - realtime.last_seen_us(now)) / HOUR_US
+    return float(realtime.session_depth(now, now_us)), gap_h, float(sum(realtime.counts(now, now_us, 23)))
 
 
 def _strongest(tags: Mapping[int, int], buckets: tuple[tuple[int, float], ...]) -> float:
@@ -381,7 +417,7 @@ def _strongest(tags: Mapping[int, int], buckets: tuple[tuple[int, float], ...]) 
 
 def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
     """The N_CAMPAIGN campaign features."""
-    campaign, creative, advertiser, category = vocabulary.codes[_REQUEST_CODES + 1 :]
+    campaign, creative, advertiser, category = vocabulary.codes[_REQUEST_CODES:]
     return [
         campaign.get(ad.campaign, NAN),
         creative.get(ad.creative, NAN),
@@ -402,13 +438,25 @@ def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> lis
 def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: int) -> list[list[float]]:
     """The N_PAIR features of each candidate of a request: how ad and user, ad and page fit together.
 
-    Scores are 0-100. Contact windows cover the running clock hour and the whole hours that touch the window.
+    Scores are 0-100; those that begin with `now_` come from the user's last hours and days alone. retargeted: what the
+    ad is about lies in the user's basket. preference: cosine, NaN where user or ad has no vector. Contact windows cover
+    the running clock hour and the whole hours that touch the window.
     category_match: 1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown.
     """
     page = context.category
     top = page.partition("-")[0]
     get, audiences = (NOBODY.tags.get, NOBODY.audiences) if user is None else (user.tags.get, user.audiences)
     met = _met(user.contacts, now_us // HOUR_US) if user is not None and user.contacts else {}
+    held: Mapping[int, int] = {}
+    basket: frozenset[int] = frozenset()
+    taste = None
+    if user is not None:
+        taste = preference.unpack(user.vector) if user.vector else None
+        if user.realtime is not None:
+            ads = tuple(ads)
+            wanted = {tag for ad in ads for tag in (ad.interest, *ad.target_tags)}
+            held = realtime.realtime_tags(user.realtime, now_us, wanted)
+            basket = realtime.carted(user.realtime, now_us)
     rows = []
     for ad in ads:
         category = ad.category
@@ -429,8 +477,28 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
                 strongest = score
         day, week, age = met.get(_scope(ad.campaign), _NEVER) if met else _NEVER
         inside = float(len(ad.audiences & audiences)) if ad.audiences else 0.0
-        rows.append([float(get(ad.interest, 0)), float(total), float(strongest), inside, day, week, age, match])
+        values = [float(get(ad.interest, 0)), float(total), float(strongest), inside, day, week, age]
+        if held or basket:
+            values += (
+                float(held.get(ad.interest, 0)),
+                float(max([held.get(tag, 0) for tag in ad.target_tags], default=0)),
+                float(ad.interest in basket),
+            )
+        else:
+            values += _NOTHING_NOW
+        values.append(NAN if taste is None or not ad.preference else _taste(taste, ad.preference))
+        values.append(match)
+        rows.append(values)
     return rows
+
+
+_NOTHING_NOW = (0.0, 0.0, 0.0)
+_wanted = lru_cache(maxsize=16_384)(preference.unpack)
+
+
+def _taste(taste: npt.NDArray[np.floating[Any]], wanted: bytes) -> float:
+    """Cosine of what the user likes and what the ad is about."""
+    return float(preference.preference_match(taste, _wanted(wanted)))
 
 
 _NEVER = (0.0, 0.0, NAN)

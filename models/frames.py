@@ -32,7 +32,12 @@ DAY_US = 86_400_000_000
 
 RATE_NAMES = ("place_rate", "place_rows", "ad_rate", "ad_rows")
 """Columns a frame does not hold: they depend on the day a model's rates were frozen."""
-_NUMBERED = ("device_type", "connection", "user_interest")  # categorical features whose values are numbers
+_NUMBERED = (
+    "device_type",
+    "connection",
+    "user_interest",
+    "user_last_category",
+)  # categorical features whose values are numbers
 
 ABOUT = pa.schema(
     [

@@ -1,13 +1,14 @@
 import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmp import keys
-from dmp.schema import NOBODY, Contact, User
+from dmp import keys, preference, realtime
+from dmp.schema import DIMENSIONS, NOBODY, Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 from models import features as f
 from models.features import Ad, Context, Vocabulary
@@ -148,7 +149,7 @@ def test_an_ad_survives_the_bid_log_and_older_bytes_still_read():
 
 
 def test_the_signature_of_version_two_stands():
-    assert f.SIGNATURE == "004530e077b78fb0539382179609bc07"
+    assert f.SIGNATURE == "5856184c58a63bcf6580e8da25da7c5d"
 
 
 RATES = f.Rates(
@@ -187,6 +188,54 @@ def test_placements_without_a_code_are_told_apart_by_a_hash():
     assert math.isnan(named(Context())["place_hash"])
 
 
+def a_moment(**tables):
+    """What a user did just now, as the stream would store it."""
+    return realtime.decode(realtime.encode(realtime.Parts(**tables)))
+
+
+def test_what_a_user_did_lately_is_seen_by_depth_gap_and_category():
+    minute = 60_000_000
+    now = a_moment(
+        newest_us=NOW - 6 * minute,
+        hours={HOUR: (3, 0, 1, 0, 0), HOUR - 24: (9, 0, 0, 0, 0)},
+        recent=[
+            realtime.Recent(NOW - 6 * minute, realtime.VIEW, 0),
+            realtime.Recent(NOW - 9 * minute, realtime.CART, SPORTS),
+            realtime.Recent(NOW - 99 * minute, realtime.VIEW, TRAVEL),
+        ],
+    )
+    row = named(user=User(realtime=now), vocabulary=Vocabulary({"user_last_category": [TRAVEL, SPORTS]}))
+    assert (row["user_depth"], row["user_gap_h"], row["user_acts_24h"]) == (2.0, 0.1, 4.0)
+    assert row["user_last_category"] == 1.0
+    nothing = named(user=NOBODY)
+    assert (nothing["user_depth"], nothing["user_acts_24h"], nothing["now_interest"]) == (0, 0, 0)
+    assert math.isnan(nothing["user_gap_h"])
+
+
+def test_an_ad_meets_what_the_user_wants_now():
+    # A search just now: weight 3 on each horizon, 9 together, which scores 50.
+    sums = tuple(
+        3 * math.exp((NOW - realtime.landmark_us(NOW, horizon)) / realtime.TAU_US[horizon]) for horizon in range(3)
+    )
+    now = a_moment(newest_us=NOW, sums={SPORTS: sums}, carts={TRAVEL: realtime.Cart(NOW, realtime.CART)})
+    row = named(user=User(realtime=now))
+    assert (row["now_interest"], row["now_target"], row["retargeted"]) == (0.0, 50.0, 1.0)
+    other = named(user=User(realtime=now), ad=Ad("s", "s1", interest=SPORTS))
+    assert (other["now_interest"], other["now_target"], other["retargeted"]) == (50.0, 0.0, 0.0)
+
+
+def test_preference_is_the_cosine_of_user_and_ad():
+    one, other = np.zeros(DIMENSIONS), np.zeros(DIMENSIONS)
+    one[0] = 1
+    other[:2] = math.sqrt(0.5)
+    user = User(vector=preference.pack(one))
+    liked = msgspec.structs.replace(AD, preference=preference.pack(other))
+    # Stored as float16: three decimals.
+    assert named(user=user, ad=liked)["preference"] == pytest.approx(math.sqrt(0.5), abs=1e-3)
+    assert math.isnan(named(user=user)["preference"])
+    assert math.isnan(named(user=NOBODY, ad=liked)["preference"])
+
+
 CONTACTS = st.builds(
     Contact,
     scope=st.sampled_from([keys.number("spring"), keys.number("autumn"), 7]),
@@ -222,11 +271,12 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
                 sum(c.count for c in own if c.hour >= HOUR - 24),
                 sum(c.count for c in own if c.hour >= HOUR - 168),
                 HOUR - max(c.hour for c in own) if own else f.NAN,
+                *(0, 0, 0, f.NAN),
                 matches[ad.campaign][category],
             ],
         )
         assert same(row, f.pair_values(ad, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW))
-    assert all(same(row[:-1], [f.NAN] * 7) for row in f.pair_rows(ads, context, None, NOW))
+    assert all(same(row[:-1], [f.NAN] * 11) for row in f.pair_rows(ads, context, None, NOW))
 
 
 @given(st.dictionaries(st.sampled_from([*INTERESTS[:5], tag_id("rfm.recency.2")]), st.integers(0, 3)))

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmp import keys
@@ -38,6 +38,7 @@ def a_log(items):
     return Rows(items, np.zeros(n), [None] * n, [f"b{i}/1" for i in range(n)], True, {})
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=12))
 def test_a_frame_gives_the_very_matrix_the_bidders_functions_give(items):
     vocabulary = Vocabulary(
@@ -48,6 +49,7 @@ def test_a_frame_gives_the_very_matrix_the_bidders_functions_give(items):
     assert np.array_equal(X, features.matrix(vocabulary, items), equal_nan=True)
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=40))
 def test_a_frame_learns_the_same_vocabulary(items):
     frame = frames.of_rows(a_log(items))
