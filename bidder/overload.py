@@ -14,11 +14,12 @@ answering is not load: then requests are decided without the user (see `crowded`
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
-WORK_S = 0.003  # decisions begun at once; the time the last of them waits for the others
-LEAST = 8  # requests in hand that are always admitted
+WORK_S = 0.01  # decisions begun at once; the time the last of them waits for the others
+LEAST = 16  # requests in hand that are always admitted
 LATE_S = 0.02  # a fifth of the usual 100 ms
 BEAT_S = 0.005
 FIRST_COST_S = 0.0001  # of a decision, before any was measured
@@ -37,7 +38,7 @@ class Pressure:
         self._most = max_in_hand
         self._cost_s = FIRST_COST_S
         self._clock = clock
-        self._due_s = clock() + BEAT_S
+        self._due_s = math.inf  # nothing is late before the heartbeat begins
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

@@ -34,6 +34,7 @@ from dmp.schema import NOBODY, Uid, User
 
 CONNECT_TIMEOUT_S = 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0  # between attempts to connect
+AT_ONCE = 16  # replies handed out in a loop turn: what arrives meanwhile is read, and shed if need be, in between
 WATCH_S = 0.05  # how often a link looks whether anything moves
 POLL_S = 1.0  # how often the live generation is read
 
@@ -98,11 +99,11 @@ class _Wire(asyncio.Protocol):
     def _deliver(self) -> None:
         ready = self._ready
         try:
-            while ready:
+            for _ in range(min(AT_ONCE, len(ready))):
                 waiter, reply = ready.popleft()
                 waiter(reply)
-        finally:
-            if ready:  # a waiter raised: the loop reports it, the others still get their replies
+        finally:  # also when a waiter raised: the loop reports it, the others still get their replies
+            if ready:
                 self._loop.call_soon(self._deliver)
 
     def connection_lost(self, exc: Exception | None) -> None:

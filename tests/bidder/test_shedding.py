@@ -59,17 +59,17 @@ async def test_a_store_that_says_nothing_makes_bids_contextual_and_sheds_none(tm
     """More requests than may wait at once: those that cannot wait are decided without their user."""
     monkeypatch.setenv("TAGBID_STORE", "embedded")
     with open_store(DmpConfig(data_dir=str(tmp_path / "data"))) as own:
-        async with running(tmp_path, own, max_in_flight=8) as bidder:
+        async with running(tmp_path, own, max_in_flight=16) as bidder:
             own.server.send_signal(signal.SIGSTOP)
             try:
-                first = [asyncio.create_task(bidder.bid(request)) for request in users(8)]
+                first = [asyncio.create_task(bidder.bid(request)) for request in users(16)]
                 async with asyncio.timeout(10):
                     while bidder.service.lookup.link.silent_s(asyncio.get_running_loop().time()) < 0.02:  # noqa: ASYNC110
                         await asyncio.sleep(0.001)
                 more = await asyncio.gather(*map(bidder.bid, users(20)))
-                assert [status for status, _ in more + list(await asyncio.gather(*first))] == [200] * 28
+                assert [status for status, _ in more + list(await asyncio.gather(*first))] == [200] * 36
                 metrics = await bidder.metrics()
                 assert metrics['tagbid_no_bid_total{reason="overload"}'] == 0
-                assert metrics['tagbid_contextual_total{because="store"}'] == 28
+                assert metrics['tagbid_contextual_total{because="store"}'] == 36
             finally:
                 own.server.send_signal(signal.SIGCONT)
