@@ -28,6 +28,7 @@ from rich.text import Text
 
 from dmp import (
     audience_commands,
+    brushing_commands,
     commands,
     identity_commands,
     keys,
@@ -189,6 +190,7 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
 app.add_typer(taxonomy_commands.app, name="taxonomy")
 app.add_typer(audience_commands.app, name="audience")
 app.add_typer(identity_commands.app, name="identity")
+app.add_typer(brushing_commands.app, name="brushing")
 
 
 @app.command("store")

@@ -6,30 +6,26 @@ of the build; it reads the same tables, and `tags`, what the SQL families made (
 give uid, tag, score 0..100 and as_of_day. A family's name is its source in `dmp.schema.SOURCES`.
 
 A weigher looks at the clean events before any family does, in the table `cleaned` (`events` without the weight), and
-says which of them count for less: (source, event_id, weight). Of several the least counts; weight 0 drops an event.
+says which of them count for less, and why. Of several the least counts; weight 0 drops an event.
 """
 
 from collections.abc import Callable
 
 import pyarrow as pa
 
+from dmp import brushing
 from dmp.engine import Engine
 
 SQL_FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
 
 ModelFamily = Callable[[Engine, int], pa.Table]
-"""(engine, now_us) -> tags with the columns of `FAMILY_COLUMNS`."""
+"""(engine, now_us) -> tags with the columns `dmp.family_columns.FAMILY_COLUMNS`."""
 
 MODEL_FAMILIES: dict[str, ModelFamily] = {}
 """{name: family}, run in this order after the SQL families."""
 
 Weigher = Callable[[Engine, int], pa.Table]
-"""(engine, now_us) -> WEIGHT_COLUMNS of the events that do not count in full."""
+"""(engine, now_us) -> `dmp.family_columns.WEIGHT_COLUMNS` of the events that do not count in full."""
 
-WEIGHERS: dict[str, Weigher] = {}
+WEIGHERS: dict[str, Weigher] = {"brushing": brushing.weights}
 """{name: weigher}, all over the same clean events."""
-
-FAMILY_COLUMNS = pa.schema(
-    [("uid", pa.binary(16)), ("tag", pa.uint32()), ("score", pa.uint8()), ("as_of_day", pa.int32())]
-)
-WEIGHT_COLUMNS = pa.schema([("source", pa.string()), ("event_id", pa.string()), ("weight", pa.float64())])

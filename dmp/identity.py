@@ -27,8 +27,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dmp.config import IdentityConfig
 from dmp.errors import DmpError
@@ -235,6 +233,9 @@ def _latest(
 
 def _components(n: int, edges: npt.NDArray[np.int64], most: int) -> tuple[npt.NDArray[np.int64], int]:
     """(a number per id, 0.. without gaps, how many components were dissolved for having more than `most` members)."""
+    from scipy.sparse import coo_array  # takes a second to load, which only a replay should wait for
+    from scipy.sparse.csgraph import connected_components
+
     if not n:
         return np.zeros(0, np.int64), 0
     ones = np.ones(len(edges), np.int8)

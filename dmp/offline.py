@@ -27,6 +27,7 @@ from dmp.config import DmpConfig
 from dmp.decisions import Decision, decisions_file, read, replay
 from dmp.engine import Engine, family_sql
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
+from dmp.family_columns import WEIGHT_COLUMNS
 from dmp.grouped import grouped
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
@@ -75,7 +76,8 @@ class Generation(msgspec.Struct, frozen=True):
     events whose category is a sensitive tag, which is never inferred. drift: see `dmp.generations.drift`. written,
     unchanged, gone: users, as published. seconds: of the whole build. decisions: how many of the log of
     `dmp.decisions` were obeyed; with as many and the same inputs the build repeats. joined: ids that share their
-    profile with another id of the same person (`dmp.persons`).
+    profile with another id of the same person (`dmp.persons`). doubted: {codes of `dmp.brushing`: events} that count
+    for less than one, or not at all.
     """
 
     number: int
@@ -97,6 +99,7 @@ class Generation(msgspec.Struct, frozen=True):
     unmapped_events: int = 0
     decisions: int = 0
     joined: int = 0
+    doubted: dict[str, int] = {}
 
 
 class Made(NamedTuple):
@@ -109,6 +112,7 @@ class Made(NamedTuple):
     unmapped_events: int = 0
     decisions: int = 0
     joined: int = 0
+    doubted: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -157,6 +161,14 @@ def take_up_ids(config: DmpConfig, source: Path, now_us: int) -> int:
         return persons.take_up(engine, config)
 
 
+def doubted(source: Path, now_us: int) -> tuple[int, dict[str, int]]:
+    """(events a build would use, {codes of `dmp.brushing`: events that would count for less}), without a build."""
+    with Engine() as engine:
+        _scan(engine, event_files(source), now_us)
+        engine.table("persons", persons.PERSONS.empty_table())
+        return _clean(engine, now_us)
+
+
 def _scan(engine: Engine, paths: Sequence[Path], now_us: int) -> None:
     """Make the tables `raw_events`, `params` and `kinds`."""
     engine.scan("raw_events", paths, EVENT_COLUMNS)
@@ -193,7 +205,7 @@ def _families(
     try:
         broken = engine.sql(family_sql("broken")).to_pylist()
         joined = 0 if broken else learn_persons()
-        used = 0 if broken else _clean(engine, now_us)
+        used, doubts = (0, {}) if broken else _clean(engine, now_us)
     except engine.Error as error:
         raise BadEvents(f"event files cannot be read: {error}") from None
     if broken:
@@ -251,15 +263,17 @@ def _families(
         withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
         decisions=len(decided),
         joined=joined,
+        doubted=doubts,
     )
 
 
-def _clean(engine: Engine, now_us: int) -> int:
-    """Make the table `events`, weighed; returns how many events it has."""
+def _clean(engine: Engine, now_us: int) -> tuple[int, dict[str, int]]:
+    """Make the table `events`, weighed; returns how many events it has and how many were doubted for which reason."""
     engine.create("cleaned", family_sql("clean"))
-    weights = [weigher(engine, now_us).cast(families.WEIGHT_COLUMNS) for weigher in families.WEIGHERS.values()]
-    engine.table("weights", pa.concat_tables([families.WEIGHT_COLUMNS.empty_table(), *weights]))
-    return engine.create("events", family_sql("weigh"))
+    weights = [weigher(engine, now_us).cast(WEIGHT_COLUMNS) for weigher in families.WEIGHERS.values()]
+    engine.table("weights", pa.concat_tables([WEIGHT_COLUMNS.empty_table(), *weights]))
+    reasons = engine.sql("SELECT reason, COUNT(*) AS n FROM weights GROUP BY reason").to_pylist()
+    return engine.create("events", family_sql("weigh")), {row["reason"]: row["n"] for row in reasons}
 
 
 def _sourced(rows: pa.Table, family: str) -> pa.Table:
@@ -335,6 +349,7 @@ def _publish(
             unmapped_events=made.unmapped_events,
             decisions=made.decisions,
             joined=made.joined,
+            doubted=made.doubted,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

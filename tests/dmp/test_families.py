@@ -4,6 +4,7 @@ import pytest
 from dmp import families, offline
 from dmp.config import DmpConfig
 from dmp.events import Purchase
+from dmp.family_columns import FAMILY_COLUMNS, WEIGHT_COLUMNS
 from dmp.schema import SOURCES
 from dmp.taxonomy import tag_id
 from tests.dmp.factories import NOW_US, act, user
@@ -57,13 +58,14 @@ def test_what_weighers_say_of_events_counts_before_any_family(made, monkeypatch)
 
     def orders(engine, now_us):
         return engine.sql(
-            "SELECT source, event_id, 0.25 AS weight FROM cleaned WHERE address = 'a1' AND seller = 's' AND item = ''"
+            "SELECT source, event_id, 0.25 AS weight, 'B' AS reason FROM cleaned "
+            "WHERE address = 'a1' AND seller = 's' AND item = ''"
         )
 
     def bots(engine, now_us):
         return pa.table(
-            {"source": ["bots", "test"], "event_id": [brushed.event_id] * 2, "weight": pa.array([0, 0.9])},
-            schema=families.WEIGHT_COLUMNS,
+            {"source": ["bots", "test"], "event_id": [brushed.event_id] * 2, "weight": [0, 0.9], "reason": ["X", "X"]},
+            schema=WEIGHT_COLUMNS,
         )
 
     monkeypatch.setattr(families, "WEIGHERS", {"orders": orders, "bots": bots})
@@ -71,6 +73,7 @@ def test_what_weighers_say_of_events_counts_before_any_family(made, monkeypatch)
     found, generation = made(brushed, bot, *three)
     assert [found.get((n, TRAVEL)) for n in (1, 2, 3)] == [(50, "interest"), None, (100, "interest")]
     assert generation.events == 4
+    assert generation.doubted == {"B": 1, "X": 2}
     assert not {key for key in found if key[0] == 2}
 
 
@@ -81,7 +84,7 @@ def test_new_fields_of_events_reach_the_families(made, monkeypatch):
         seen.extend(
             engine.sql("SELECT item, brand, device, channel, region, order_id, due_us, ip FROM events").to_pylist()
         )
-        return families.FAMILY_COLUMNS.empty_table()
+        return FAMILY_COLUMNS.empty_table()
 
     monkeypatch.setitem(families.MODEL_FAMILIES, "cluster", look)
     made(
