@@ -117,7 +117,13 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     response model, "" for none. pctr: calibrated click probability the price was made with. vector: the feature
     vector, float64 little endian, in the order of `models.features.FEATURES`. context: MessagePack of
     `models.features.Context`. user: as read for this bid; None when the bid was contextual or may not train.
-    ad: MessagePack of `models.features.Ad`, what was offered as the campaign stood then.
+    ad: MessagePack of `models.features.Ad`, what was offered as the campaign stood then. arm: experiment arms it was
+    in, "layer:arm" joined by spaces.
+    pace: multiplier on value it was made with; worth_micros: value after it, CPM micro-USD. shading: what made a
+    first-price bid ("model", "segment", "constant"), "" in other auctions. landscape: version behind it, chance: its
+    probability of winning, 0 = not known. quality: mean ln click probability of the ads scored for the imp, 0 when
+    there was no model or the user may not train. explored: ln of the factor a price was varied by, 0 for none;
+    propensity: probability of having been varied, or not, as it was (`bidder.pricing.explored`).
     """
 
     event_id: str
@@ -141,6 +147,14 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     user: User | None = None
     arm: str = ""
     ad: bytes = b""
+    worth_micros: int = 0
+    pace: float = 1.0
+    shading: str = ""
+    landscape: str = ""
+    chance: float = 0.0
+    quality: float = 0.0
+    explored: float = 0.0
+    propensity: float = 1.0
 
 
 class _Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):

@@ -1,0 +1,101 @@
+"""`tagbid models landscape …`: what winning costs, learnt from the bid log."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dmp import config as configuration
+from models.config import ModelsConfig
+
+app = typer.Typer(no_args_is_help=True, help="Price landscapes: what winning costs, and what to bid in first price.")
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command()
+def train(
+    bidlog: Annotated[Path, typer.Argument(help="Folder of bid log files (*.mpk) of bids, wins and losses.")],
+    force: Annotated[bool, typer.Option(help="Publish even when the gate refuses.")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Learn prices from wins, losses and prices told; judge on the latest bids; make it live if it is any good."""
+    from models import landscape_train
+
+    settings = configuration.load("models", ModelsConfig, config)
+    with Console(stderr=True).status("reading the bid log") as status:
+        data = landscape_train.observations(bidlog)
+        status.update(f"learning from {len(data.y):,} bids")
+        report = landscape_train.train(
+            data, Path(settings.models_dir), now_us=time.time_ns() // 1000, force=force, threads=settings.threads
+        )
+    if as_json:
+        typer.echo(msgspec.json.encode(report))
+    else:
+        _print(Console(), report.version, report.refused, report.metrics, report.counts)
+    if report.version is None:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_versions(config: ConfigFile = None, as_json: Json = False) -> None:
+    """The landscapes on disk, oldest first; the live one is marked."""
+    from models import artefacts, landscape
+
+    root = Path(configuration.load("models", ModelsConfig, config).models_dir)
+    live = artefacts.current(root, landscape.KIND)
+    found: list[dict[str, object]] = []
+    for version in artefacts.versions(root, landscape.KIND):
+        try:
+            manifest = landscape.load(root, version).manifest
+        except artefacts.BadArtefact as error:
+            found.append({"version": version, "live": version == live, "problem": str(error)})
+        else:
+            found.append({"version": version, "live": version == live, "rows": manifest.rows, **manifest.metrics})
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    table = Table("", "version", "rows", "win AUC", "win log loss", "problem")
+    for line in found:
+        numbers = [f"{line[key]:.4f}" if key in line else "" for key in ("win_auc", "win_log_loss")]
+        mark = "live" if line["live"] else ""
+        table.add_row(mark, str(line["version"]), f"{line.get('rows', '')}", *numbers, str(line.get("problem", "")))
+    Console().print(table if found else f"no landscape under {root}; `tagbid models landscape train BIDLOG_DIR`")
+
+
+@app.command()
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="Version to make live; default: the live one's parent.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make an earlier landscape live again; bidders pick it up within a second or two."""
+    from models import artefacts, landscape
+
+    root = Path(configuration.load("models", ModelsConfig, config).models_dir)
+    if version is None:
+        version = landscape.load(root).manifest.parent
+        if not version:
+            raise artefacts.BadArtefact(
+                root / landscape.KIND, "the live version has no parent", "name one: `tagbid models landscape list`"
+            )
+    chosen = version
+    artefacts.point(root, landscape.KIND, chosen, lambda folder: landscape.read(folder, chosen))
+    Console().print(f"live: {chosen}")
+
+
+def _print(
+    console: Console, version: str | None, refused: str, metrics: dict[str, float], counts: dict[str, int]
+) -> None:
+    table = Table(title=f"price landscape {version or 'not published'}", show_header=False)
+    table.add_row("read", ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:,.4f}")
+    console.print(table)
+    if refused:
+        verb = "published against the gate" if version else "not published"
+        console.print(f"[yellow]{verb}:[/yellow] {refused}" + ("" if version else "; --force publishes"))

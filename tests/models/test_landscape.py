@@ -1,0 +1,267 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmp import events
+from dmp.events import Bid
+from models import artefacts, landscape, landscape_train
+from models.artefacts import BadArtefact
+from models.features import Context
+from models.landscape import Landscape
+from tests.models.price_world import Market, a_log, a_market, bids_of
+
+NOW_US = 20_001 * 86_400_000_000
+
+
+# ---- the shading table
+
+
+@pytest.mark.parametrize(
+    ("spread", "u", "share"),
+    [(0.6, 1, 0.68), (0.6, 2, 0.54), (0.6, 4, 0.39), (1.0, 1, 0.55), (1.0, 2, 0.46), (1.0, 4, 0.37), (0.3, 1, 0.81),
+     (0.3, 2, 0.60), (0.3, 4, 0.37)],
+)  # fmt: skip
+def test_the_table_has_the_published_values(spread: float, u: float, share: float) -> None:
+    assert landscape.best_share(math.log(u), spread) == pytest.approx(share, abs=0.006)
+
+
+def surplus(worth: float, bid: float, mu: float, spread: float) -> float:
+    return (worth - bid) * landscape.phi((math.log(bid) - mu) / spread)
+
+
+@given(st.floats(-4, 5), st.floats(0.08, 2.5), st.floats(10, 18))
+def test_no_bid_earns_more_than_the_tables(log_u: float, spread: float, mu: float) -> None:
+    worth = math.exp(mu + log_u)
+    bid = landscape.optimum(worth, mu, spread)
+    assert 0 < bid <= worth
+    tried = worth * np.linspace(0.002, 0.999, 500)
+    best = max(surplus(worth, b, mu, spread) for b in tried.tolist())
+    assert surplus(worth, bid, mu, spread) >= best * 0.995 - 1e-9 * worth
+
+
+@given(st.floats(1, 1e12), st.floats(1.01, 4), st.floats(0.08, 2.5))
+def test_more_worth_is_never_bid_less(worth: float, factor: float, spread: float) -> None:
+    assert landscape.optimum(worth * factor, 14.0, spread) >= landscape.optimum(worth, 14.0, spread) * (1 - 1e-9)
+
+
+# ---- without a model
+
+
+def test_on_nothing_a_constant_share_is_bid() -> None:
+    found = landscape.shade(None, Context(), math.nan, 1e6)
+    assert (found.bid, found.how) == (850_000.0, "constant")
+
+
+# ---- trained on a planted market
+
+
+@pytest.fixture(scope="module")
+def market() -> Market:
+    return a_market(12_000)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, market: Market) -> Path:
+    home = tmp_path_factory.mktemp("landscape")
+    report = landscape_train.train(
+        landscape_train.observations(a_log(home / "bidlog", market)), home / "models", now_us=NOW_US
+    )
+    assert report.version is not None, report.refused
+    return home / "models"
+
+
+@pytest.fixture
+def land(root: Path) -> Landscape:
+    return landscape.load(root)
+
+
+def test_the_planted_prices_are_found(land: Landscape) -> None:
+    fresh = a_market(2_000, seed=7)
+    found = np.array([landscape.centre(land, context, math.nan) for context in fresh.contexts])
+    assert np.corrcoef(found, fresh.mu)[0, 1] > 0.95
+    assert abs((found - fresh.mu).mean()) < 0.05
+    assert land.manifest.spreads["x/300x250"] == pytest.approx(0.3, rel=0.2)
+    assert land.manifest.spreads["x/728x90"] == pytest.approx(0.7, rel=0.2)
+
+
+def test_probabilities_of_winning_are_right(land: Landscape) -> None:
+    fresh = a_market(4_000, seed=8)
+    chances, won = [], []
+    for context, m, bid in zip(fresh.contexts, fresh.m, bids_of(fresh, 9), strict=True):
+        place = land.manifest.spreads[landscape.segment("x", context.width, context.height)]
+        mu = landscape.centre(land, context, math.nan)
+        chances.append(landscape.win_chance(land, "x", bid, mu, place))
+        won.append(bid >= m)
+    p, w = np.array(chances), np.array(won)
+    for part in np.array_split(np.argsort(p), 5):
+        assert p[part].mean() == pytest.approx(w[part].mean(), abs=0.06)
+
+
+def test_shading_earns_more_than_any_constant_share(land: Landscape) -> None:
+    fresh = a_market(4_000, seed=10)
+    worth = np.exp(np.random.default_rng(11).normal(14.3, 0.7, 4_000))
+    made = [landscape.shade(land, c, math.nan, v) for c, v in zip(fresh.contexts, worth.tolist(), strict=True)]
+    assert {one.how for one in made} == {"model"}
+    bids = np.array([one.bid for one in made])
+    ours = float(((worth - bids) * (bids >= fresh.m)).sum())
+    constant = max(float((worth * (1 - r) * (worth * r >= fresh.m)).sum()) for r in np.linspace(0.2, 1, 41))
+    clairvoyant = float(np.maximum(worth - fresh.m, 0).sum())
+    assert ours > 1.1 * constant
+    assert ours > 0.55 * clairvoyant
+
+
+def test_a_bid_is_never_above_its_worth(land: Landscape) -> None:
+    for worth in (1.0, 1e4, 1e6, 1e9):
+        assert landscape.shade(land, Context(exchange="x"), math.nan, worth).bid <= worth
+    assert landscape.shade(land, Context(exchange="x"), math.nan, 0.0).bid == 0.0
+
+
+def test_an_exchange_it_has_not_seen_gets_the_constant_share(land: Landscape) -> None:
+    assert landscape.shade(land, Context(exchange="y"), math.nan, 1e6).how == "constant"
+
+
+def test_a_segment_without_a_model_gets_its_ratio(land: Landscape) -> None:
+    poor = msgspec.structs.replace(land, manifest=msgspec.structs.replace(land.manifest, spreads={}))
+    context = Context(exchange="x", width=300, height=250)
+    found = landscape.shade(poor, context, math.nan, 1.5e6)
+    assert found.how == "segment"
+    assert 0.2 * 1.5e6 <= found.bid <= 1.5e6
+    assert landscape.shade(poor, Context(exchange="x", width=1, height=1), math.nan, 1e6).how == "segment"
+
+
+def test_where_only_a_part_of_the_bid_is_charged_more_is_bid(land: Landscape) -> None:
+    mixed = msgspec.structs.replace(land, manifest=msgspec.structs.replace(land.manifest, paid={"x": 0.8}))
+    context = Context(exchange="x", domain="s1.example", width=300, height=250, hour=3)
+    plain, more = (landscape.shade(one, context, math.nan, 2e6).bid for one in (land, mixed))
+    assert plain < more <= 2e6
+
+
+# ---- what a log says
+
+
+def test_every_outcome_is_read_for_what_it_tells(tmp_path: Path) -> None:
+    def bid(name: str, **fields: object) -> Bid:
+        base = {"event_id": name, "time_us": 1, "exchange": "x", "auction_id": name, "imp_id": "1", "campaign": "c",
+                "creative": "k", "price_micros": 100, "at": 1}  # fmt: skip
+        return Bid(**(base | fields))
+
+    def loss(name: str, reason: int, told: int = 0) -> events.Loss:
+        return events.Loss(event_id=f"{name}:loss", bid_id=name, imp_id="1", time_us=2, campaign="c", creative="k",
+                           reason=reason, min_to_win_micros=told)  # fmt: skip
+
+    def win(name: str, paid: int) -> events.Win:
+        return events.Win(event_id=f"{name}:win", bid_id=name, imp_id="1", time_us=2, campaign="c", creative="k",
+                          price_micros=paid)  # fmt: skip
+
+    records = [
+        bid("first"), win("first", 100), bid("second", at=2), win("second", 60), bid("told"), loss("told", 102, 130),
+        bid("untold"), loss("untold", 102), bid("liar"), loss("liar", 102, 90), bid("floor", floor_micros=120),
+        loss("floor", 100), bid("blocked"), loss("blocked", 202), bid("silent"), bid("euro", currency="EUR"),
+        bid("other", exchange="y"),
+    ]  # fmt: skip
+    (tmp_path / "b.mpk").write_bytes(events.encode_all(records))
+    found = landscape_train.observations(tmp_path)
+    told = [(round(math.exp(y)), int(kind)) for y, kind in zip(found.y, found.kind, strict=True)]
+    # in order of bid id: first, floor, other (its exchange tells of no losses), second, told, untold
+    assert told == [(100, 2), (120, 0), (100, 1), (60, 0), (130, 0), (100, 1)]
+    assert found.counts["contradicted"] == 1
+    assert found.counts["other_losses"] == 1
+    assert found.counts["outcome_unknown"] == 1
+    assert found.counts["other_currency"] == 1
+
+
+def test_an_exchange_that_charges_less_than_the_bid_is_noticed(tmp_path: Path) -> None:
+    market = a_market(1_500)
+    mixed = landscape_train.observations(a_log(tmp_path / "a", market, factor=0.9))
+    paid, first = landscape_train.charged(mixed)
+    assert paid["x"] == pytest.approx(0.9, abs=0.01)
+    assert first == []
+    honest = landscape_train.observations(a_log(tmp_path / "b", market))
+    assert landscape_train.charged(honest) == ({}, [])
+
+
+def test_second_price_that_charges_the_bid_is_noticed(tmp_path: Path) -> None:
+    market = a_market(1_500)
+    data = landscape_train.observations(a_log(tmp_path, market, at=1))
+    said_second = msgspec.structs.replace(data, second=np.ones(len(data.y), dtype=bool))
+    assert landscape_train.charged(said_second) == ({}, ["x"])
+
+
+# ---- publication
+
+
+def test_noise_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    market = a_market(3_000)
+    shuffled = msgspec.structs.replace(
+        market, contexts=[Context(exchange="x", domain=f"s{i % 7}.example") for i in range(3_000)],
+        m=np.exp(np.random.default_rng(1).normal(14, 0.5, 3_000)),
+    )  # fmt: skip
+    data = landscape_train.observations(a_log(tmp_path / "log", shuffled))
+    report = landscape_train.train(data, tmp_path / "models", now_us=NOW_US)
+    assert report.version is None
+    assert "log likelihood above one log-normal" in report.refused
+    assert artefacts.current(tmp_path / "models", landscape.KIND) is None
+
+
+def test_too_few_bids_are_refused(tmp_path: Path) -> None:
+    data = landscape_train.observations(a_log(tmp_path / "log", a_market(999)))
+    assert "1000 are needed" in landscape_train.train(data, tmp_path / "models", now_us=NOW_US).refused
+
+
+def test_a_landscape_that_wins_other_than_it_says_is_refused() -> None:
+    good = {"nll_gain": 0.1, "nll_gain_se": 0.01, "win_calibration": 1.0}
+    assert landscape_train.refusal(good) == ""
+    assert "1.160" in landscape_train.refusal(good | {"win_calibration": 1.16})
+
+
+BREAKS = {
+    "model": (lambda folder: (folder / "model.txt").write_text("tree"), "model.txt was changed"),
+    "golden": (lambda folder: (folder / "golden.bin").unlink(), "golden.bin cannot be read"),
+    "json": (lambda folder: (folder / "manifest.json").write_text("{"), "not a manifest"),
+    "spread": (lambda folder: rewrite(folder, spreads={"x": 9.0}), "manifest.json was changed"),
+    "kind": (lambda folder: rewrite(folder, kind="response"), "calls itself response/"),
+}
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_changed_landscape_is_refused(root: Path, tmp_path: Path, how: str) -> None:
+    copy = tmp_path / "models"
+    shutil.copytree(root, copy)
+    damage, why = BREAKS[how]
+    damage(copy / landscape.KIND / (artefacts.current(copy, landscape.KIND) or ""))
+    with pytest.raises(BadArtefact, match=why):
+        landscape.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"spreads": {"x": 9.0}}, "a spread is not in"),
+        ({"ratios": {"x": ([], [1.5])}}, "ratios"),
+        ({"chances": {"x": ([0.5, 0.1], [0.0, 1.0])}}, "ascending"),
+        ({"paid": {"x": 0.0}}, "share of the bid"),
+        ({"signature": "another"}, "feature signature"),
+    ],
+)
+def test_what_could_make_a_wild_bid_never_loads(root: Path, tmp_path: Path, changes: dict, why: str) -> None:
+    version = artefacts.current(root, landscape.KIND) or ""
+    manifest = msgspec.structs.replace(landscape.load(root).manifest, version="", **changes)
+    name = artefacts.name(NOW_US, landscape.digest(manifest))
+    files = {file: (root / landscape.KIND / version / file).read_bytes() for file in ("model.txt", "golden.bin")} | {
+        "manifest.json": msgspec.json.encode(msgspec.structs.replace(manifest, version=name))
+    }
+    with pytest.raises(BadArtefact, match=why):
+        artefacts.publish(tmp_path, landscape.KIND, name, files, lambda folder: landscape.read(folder, name), ())
+    assert artefacts.current(tmp_path, landscape.KIND) is None
