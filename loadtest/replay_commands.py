@@ -31,4 +31,4 @@ def replay_command(
         found = list(replay_bench.of_log(log, decides=decides, progress=lambda n: bar.advance(task, n)))
     if json_out is not None:
         bench.write(json_out, found)
-    bench.print_table(Console(), found)
+    bench.print_table(bench.wide(), found)

@@ -30,9 +30,14 @@ def _offpolicy(options: Options) -> Iterable[Figure]:
     return open_bandit.figures(options)
 
 
-WIDTH = 150  # of the table in a file or a pipe
+def _shading(options: Options) -> Iterable[Figure]:
+    from models import shading_bench
+
+    return shading_bench.figures(options)
+
 
 PARTS: dict[str, Part] = {
+    "shading": _shading,
     "offpolicy": _offpolicy,
 }
 """{name: part}, in the order they run."""
@@ -75,6 +80,12 @@ def _timed(part: Part, options: Options) -> Iterator[Figure]:
         yield msgspec.structs.replace(figure, about=about)
 
 
+def wide() -> Console:
+    """Where the table is printed: the terminal, or 150 columns of a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
+
+
 def print_table(console: Console, figures: Iterable[Figure]) -> None:
     """One row a figure; a missed goal stands out."""
     table = Table("data", "metric", title="tagbid models bench")
@@ -83,7 +94,7 @@ def print_table(console: Console, figures: Iterable[Figure]) -> None:
     for figure in figures:
         verdict = "" if figure.met is None else "met: " if figure.met else "[red]missed[/red]: "
         table.add_row(f"{figure.part}, {figure.data}", figure.metric, _number(figure), verdict + escape(figure.goal))
-    console.print(table, width=console.width if console.is_terminal else WIDTH)
+    console.print(table)
 
 
 def _number(figure: Figure) -> str:

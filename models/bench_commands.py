@@ -27,4 +27,4 @@ def bench(
         found = benchmark.run(
             Options(data, rows, seed), only or (), json_out, lambda name: status.update(f"measuring {name}")
         )
-    benchmark.print_table(Console(), found)
+    benchmark.print_table(benchmark.wide(), found)
