@@ -53,21 +53,21 @@ INTENT_DAY = 6.0  # of the one-day sum: two searches, or a cart and a view
 VIEW, SEARCH, CART, PURCHASE, OTHER = range(5)
 """Kinds of events as counted and stored."""
 
-_HEAD = struct.Struct("<8B8sqqII")
-_TILE = struct.Struct("<I5H")
-_RECENT = struct.Struct("<qBI")
-_CART = struct.Struct("<IqB")
-_KEYWORD = struct.Struct("<Iq")
-_RAISED = struct.Struct("<II")
-_TAG_BYTES = 28
+HEAD = struct.Struct("<8B8sqqII")
+TILE_ROW = struct.Struct("<I5H")
+RECENT_ROW = struct.Struct("<qBI")
+CART_ROW = struct.Struct("<IqB")
+KEYWORD_ROW = struct.Struct("<Iq")
+RAISED_ROW = struct.Struct("<II")
+TAG_BYTES = 28
 assert (  # noqa: S101 - the limits together keep the promise of the design
-    _HEAD.size
-    + MAX_TAGS * _TAG_BYTES
-    + (HOURS + DAYS) * _TILE.size
-    + MAX_RECENT * _RECENT.size
-    + MAX_CARTS * _CART.size
-    + MAX_KEYWORDS * _KEYWORD.size
-    + MAX_RAISED * _RAISED.size
+    HEAD.size
+    + MAX_TAGS * TAG_BYTES
+    + (HOURS + DAYS) * TILE_ROW.size
+    + MAX_RECENT * RECENT_ROW.size
+    + MAX_CARTS * CART_ROW.size
+    + MAX_KEYWORDS * KEYWORD_ROW.size
+    + MAX_RAISED * RAISED_ROW.size
     <= MAX_BYTES
 )
 
@@ -85,7 +85,7 @@ class Recent(NamedTuple):
     tag: int
 
 
-class Cart(NamedTuple):
+class Basket(NamedTuple):
     """The latest cart or purchase of a tag. kind: CART or PURCHASE."""
 
     time_us: int
@@ -97,7 +97,7 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
 
     newest_us: time of the newest event. spent_micros: of all purchases. events, evicted: all there were, and tags that
     had to go. sums: {tag: Sums}. hours, days: {hours or days since 1970: Counts}. recent: newest first. carts: {tag:
-    Cart}. keywords: {tag: time of the latest search that named it}. raised: {tag: unix second it ends}.
+    Basket}. keywords: {tag: time of the latest search that named it}. raised: {tag: unix second it ends}.
     """
 
     nonce: bytes = b""
@@ -109,68 +109,68 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
     hours: dict[int, Counts] = {}
     days: dict[int, Counts] = {}
     recent: list[Recent] = []
-    carts: dict[int, Cart] = {}
+    carts: dict[int, Basket] = {}
     keywords: dict[int, int] = {}
     raised: dict[int, int] = {}
 
 
 def encode(parts: Parts) -> bytes:
     """The one record of these parts. Raises struct.error on values out of range, and on tables beyond their limits."""
-    sums = sorted(parts.sums.items())
-    n = len(sums)
-    tables = (
-        [_TILE.pack(tile, *counts) for tile, counts in sorted(parts.hours.items(), reverse=True)],
-        [_TILE.pack(tile, *counts) for tile, counts in sorted(parts.days.items(), reverse=True)],
-        [_RECENT.pack(*event) for event in parts.recent],
-        [_CART.pack(tag, *cart) for tag, cart in sorted(parts.carts.items())],
-        [_KEYWORD.pack(*entry) for entry in sorted(parts.keywords.items())],
-        [_RAISED.pack(*entry) for entry in sorted(parts.raised.items())],
+    ordered = sorted(parts.sums.items())
+    n = len(ordered)
+    tables = (parts.hours, parts.days, parts.recent, parts.carts, parts.keywords, parts.raised)
+    head = HEAD.pack(
+        VERSION, n, *map(len, tables), parts.nonce, parts.newest_us, parts.spent_micros, parts.events, parts.evicted
     )
-    flat = [value for _, value in sums]
     return b"".join(
         (
-            _HEAD.pack(
-                VERSION,
-                n,
-                *map(len, tables),
-                parts.nonce,
-                parts.newest_us,
-                parts.spent_micros,
-                parts.events,
-                parts.evicted,
-            ),
-            struct.pack(f"<{n}I", *(tag for tag, _ in sums)),
-            *(struct.pack(f"<{n}d", *(value[horizon] for value in flat)) for horizon in range(3)),
-            *(row for table in tables for row in table),
+            head,
+            struct.pack(f"<{n}I", *(tag for tag, _ in ordered)),
+            *(struct.pack(f"<{n}d", *(sums[horizon] for _, sums in ordered)) for horizon in range(3)),
+            *(TILE_ROW.pack(tile, *of) for tile, of in sorted(parts.hours.items(), reverse=True)),
+            *(TILE_ROW.pack(tile, *of) for tile, of in sorted(parts.days.items(), reverse=True)),
+            *(RECENT_ROW.pack(*event) for event in parts.recent),
+            pack_small(parts.carts, parts.keywords, parts.raised),
+        )
+    )
+
+
+def pack_small(carts: Mapping[int, Basket], keywords: Mapping[int, int], raised: Mapping[int, int]) -> bytes:
+    """The three tables at the end of a record."""
+    return b"".join(
+        (
+            *(CART_ROW.pack(tag, *cart) for tag, cart in sorted(carts.items())),
+            *(KEYWORD_ROW.pack(*entry) for entry in sorted(keywords.items())),
+            *(RAISED_ROW.pack(*entry) for entry in sorted(raised.items())),
         )
     )
 
 
 def decode(data: bytes) -> Realtime:
     """A stored record, checked; raises CorruptRecord on unknown versions and wrong lengths."""
-    if len(data) < _HEAD.size or data[0] != VERSION:
+    if len(data) < HEAD.size or data[0] != VERSION:
         raise CorruptRecord(f"real-time record of version {data[0] if data else 'none'}, this release reads {VERSION}")
-    if len(data) < _ends(data)[-1]:
-        raise CorruptRecord(f"real-time record of {len(data)} bytes, its head says {_ends(data)[-1]}")
+    if len(data) < ends(data)[-1]:
+        raise CorruptRecord(f"real-time record of {len(data)} bytes, its head says {ends(data)[-1]}")
     return Realtime(data)
 
 
-def _ends(data: bytes) -> tuple[int, int, int, int, int, int, int]:
+def ends(data: bytes) -> tuple[int, int, int, int, int, int, int]:
     """Where each table ends: tags, hours, days, recent, carts, keywords, raised."""
-    tags = _HEAD.size + _TAG_BYTES * data[1]
-    hours = tags + _TILE.size * data[2]
-    days = hours + _TILE.size * data[3]
-    recent = days + _RECENT.size * data[4]
-    carts = recent + _CART.size * data[5]
-    keywords = carts + _KEYWORD.size * data[6]
-    return tags, hours, days, recent, carts, keywords, keywords + _RAISED.size * data[7]
+    tags = HEAD.size + TAG_BYTES * data[1]
+    hours = tags + TILE_ROW.size * data[2]
+    days = hours + TILE_ROW.size * data[3]
+    recent = days + RECENT_ROW.size * data[4]
+    carts = recent + CART_ROW.size * data[5]
+    keywords = carts + KEYWORD_ROW.size * data[6]
+    return tags, hours, days, recent, carts, keywords, keywords + RAISED_ROW.size * data[7]
 
 
 def parts(realtime: Realtime) -> Parts:
     """All of a record."""
     data = realtime.data
-    *_, nonce, newest_us, spent, events, evicted = _HEAD.unpack_from(data)
-    tags, hours, days, recent, carts, keywords, raised = _ends(data)
+    *_, nonce, newest_us, spent, events, evicted = HEAD.unpack_from(data)
+    tags, hours, days, recent, carts, keywords, raised = ends(data)
     return Parts(
         nonce=nonce,
         newest_us=newest_us,
@@ -180,23 +180,23 @@ def parts(realtime: Realtime) -> Parts:
         sums=_sums(data),
         hours=_tiles(data[tags:hours]),
         days=_tiles(data[hours:days]),
-        recent=[Recent(*row) for row in _RECENT.iter_unpack(data[days:recent])],
-        carts={tag: Cart(time_us, kind) for tag, time_us, kind in _CART.iter_unpack(data[recent:carts])},
-        keywords=dict(_KEYWORD.iter_unpack(data[carts:keywords])),
-        raised=dict(_RAISED.iter_unpack(data[keywords:raised])),
+        recent=[Recent(*row) for row in RECENT_ROW.iter_unpack(data[days:recent])],
+        carts={tag: Basket(time_us, kind) for tag, time_us, kind in CART_ROW.iter_unpack(data[recent:carts])},
+        keywords=dict(KEYWORD_ROW.iter_unpack(data[carts:keywords])),
+        raised=dict(RAISED_ROW.iter_unpack(data[keywords:raised])),
     )
 
 
 def _sums(data: bytes) -> dict[int, Sums]:
     n = data[1]
-    values = struct.unpack_from(f"<{n}I{3 * n}d", data, _HEAD.size)
+    values = struct.unpack_from(f"<{n}I{3 * n}d", data, HEAD.size)
     return dict(
         zip(values[:n], zip(values[n : 2 * n], values[2 * n : 3 * n], values[3 * n :], strict=True), strict=True)
     )
 
 
 def _tiles(table: bytes) -> dict[int, Counts]:
-    return {row[0]: row[1:] for row in _TILE.iter_unpack(table)}
+    return {row[0]: row[1:] for row in TILE_ROW.iter_unpack(table)}
 
 
 def last_seen_us(realtime: Realtime) -> int:
@@ -224,25 +224,25 @@ def interests(realtime: Realtime, now_us: int) -> dict[int, Sums]:
 
 def counts(realtime: Realtime, now_us: int, hours: int) -> Counts:
     """Events by kind in the running clock hour and the `hours` (at most 23) before it."""
-    tags, end = _ends(realtime.data)[:2]
+    tags, end = ends(realtime.data)[:2]
     return _added(realtime.data[tags:end], now_us // HOUR_US - hours)
 
 
 def daily_counts(realtime: Realtime, now_us: int, days: int) -> Counts:
     """Events by kind in the running UTC day and the `days` (at most 13) before it."""
-    start, end = _ends(realtime.data)[1:3]
+    start, end = ends(realtime.data)[1:3]
     return _added(realtime.data[start:end], now_us // DAY_US - days)
 
 
 def _added(table: bytes, since: int) -> Counts:
-    rows = [row[1:] for row in _TILE.iter_unpack(table) if row[0] >= since]
+    rows = [row[1:] for row in TILE_ROW.iter_unpack(table) if row[0] >= since]
     return tuple(map(sum, zip(*rows, strict=True))) if rows else (0, 0, 0, 0, 0)  # type: ignore[return-value]
 
 
 def recent(realtime: Realtime) -> list[Recent]:
     """The latest MAX_RECENT events, newest first."""
-    start, end = _ends(realtime.data)[2:4]
-    return [Recent(*row) for row in _RECENT.iter_unpack(realtime.data[start:end])]
+    start, end = ends(realtime.data)[2:4]
+    return [Recent(*row) for row in RECENT_ROW.iter_unpack(realtime.data[start:end])]
 
 
 def session_depth(realtime: Realtime, now_us: int) -> int:
@@ -260,10 +260,10 @@ def last_category(realtime: Realtime) -> int:
     return next((event.tag for event in recent(realtime) if event.tag), 0)
 
 
-def carts(realtime: Realtime) -> dict[int, Cart]:
+def carts(realtime: Realtime) -> dict[int, Basket]:
     """{tag: its latest cart or purchase}."""
-    start, end = _ends(realtime.data)[3:5]
-    return {tag: Cart(time_us, kind) for tag, time_us, kind in _CART.iter_unpack(realtime.data[start:end])}
+    start, end = ends(realtime.data)[3:5]
+    return {tag: Basket(time_us, kind) for tag, time_us, kind in CART_ROW.iter_unpack(realtime.data[start:end])}
 
 
 def carted(realtime: Realtime, now_us: int) -> frozenset[int]:
@@ -282,15 +282,15 @@ def bought(realtime: Realtime, now_us: int) -> frozenset[int]:
 
 def keywords(realtime: Realtime, now_us: int) -> frozenset[int]:
     """Tags that a search named in the last day."""
-    start, end = _ends(realtime.data)[4:6]
-    rows = _KEYWORD.iter_unpack(realtime.data[start:end])
+    start, end = ends(realtime.data)[4:6]
+    rows = KEYWORD_ROW.iter_unpack(realtime.data[start:end])
     return frozenset(tag for tag, time_us in rows if now_us - time_us <= KEYWORD_US)
 
 
 def raised(realtime: Realtime, now_us: int) -> frozenset[int]:
     """Tags that a rule over the stream raised and that have not ended."""
-    start, end = _ends(realtime.data)[5:7]
-    rows = _RAISED.iter_unpack(realtime.data[start:end])
+    start, end = ends(realtime.data)[5:7]
+    rows = RAISED_ROW.iter_unpack(realtime.data[start:end])
     return frozenset(tag for tag, until_s in rows if now_us < until_s * 1_000_000)
 
 
@@ -314,7 +314,7 @@ def realtime_tags(realtime: Realtime, now_us: int, wanted: Container[int] | None
     """
     data = realtime.data
     n = data[1]
-    values = struct.unpack_from(f"<{n}I{3 * n}d", data, _HEAD.size)
+    values = struct.unpack_from(f"<{n}I{3 * n}d", data, HEAD.size)
     newest_us = last_seen_us(realtime)
     short, day, long = _fade(newest_us, now_us)
     gone = bought(realtime, now_us)

@@ -4,7 +4,7 @@ import pytest
 
 from bidder.openrtb import Reason
 from dmp import realtime
-from dmp.realtime import CART, PURCHASE, Cart, Parts, landmark_us
+from dmp.realtime import CART, PURCHASE, Basket, Parts, landmark_us
 from dmp.schema import Contact, User
 from dmp.taxonomy import tag_id
 from tests.bidder.factories import NOW_US, a_campaign, a_request, decision
@@ -17,7 +17,7 @@ def lately(kind: int | None = None) -> realtime.Realtime:
     """A record of one tag that weighs 3 on each horizon at the last landmark of its half-hour sums, 50 points then."""
     then = landmark_us(NOW_US, 0)
     sums = tuple(3.0 * 2.718281828459045 ** ((then - landmark_us(then, h)) / realtime.TAU_US[h]) for h in range(3))
-    carts = {} if kind is None else {AUTO: Cart(then, kind)}
+    carts = {} if kind is None else {AUTO: Basket(then, kind)}
     return realtime.decode(realtime.encode(Parts(nonce=bytes(8), newest_us=then, sums={AUTO: sums}, carts=carts)))  # type: ignore[dict-item]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dmp import codec, keys, realtime
 from dmp.errors import CorruptRecord
 from dmp.events import Bid, decode, encode
-from dmp.realtime import CART, PURCHASE, SEARCH, VIEW, Cart, Parts, Recent
+from dmp.realtime import CART, PURCHASE, SEARCH, VIEW, Basket, Parts, Recent
 from dmp.schema import NOBODY, Realtime, User
 from dmp.store import forget, read_users
 from dmp.taxonomy import tag_id
@@ -32,7 +32,7 @@ records = st.builds(
     hours=st.dictionaries(u32, counts, max_size=realtime.HOURS),
     days=st.dictionaries(u32, counts, max_size=realtime.DAYS),
     recent=st.lists(st.builds(Recent, i64, st.integers(0, 4), u32), max_size=realtime.MAX_RECENT),
-    carts=st.dictionaries(u32, st.builds(Cart, i64, st.sampled_from([CART, PURCHASE])), max_size=realtime.MAX_CARTS),
+    carts=st.dictionaries(u32, st.builds(Basket, i64, st.sampled_from([CART, PURCHASE])), max_size=realtime.MAX_CARTS),
     keywords=st.dictionaries(u32, i64, max_size=realtime.MAX_KEYWORDS),
     raised=st.dictionaries(u32, u32, max_size=realtime.MAX_RAISED),
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_bytes_of_the_first_release_are_read():
     found = realtime.parts(realtime.decode(data))
     assert found == Parts(
         nonce=bytes(range(1, 9)), newest_us=0x01E53CCBA980, spent_micros=2_000_000, events=2,
-        sums={1005: (1.0, 2.0, 3.0)}, hours={502096: (1, 0, 0, 1, 0)}, carts={1005: Cart(0x01E53CCBA980, PURCHASE)},
+        sums={1005: (1.0, 2.0, 3.0)}, hours={502096: (1, 0, 0, 1, 0)}, carts={1005: Basket(0x01E53CCBA980, PURCHASE)},
         raised={2001: 2**32 - 1},
     )  # fmt: skip
     assert realtime.encode(found) == data
@@ -107,10 +107,10 @@ def test_a_tag_scores_by_its_weight_on_all_horizons(weight, score):
 def test_what_is_in_a_basket_is_wanted_and_what_was_bought_is_not():
     values = {AUTO: (5, 5, 5), MUSIC: (1, 1, 1)}
     assert set(realtime.realtime_tags(record(values=values), NOW_US)) == {AUTO, MUSIC}, "a look is no intent"
-    carted = record(values=values, carts={AUTO: Cart(NOW_US, CART)})
+    carted = record(values=values, carts={AUTO: Basket(NOW_US, CART)})
     assert realtime.realtime_tags(carted, NOW_US) == {AUTO: 62, AUTO_INTENT: 62, MUSIC: 25}
     assert AUTO_INTENT not in realtime.realtime_tags(carted, NOW_US + 3 * DAY_US + 1)
-    bought = record(values=values, carts={AUTO: Cart(NOW_US, PURCHASE)})
+    bought = record(values=values, carts={AUTO: Basket(NOW_US, PURCHASE)})
     assert realtime.realtime_tags(bought, NOW_US) == {MUSIC: 25}
     assert AUTO in realtime.realtime_tags(bought, NOW_US + 14 * DAY_US + 1)
 
@@ -129,7 +129,7 @@ def test_the_higher_score_holds_and_a_purchase_silences_both():
     assert realtime.current_tags({AUTO: 20}, it, NOW_US) == {AUTO: 50, 7: 100}
     assert realtime.current_tags({AUTO: 20}, it, NOW_US + 1_000_000) == {AUTO: 49}, "a raised tag has ended"
     assert realtime.current_tags({AUTO: 20}, None, NOW_US) == {AUTO: 20}
-    bought = record(values={AUTO: (3, 3, 3)}, carts={AUTO: Cart(NOW_US, PURCHASE)})
+    bought = record(values={AUTO: (3, 3, 3)}, carts={AUTO: Basket(NOW_US, PURCHASE)})
     assert realtime.current_tags({AUTO: 80, AUTO_INTENT: 90, MUSIC: 1}, bought, NOW_US) == {MUSIC: 1}
 
 
