@@ -35,6 +35,7 @@ from dmp import (
     optout,
     pseudonym,
     store,
+    stream_commands,
     taxonomy,
     taxonomy_commands,
 )
@@ -188,6 +189,7 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
 
 
 app.add_typer(taxonomy_commands.app, name="taxonomy")
+app.add_typer(stream_commands.app, name="stream")
 app.add_typer(audience_commands.app, name="audience")
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")

@@ -232,6 +232,7 @@ READ_BYTES = 1024**2
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+_behaviour_decoder: msgspec.msgpack.Decoder[Behaviour] = msgspec.msgpack.Decoder(Behaviour)
 
 
 def encode(event: Event) -> bytes:
@@ -250,6 +251,14 @@ def decode(record: bytes) -> Event:
         return _decoder.decode(record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEvents(f"not an event record: {error}") from None
+
+
+def decode_behaviour(record: bytes) -> Behaviour:
+    """One record back; raises BadEvents when it is none, or one of advertising."""
+    try:
+        return _behaviour_decoder.decode(record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEvents(f"not a behaviour record: {error}") from None
 
 
 def read(file: BinaryIO) -> Iterator[Event]:

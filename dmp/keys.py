@@ -13,8 +13,10 @@
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
 | `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
-| `late:{e<p>}` | stream | until folded in | dmp.stream | records that only the nightly batch can count |
-| `owner:{e<p>}` | string | seconds | dmp.stream | which consumer works on this partition |
+| `late:{e<p>}` | stream | until folded in | dmp.consumer | records that only the nightly batch can count |
+| `counts:{e<p>}` | hash | 30 d idle | dmp.consumer | what became of events, see dmp.stream.Counts |
+| `owner:{e<p>}` | string | seconds | dmp.consumer | which consumer works on this partition |
+| `consumers` | sorted set | seconds | dmp.consumer | consumers of the event stream by when last heard of |
 
 `u` is the user's pseudonym as 22 url-safe base64 characters and the hash tag, so that one user is one slot.
 `m<p>` is one of 16 money partitions, by campaign, so that a booking (mark, spend, record) is one atomic script.
@@ -32,6 +34,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dmp.schema import Uid
 
 GENERATION = b"gen:live"
+CONSUMERS = b"consumers"
 PROFILE_TTL_S = 30 * 86_400  # P-70: profiles idle for 30 days expire
 MONEY_PARTITIONS = 16
 
@@ -86,6 +89,12 @@ def realtime_marks(uid: Uid) -> bytes:
     return b"rtm:{%b}" % text(uid)
 
 
+def stream_keys(uid: Uid) -> tuple[bytes, bytes, bytes]:
+    """What the stream processor reads of a user: real-time record, its marks, audiences."""
+    u = urlsafe_b64encode(uid)[:22]
+    return b"rt:{%b}" % u, b"rtm:{%b}" % u, b"aud:{%b}" % u
+
+
 def event_partition(uid: Uid, partitions: int) -> int:
     """Which of the event stream's partitions a user's events go to; uids are hashes, so any bytes of them do."""
     return int.from_bytes(uid[:8], "big") % partitions
@@ -97,6 +106,10 @@ def events(partition: int) -> bytes:
 
 def late_events(partition: int) -> bytes:
     return b"late:{e%d}" % partition
+
+
+def event_counts(partition: int) -> bytes:
+    return b"counts:{e%d}" % partition
 
 
 def event_owner(partition: int) -> bytes:

@@ -11,6 +11,7 @@ both have acknowledged it.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import redis
@@ -109,3 +110,45 @@ def parse_id(entry: str) -> tuple[int, int]:
 def _after(entry: str) -> str:
     ms, sequence = parse_id(entry)
     return f"{ms}-{sequence + 1}"
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far a group is behind in a partition.
+
+    waiting: entries not delivered yet, MOST_COUNTED at most on stores that do not count them themselves (before 7.0).
+    pending: delivered and not acknowledged. behind_ms: age of the oldest of both, 0 when there are none. late: records
+    that wait for the nightly batch. length: entries the partition holds.
+    """
+
+    partition: int
+    waiting: int
+    pending: int
+    behind_ms: int
+    late: int
+    length: int
+
+
+MOST_COUNTED = 10_000
+
+
+def lag(client: redis.Redis, partition: int, now_ms: int, group: str = TAGS) -> Lag:
+    """now_ms: our clock, unix milliseconds."""
+    key = keys.events(partition)
+    length, late = int(client.xlen(key)), int(client.xlen(keys.late_events(partition)))
+    try:
+        groups = {info["name"].decode(): info for info in client.xinfo_groups(key)}
+    except redis.exceptions.ResponseError:  # nothing was ever appended, and no consumer came by
+        groups = {}
+    info = groups.get(group)
+    last = "0-0" if info is None else info["last-delivered-id"].decode()
+    following: Any = client.xrange(key, min=f"({last}", count=1)
+    oldest = [entry.decode() for entry, _ in following]
+    waiting = info.get("lag") if info is not None else None
+    if waiting is None:
+        undelivered: Any = client.xrange(key, min=f"({last}", count=MOST_COUNTED)
+        waiting = len(undelivered)
+    pending: Any = client.xpending(key, group) if info is not None else {"pending": 0}
+    if pending["pending"]:
+        oldest.append(pending["min"].decode())
+    behind_ms = max(0, now_ms - min(parse_id(entry)[0] for entry in oldest)) if oldest else 0
+    return Lag(partition, int(waiting), int(pending["pending"]), behind_ms, late, length)

@@ -1,0 +1,255 @@
+"""Events -> real-time tags: what one consumer does with what a partition delivers.
+
+    read entries -> for each user: record and marks -> add the acts that have no mark -> put both if nothing changed
+                 -> acknowledge
+
+**Exactly once.** The new state is computed here and put by a script that compares and sets on the user's slot
+(`realtime.lua`): record and marks change together or not at all, and only if the record is still the one that was
+read. So a consumer may die anywhere: what it had put is marked and is skipped when the entry is delivered again, what
+it had not is done then. Two consumers with the same entries (one was thought dead) cannot both put: the slower one
+finds another nonce, reads again, and finds the marks.
+
+**What the stream cannot count exactly now** goes to `late:{e<p>}` in the transaction that acknowledges it, for the
+nightly batch: events that came later than `lateness_s` after they happened; those of a user with more than
+`marks.MOST` live marks; entries delivered again after their marks may have gone.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import redis
+
+from dmp import events, keys, marks, optout, realtime
+from dmp.acts import Act, Understanding
+from dmp.draft import Draft
+from dmp.errors import BadEvents
+from dmp.events import Behaviour
+from dmp.lookup import encode
+from dmp.schema import Realtime, Uid
+
+MAX_TIME_US = 2**53  # the year 2255
+PRUNE_FROM = 32 * marks.BYTES  # below, old marks are not worth looking for
+FLUSH_USERS = 128  # writes sent at a time, while the answers of further reads come in
+_MGET = b"*4\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.stream_keys(bytes(16)))
+_SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
+
+Watch = Callable[[Uid, Realtime, Sequence[Behaviour]], Mapping[int, int]]
+"""A rule over the stream: (user, record with these events in it, these events) -> {tag to raise: unix second it ends}.
+
+May be asked again about the same events when somebody else changed the record meanwhile, or a consumer died.
+"""
+
+
+class Entry(NamedTuple):
+    """What was appended in one command. came_ms: when the store took it, unix milliseconds."""
+
+    id: bytes
+    came_ms: int
+    records: Sequence[bytes]
+
+
+class Counts(msgspec.Struct):
+    """Events of a turn by what became of them, and what it took.
+
+    applied: in a record now. duplicates: were before, under this id. late, surplus, unsure: for the nightly batch, as
+    told above. no_consent: may build no profile. opted_out: of users who want none. broken: no event, or of a time
+    before 1970. plain: say nothing about now. users: records written. conflicts: of these, put again.
+    """
+
+    applied: int = 0
+    duplicates: int = 0
+    late: int = 0
+    surplus: int = 0
+    unsure: int = 0
+    no_consent: int = 0
+    opted_out: int = 0
+    broken: int = 0
+    plain: int = 0
+    users: int = 0
+    conflicts: int = 0
+
+    def add(self, other: "Counts") -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class _Waiting(NamedTuple):
+    """An act on its way into a record. mark: of its event; came_s: unix second."""
+
+    act: Act
+    mark: bytes
+    came_s: int
+    event: Behaviour
+    record: bytes
+
+
+class Turn(NamedTuple):
+    """What became of some entries. aside: (why, record) for the nightly batch."""
+
+    counts: Counts
+    aside: Sequence[tuple[str, bytes]]
+
+
+class Processor:
+    """Applies entries over one connection.
+
+    client: of the store. lateness_s: see `dmp.stream.lateness_s`. watch: see `Watch`.
+    """
+
+    def __init__(
+        self, client: redis.Redis, understand: Understanding, lateness_s: int, watch: Watch | None = None
+    ) -> None:
+        self.understand = understand
+        self._client = client
+        self._connection = client.connection_pool.get_connection()
+        self._lateness_us = lateness_s * 1_000_000
+        self._life_s = marks.life_s(lateness_s)
+        self._watch = watch
+        self._nonce = int.from_bytes(os.urandom(8), "big")  # counted up: no other writer will come upon the same
+        self._sha = str(client.script_load(_SCRIPT)).encode()
+
+    def apply(self, entries: Iterable[Entry], now_s: int, again: bool = False) -> Turn:
+        """Put every event of these entries where it belongs; when this returns, that is done and may be acknowledged.
+
+        again: they may have been applied before. now_s: our clock, unix seconds, for these. Raises
+        redis.exceptions.RedisError; then some may be done, which does no harm.
+        """
+        counts = Counts()
+        aside: list[tuple[str, bytes]] = []
+        waiting: dict[Uid, list[_Waiting]] = {}
+        for entry in entries:
+            unsure = again and now_s - entry.came_ms // 1000 > self._life_s
+            for record in entry.records:
+                self._sort(entry, record, unsure, waiting, counts, aside)
+        done = False
+        try:
+            while waiting:
+                left = self._put(waiting, counts, aside)
+                counts.conflicts += len(left)
+                waiting = {uid: waiting[uid] for uid in left}
+            done = True
+        finally:
+            if not done:  # replies that nobody read must not be taken for the next ones
+                self._connection.disconnect()  # type: ignore[no-untyped-call]
+        return Turn(counts, aside)
+
+    def _sort(
+        self,
+        entry: Entry,
+        record: bytes,
+        unsure: bool,
+        waiting: dict[Uid, list[_Waiting]],
+        counts: Counts,
+        aside: list[tuple[str, bytes]],
+    ) -> None:
+        try:
+            event = events.decode_behaviour(record)
+        except BadEvents:
+            counts.broken += 1
+            return
+        if len(event.uid) != 16 or not 0 <= event.time_us < MAX_TIME_US:
+            counts.broken += 1
+            return
+        if not event.consent & events.CONSENT_PROFILE:
+            counts.no_consent += 1
+            return
+        act = self.understand(event)
+        if act is None:
+            counts.plain += 1
+        elif entry.came_ms * 1000 - event.time_us > self._lateness_us:
+            counts.late += 1
+            aside.append(("late", record))
+        elif unsure:
+            counts.unsure += 1
+            aside.append(("unsure", record))
+        else:
+            one = _Waiting(act, marks.of(event), entry.came_ms // 1000, event, record)
+            waiting.setdefault(event.uid, []).append(one)
+
+    def _put(
+        self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[tuple[str, bytes]]
+    ) -> list[Uid]:
+        """Read, add and write all users once; returns the users whose record somebody else changed meanwhile."""
+        send: Callable[[list[bytes]], None] = self._connection.send_packed_command
+        send([b"".join([_MGET % keys.stream_keys(uid) for uid in waiting])])
+        asked: list[tuple[Uid, Counts, list[tuple[str, bytes]]]] = []
+        commands: list[bytes] = []
+        for uid, acts in waiting.items():
+            of_user, beside = Counts(), list[tuple[str, bytes]]()
+            command = self._changed(uid, acts, self._reply(), of_user, beside)
+            if command is None:
+                counts.add(of_user)
+                aside += beside
+                continue
+            asked.append((uid, of_user, beside))
+            commands.append(command)
+            if len(commands) == FLUSH_USERS:
+                send([b"".join(commands)])
+                commands = []
+        if commands:
+            send([b"".join(commands)])
+        left = []
+        for uid, of_user, beside in asked:
+            if self._reply() == 1:
+                counts.add(of_user)
+                aside += beside
+            else:
+                left.append(uid)
+        if left:
+            self._sha = str(self._client.script_load(_SCRIPT)).encode()  # or the store had forgotten it
+        return left
+
+    def _reply(self) -> Any:
+        """The next reply, None where the script is not known; any other error is raised."""
+        try:
+            return self._connection.read_response()
+        except redis.exceptions.NoScriptError:
+            return None
+
+    def _changed(
+        self, uid: Uid, acts: Sequence[_Waiting], values: Any, counts: Counts, aside: list[tuple[str, bytes]]
+    ) -> bytes | None:
+        """The command that puts a user's acts, or None when there is nothing to put."""
+        record, held, audiences = values
+        if audiences is not None and optout.marks_in(audiences):
+            counts.opted_out += len(acts)
+            return None
+        if held is None:
+            held = b""
+        live = marks.live(held, acts[0].came_s) if len(held) >= PRUNE_FROM else held
+        draft: Draft | None = None
+        fresh: list[_Waiting] = []
+        put: dict[bytes, int] = {}
+        for one in acts:
+            if put.get(one.mark, -1) >= one.came_s or marks.holds(live, one.mark, one.came_s):
+                counts.duplicates += 1
+            elif len(live) + marks.BYTES * len(put) >= marks.BYTES * marks.MOST:
+                counts.surplus += 1
+                aside.append(("surplus", one.record))
+            else:
+                if draft is None:
+                    draft = Draft(None if record is None else realtime.decode(record))
+                draft.add(one.act)
+                put[one.mark] = one.came_s + self._life_s
+                fresh.append(one)
+        if draft is None:
+            return None
+        counts.applied += len(fresh)
+        counts.users += 1
+        if self._watch is not None:
+            so_far = realtime.decode(draft.finish(bytes(8)))
+            for tag, until_s in self._watch(uid, so_far, [one.event for one in fresh]).items():
+                draft.raise_tag(tag, until_s)
+        self._nonce = (self._nonce + 1) % 2**64
+        new_marks = b"".join([marks.made(mark, until_s) for mark, until_s in put.items()])
+        rewrite = 2 * len(live) < len(held)
+        return encode(
+            b"EVALSHA", self._sha, b"3", *keys.stream_keys(uid),
+            b"" if record is None else record[8:16], audiences or b"", draft.finish(self._nonce.to_bytes(8, "big")),
+            draft.newest_us // 1_000_000 + realtime.IDLE_S,
+            live + new_marks if rewrite else new_marks, b"SET" if rewrite else b"APPEND",
+            self._life_s + marks.REDELIVERY_S,
+        )  # fmt: skip

@@ -1,0 +1,170 @@
+"""`tagbid dmp stream`: the consumers that turn events into real-time tags, and how they are doing."""
+
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import redis
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dmp import config as configuration
+from dmp import keys, streams
+from dmp.config import DmpConfig
+from dmp.consumer import Consumer
+from dmp.store import Store, open_store
+from dmp.stream import Counts
+
+app = typer.Typer(invoke_without_command=True, help="Events into real-time tags.")
+console = Console()
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, a line each time.")]
+RESTART_S = 1.0  # a consumer that dies is replaced, but no faster than this
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All partitions together. at_ms: unix milliseconds. counts: events by what became of them, ever. behind_ms: of the
+    partition that is furthest behind. consumers: alive.
+    """
+
+    at_ms: int
+    consumers: int
+    behind_ms: int
+    waiting: int
+    pending: int
+    late_waiting: int
+    counts: Counts
+    partitions: tuple[streams.Lag, ...]
+
+
+def status_of(client: redis.Redis, partitions: int, now_ms: int) -> Status:
+    """What the store says of the stream now."""
+    lags = tuple(streams.lag(client, partition, now_ms) for partition in range(partitions))
+    counts = Counts()
+    for partition in range(partitions):
+        stored = client.hgetall(keys.event_counts(partition))
+        counts.add(Counts(**{name: int(stored.get(name.encode(), 0)) for name in Counts.__struct_fields__}))
+    return Status(
+        at_ms=now_ms,
+        consumers=int(client.zcard(keys.CONSUMERS)),
+        behind_ms=max(lag.behind_ms for lag in lags),
+        waiting=sum(lag.waiting for lag in lags),
+        pending=sum(lag.pending for lag in lags),
+        late_waiting=sum(lag.late for lag in lags),
+        counts=counts,
+        partitions=lags,
+    )
+
+
+@app.callback()
+def stream(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Consumer processes.")] = 1,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two lines about how it goes.")] = 10.0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Turn events into real-time tags until stopped; any number of these may run, here and elsewhere."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = configuration.load("dmp", DmpConfig, config)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with open_store(settings) as store:
+        client = store.sync()
+        pool = [_started(store, settings) for _ in range(workers)]
+        try:
+            before = Counts()
+            while not stop.wait(every):
+                pool = [one if one.is_alive() else _replaced(one, store, settings) for one in pool]
+                before = _tell(client, settings, before, every, as_json)
+        finally:
+            for one in pool:
+                one.terminate()
+            for one in pool:
+                one.join(10)
+
+
+@app.command()
+def status(config: ConfigFile = None, as_json: Json = False) -> None:
+    """How far behind the stream is, and what became of the events so far."""
+    settings = configuration.load("dmp", DmpConfig, config)
+    with open_store(settings) as store:
+        found = status_of(store.sync(), settings.stream.partitions, time.time_ns() // 1_000_000)
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    table = Table("partition", "waiting", "pending", "behind", "late", "held")
+    for lag in found.partitions:
+        behind = f"{lag.behind_ms / 1000:,.1f} s" if lag.behind_ms else ""
+        table.add_row(
+            str(lag.partition),
+            *(f"{n:,}" for n in (lag.waiting, lag.pending)),
+            behind,
+            f"{lag.late:,}",
+            f"{lag.length:,}",
+        )
+    console.print(table)
+    became = ", ".join(
+        f"{n:,} {name.replace('_', ' ')}" for name, n in msgspec.structs.asdict(found.counts).items() if n
+    )
+    console.print(f"{found.consumers} consumers; events so far: {became or 'none'}", highlight=False)
+
+
+def _work(store: Store, settings: DmpConfig) -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - started below
+
+    def follow_parent() -> None:
+        connection.wait([parent.sentinel])
+        stop.set()
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    Consumer(store, settings).run(stop)
+
+
+def _started(store: Store, settings: DmpConfig) -> BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_work, args=(Store(store.url), settings), daemon=True)
+    process.start()
+    return process
+
+
+def _replaced(dead: BaseProcess, store: Store, settings: DmpConfig) -> BaseProcess:
+    console.print(f"a consumer ended with {dead.exitcode}; another takes its place", style="red")
+    time.sleep(RESTART_S)
+    return _started(store, settings)
+
+
+def _tell(client: redis.Redis, settings: DmpConfig, before: Counts, seconds: float, as_json: bool) -> Counts:
+    """One line about how it goes; returns the counts told."""
+    try:
+        found = status_of(client, settings.stream.partitions, time.time_ns() // 1_000_000)
+    except redis.exceptions.RedisError as error:
+        Console(stderr=True).print(
+            f"the tag store does not answer ({error}); waiting for it", style="red", markup=False
+        )
+        return before
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        sys.stdout.flush()
+    else:
+        rate = (found.counts.applied - before.applied) / seconds if before.applied else 0.0
+        console.print(
+            f"{rate:,.0f} events/s, {found.waiting + found.pending:,} entries waiting, "
+            f"{found.behind_ms / 1000:.1f} s behind, {found.late_waiting:,} for the nightly batch",
+            highlight=False,
+        )
+    return found.counts
