@@ -217,7 +217,7 @@ def test_an_ad_meets_what_the_user_wants_now():
     sums = tuple(
         3 * math.exp((NOW - realtime.landmark_us(NOW, horizon)) / realtime.TAU_US[horizon]) for horizon in range(3)
     )
-    now = a_moment(newest_us=NOW, sums={SPORTS: sums}, carts={TRAVEL: realtime.Cart(NOW, realtime.CART)})
+    now = a_moment(newest_us=NOW, sums={SPORTS: sums}, carts={TRAVEL: realtime.Basket(NOW, realtime.CART)})
     row = named(user=User(realtime=now))
     assert (row["now_interest"], row["now_target"], row["retargeted"]) == (0.0, 50.0, 1.0)
     other = named(user=User(realtime=now), ad=Ad("s", "s1", interest=SPORTS))
