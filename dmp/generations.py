@@ -5,17 +5,21 @@ How two banks make that safe is told in `dmp.keys`. What a publisher must add: a
 the next build overwrites every such record, with a tombstone where the user has no tags now.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import redis
 
 from dmp import codec, keys
 from dmp.errors import DmpError
+from dmp.grouped import Grouped
 from dmp.schema import Uid
 
 CHUNK_USERS = 1_000  # one pipelined round trip; about 1 MB at 100 tags a user
@@ -45,86 +49,139 @@ class Published(msgspec.Struct, frozen=True):
     gone: int
 
 
-def bodies(tags: pa.Table) -> Iterator[tuple[Uid, bytes]]:
-    """(uid, profile record without its 8-byte head) per user, in order of uid; tags of a user in order of id."""
-    order = pc.sort_indices(tags, sort_keys=[("uid", "ascending"), ("tag", "ascending")])
-    tags = tags.take(order)
-    n = len(tags)
-    uid_column = tags["uid"].combine_chunks()
-    uids = memoryview(uid_column.buffers()[1])[16 * uid_column.offset :] if n else memoryview(b"")
-    halves = np.frombuffer(uids, dtype=np.uint64, count=2 * n).reshape(n, 2)  # compared as two numbers, not as objects
-    columns: list[tuple[npt.NDArray[np.unsignedinteger], int]] = [
-        (tags["tag"].to_numpy().astype("<u4"), 4),
-        (tags["score"].to_numpy().astype("u1"), 1),
-        (tags["as_of_day"].to_numpy().astype("<u2"), 2),
-        (tags["source"].to_numpy().astype("u1"), 1),
-    ]
-    packed = [(memoryview(column.tobytes()), width) for column, width in columns]
-    starts = np.flatnonzero(np.concatenate(([True], (halves[1:] != halves[:-1]).any(axis=1)))) if n else np.arange(0)
-    ends = np.append(starts[1:], n)[: len(starts)]
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        uid = bytes(uids[16 * start : 16 * start + 16])
-        yield uid, b"".join(column[start * width : end * width] for column, width in packed)
+Row = tuple[Uid, int, bytes]
+"""A user's record without its 8-byte head: uid, number of tags, tag columns and vector (see `dmp.codec`)."""
+
+Banks = Sequence[bytes | None]
+NO_VECTORS: Mapping[Uid, bytes] = MappingProxyType({})
+
+
+def bodies(tags: Grouped, vectors: Mapping[Uid, bytes] = NO_VECTORS) -> Iterator[Row]:
+    """The record of each user, in order of uid; tags of a user in order of id. vectors: packed, of who has one."""
+    tag, day = tags.tag.astype("<u4", copy=False).tobytes(), tags.as_of_day.astype("<u2", copy=False).tobytes()
+    score, source = tags.score.tobytes(), tags.source.tobytes()
+    start = 0
+    for user, end in enumerate(tags.starts[1:].tolist()):
+        uid = tags.uid(user)
+        body = tag[4 * start : 4 * end] + score[start:end] + day[2 * start : 2 * end] + source[start:end]
+        yield uid, end - start, (body + vectors[uid] if uid in vectors else body)
+        start = end
 
 
 def publish(
     client: redis.Redis,
-    tags: pa.Table,
+    tags: Grouped,
     generation: int,
     live: int,
     others: Sequence[Uid] = (),
     ttl_s: int = keys.PROFILE_TTL_S,
+    vectors: Mapping[Uid, bytes] = NO_VECTORS,
     progress: Callable[[int], None] = lambda users: None,
 ) -> Published:
     """Write a generation beside the live one; nothing is visible before the pointer flips to it.
 
-    tags: `TAG_COLUMNS`. others: users who may hold records (of the live or an abandoned generation) and have no
-    tags now. Writing again after a crash, under the same or a higher number, is safe.
+    others: users who may hold records (of the live or an abandoned generation) and have no tags now. vectors: see
+    `bodies`. Writing again after a crash, under the same or a higher number, is safe.
     """
-    written = unchanged = gone = 0
-    here = set()
+    here = {tags.uid(user) for user in range(tags.users)} if others else set()
+    rows = chain(bodies(tags, vectors), ((uid, 0, b"") for uid in others if uid not in here))
+    # Of a store without any profile nothing has to be read first.
+    blank = not live and not others and next(client.scan_iter(match=keys.ALL_PROFILES, count=10_000), None) is None
+    write = _Writer(generation, live, ttl_s)
+    with _wire(client) as wire:
+        inbox: deque[int | _Chunk] = deque()  # replies to come: to so many writes, or to the reads of a chunk
 
-    def rows() -> Iterator[tuple[Uid, bytes]]:
-        for uid, body in bodies(tags):
-            here.add(uid)
-            yield uid, body
-        yield from ((uid, b"") for uid in others if uid not in here)
+        def settle() -> None:
+            """Take replies up to those of the oldest reads, and write what they call for."""
+            while inbox:
+                waiting = inbox.popleft()
+                if isinstance(waiting, int):
+                    for _ in range(waiting):
+                        wire.read_response()
+                    continue
+                banks = [_NOTHING] * len(waiting.rows) if blank else [wire.read_response() for _ in waiting.rows]
+                commands = list(chain.from_iterable(map(write.commands, waiting.rows, waiting.keys, banks)))
+                _send(wire, commands)
+                inbox.append(len(commands))
+                progress(len(waiting.rows))
+                return
 
-    chunk: list[tuple[Uid, bytes]] = []
+        # The store works on the reads of the next chunk and the writes of the last one while we work on this one.
+        while chunk := list(islice(rows, CHUNK_USERS)):
+            asked = _Chunk(chunk, keys.profile_pairs([uid for uid, _, _ in chunk]))
+            if not blank:
+                _send(wire, map(_READ.__mod__, asked.keys))
+            inbox.append(asked)
+            if len(inbox) > 2:
+                settle()
+        while inbox:
+            settle()
+    return Published(write.written, write.unchanged, write.gone)
 
-    def flush() -> None:
-        nonlocal written, unchanged, gone
-        pipe = client.pipeline(transaction=False)
-        for uid, _ in chunk:
-            pipe.mget(keys.profile(uid, 0), keys.profile(uid, 1))
-        for (uid, body), banks in zip(chunk, pipe.execute(), strict=True):
-            seen = codec.visible(banks[0], banks[1], live)
-            abandoned = any(bank is not None and codec.generation_of(bank) > live for bank in banks)
+
+class _Chunk(NamedTuple):
+    """Users whose banks are being read; keys: of both banks of each."""
+
+    rows: list[Row]
+    keys: list[tuple[bytes, bytes]]
+
+
+class _Writer:
+    """Commands that bring users to a generation; counts what became of them."""
+
+    def __init__(self, generation: int, live: int, ttl_s: int) -> None:
+        self._generation, self._live = generation, live
+        ttl = b"$%d\r\n%d\r\n" % (len(str(ttl_s)), ttl_s)
+        self._renew = b"*3\r\n$6\r\nEXPIRE\r\n" + _KEY + ttl
+        self._drop = b"*2\r\n$3\r\nDEL\r\n" + _KEY
+        self._set = b"*5\r\n$3\r\nSET\r\n" + _KEY + b"$%d\r\n%b%b\r\n$2\r\nEX\r\n" + ttl
+        self.written = self.unchanged = self.gone = 0
+
+    def commands(self, row: Row, pair: tuple[bytes, bytes], banks: Banks) -> list[bytes]:
+        """For one user: keys and contents of both banks."""
+        _, n, body = row
+        head = codec.profile_head(self._generation, n, len(body) > 8 * n)
+        found = []
+        seen, holder, abandoned = None, 0, False
+        if banks[0] is not None or banks[1] is not None:
+            seen = codec.visible(banks[0], banks[1], self._live)
+            abandoned = any(bank is not None and codec.generation_of(bank) > self._live for bank in banks)
             holder = 1 if seen is not None and seen is banks[1] else 0
-            if not abandoned and (seen[8:] if seen is not None else b"") == body:
-                unchanged += 1
-                if seen is not None:
-                    pipe.expire(keys.profile(uid, holder), ttl_s)
-                continue
-            bank = 1 - holder if seen is not None else 0
-            if seen is not None:  # before the new record, which must not expire first and bring the old one back
-                pipe.expire(keys.profile(uid, holder), ttl_s)
-            elif abandoned:
-                pipe.delete(keys.profile(uid, 1))
-            pipe.set(keys.profile(uid, bank), codec.profile_head(generation, len(body) // 8) + body, ex=ttl_s)
-            written += bool(body)
-            gone += not body
-        pipe.execute()
-        progress(len(chunk))
-        chunk.clear()
+        same = not body if seen is None else seen[:4] == head[:4] and seen[8:] == body
+        if same and not abandoned:
+            self.unchanged += 1
+            return [] if seen is None else [self._renew % pair[holder]]
+        if seen is not None:  # before the new record, which must not expire first and bring the old one back
+            found.append(self._renew % pair[holder])
+        elif abandoned:
+            found.append(self._drop % pair[1])
+        key = pair[1 - holder if seen is not None else 0]
+        found.append(self._set % (key, len(head) + len(body), head, body))
+        self.written += bool(body)
+        self.gone += not body
+        return found
 
-    for row in rows():
-        chunk.append(row)
-        if len(chunk) == CHUNK_USERS:
-            flush()
-    if chunk:
-        flush()
-    return Published(written, unchanged, gone)
+
+_KEY = b"$%d\r\n%%b\r\n" % len(keys.profile(bytes(16), 0))
+_READ = b"*3\r\n$4\r\nMGET\r\n" + _KEY + _KEY
+_NOTHING: Banks = (None, None)
+
+
+@contextmanager
+def _wire(client: redis.Redis) -> "Iterator[redis.Connection]":
+    """One connection of the client for pipelined commands; dropped when replies are left on it."""
+    connection = client.connection_pool.get_connection()
+    try:
+        yield connection
+    except BaseException:
+        connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        raise
+    finally:
+        client.connection_pool.release(connection)
+
+
+def _send(wire: "redis.Connection", commands: Iterable[bytes]) -> None:
+    wire.send_packed_command([b"".join(commands)])  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
 
 def holders(client: redis.Redis) -> set[Uid]:
@@ -132,18 +189,23 @@ def holders(client: redis.Redis) -> set[Uid]:
     return {keys.uid_of(key) for key in client.scan_iter(match=keys.ALL_PROFILES, count=10_000)}
 
 
-def verify(client: redis.Redis, tags: pa.Table, generation: int, others: Sequence[Uid] = (), seed: int = 0) -> None:
+def verify(
+    client: redis.Redis,
+    tags: Grouped,
+    generation: int,
+    others: Sequence[Uid] = (),
+    vectors: Mapping[Uid, bytes] = NO_VECTORS,
+    seed: int = 0,
+) -> None:
     """Read a sample back as a reader of `generation` would; raises GenerationRefused on any difference.
 
-    tags, others: as they were published.
+    tags, others, vectors: as they were published.
     """
-    users = pc.unique(tags["uid"])
     rng = np.random.default_rng(seed)
-    picked = users.take(pa.array(rng.choice(len(users), min(SAMPLE_USERS, len(users)), replace=False)))
-    expected = dict(bodies(tags.filter(pc.is_in(tags["uid"], value_set=picked))))
-    asked = pa.array(others[:: len(others) // SAMPLE_USERS + 1], pa.binary(16))
-    gone = asked.filter(pc.invert(pc.is_in(asked, value_set=users)))
-    expected |= dict.fromkeys(gone.to_pylist(), b"")
+    picked = rng.choice(tags.users, min(SAMPLE_USERS, tags.users), replace=False)
+    expected = {uid: body for uid, _, body in bodies(tags.some(np.sort(picked)), vectors)}
+    asked = others[:: len(others) // SAMPLE_USERS + 1]
+    expected |= {uid: b"" for uid in asked if not tags.has(uid)}
     pipe = client.pipeline(transaction=False)
     for uid in expected:
         pipe.mget(keys.profile(uid, 0), keys.profile(uid, 1))

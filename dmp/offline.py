@@ -309,20 +309,21 @@ def _publish(
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_build(root), _patient(store) as client:
         made = make()
-        tags = made.tags
+        tags = grouped(made.tags)
+        made = made._replace(tags=tags.table())
         live = live_generation(client)
         before = live_tags(config, client)
-        users = len(pc.unique(tags["uid"]))
-        drift = generations.drift(before, tags)
+        users = tags.users
+        drift = generations.drift(before, made.tags)
         if not force:
             _likeness(before, users, drift)
         number = max([live, *map(_number, root.iterdir())]) + 1
         work = generation_folder(config, number)
         work.mkdir(mode=0o700)
-        pq.write_table(tags, work / "tags.parquet.part", compression="zstd")
+        pq.write_table(made.tags, work / "tags.parquet.part", compression="zstd")
         (work / "tags.parquet.part").rename(work / "tags.parquet")  # whole, or not there: the next build reads it
         progress("bitmaps", users, users)
-        bitmaps.make(work, grouped(tags), now_us)
+        bitmaps.make(work, tags, now_us)
         others = _others(root, client, live, number)
         done = 0
 
@@ -333,7 +334,7 @@ def _publish(
 
         published = generations.publish(client, tags, number, live, others, progress=advance)
         generations.verify(client, tags, number, others)
-        counts = {SOURCES[e["values"].as_py()]: e["counts"].as_py() for e in tags["source"].value_counts()}
+        counts = {SOURCES[e["values"].as_py()]: e["counts"].as_py() for e in made.tags["source"].value_counts()}
         generation = Generation(
             number=number,
             parent=live,
@@ -342,7 +343,7 @@ def _publish(
             sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in families.SQL_FAMILIES},
             events=made.events,
             users=users,
-            tags=len(tags),
+            tags=len(tags.tag),
             rows=counts,
             unmapped=made.unmapped,
             withheld=made.withheld,

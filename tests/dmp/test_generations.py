@@ -10,6 +10,7 @@ from dmp import codec, generations, keys, offline
 from dmp.codec import Profile
 from dmp.config import DmpConfig
 from dmp.generations import bodies, drift
+from dmp.grouped import grouped
 from dmp.schema import Tag
 from dmp.store import generation_folder, live_generation
 from tests.dmp.factories import NOW_US, tags_table, user
@@ -119,17 +120,29 @@ def test_readers_see_exactly_their_generation_through_builds_deaths_and_rollback
 
 
 def test_bodies_are_the_profile_records_of_the_codec_in_order_of_user_and_tag():
-    table = tags_table({2: {9: 1, 300_000: 2}, 1: {5: 100}})
-    records = {uid: codec.profile_head(7, len(body) // 8) + body for uid, body in bodies(table)}
+    tags = grouped(tags_table({2: {9: 1, 300_000: 2}, 1: {5: 100}}))
+    vector = bytes(range(128))
+    records = {
+        uid: codec.profile_head(7, n, len(body) > 8 * n) + body for uid, n, body in bodies(tags, {user(1): vector})
+    }
     assert list(records) == [user(1), user(2)]
-    assert codec.decode_profile(records[user(1)]) == Profile(7, (Tag(5, 100, 20_000, 4),))
+    assert codec.decode_profile(records[user(1)]) == Profile(7, (Tag(5, 100, 20_000, 4),), vector)
     assert codec.decode_profile(records[user(2)]) == Profile(7, (Tag(9, 1, 20_000, 4), Tag(300_000, 2, 20_000, 4)))
 
 
-def test_a_slice_of_a_table_has_the_bodies_of_its_rows():
-    table = tags_table({1: {5: 1}, 2: {5: 2}, 3: {5: 3}})
-    assert [uid for uid, _ in bodies(table.slice(1, 1))] == [user(2)]
-    assert list(bodies(table.slice(0, 0))) == []
+def test_no_tags_have_no_bodies():
+    assert list(bodies(grouped(tags_table({})))) == []
+
+
+def test_a_new_vector_alone_is_a_change_and_sixteen_tags_are_none(client):
+    """Sixteen tags take as many bytes as a vector: what a record holds must not be told by its length."""
+    many, few = tags_table({1: dict.fromkeys(range(1, 18), 0)}), tags_table({1: {1: 0}})
+    vector = bytes(128)
+    generations.publish(client, grouped(many), 1, 0)
+    assert generations.publish(client, grouped(many), 2, 1).unchanged == 1
+    assert generations.publish(client, grouped(few), 3, 1, vectors={user(1): vector}).written == 1
+    seen = codec.visible(*client.mget(keys.profile(user(1), 0), keys.profile(user(1), 1)), 3)
+    assert codec.decode_profile(seen) == Profile(3, (Tag(1, 0, 20_000, 4),), vector)
 
 
 @pytest.mark.parametrize(
