@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 PRIOR_ROWS = 200.0
 HALF_LIFE_DAYS = 7.0
+ENOUGH_ROWS = 1_000.0  # more are told as so many, so that a log that grows does not look like another world
 LEAST_ROWS = 0.5  # a key that has decayed below is forgotten
 MAX_KEYS = 100_000  # of one table, the most frequent; the others have their parents
 
@@ -70,10 +71,13 @@ class Counts:
         kept = sorted(counts.items(), key=lambda item: -item[1][1])[:MAX_KEYS] if len(counts) > MAX_KEYS else None
         for key, (clicks, rows) in sorted(kept or counts.items(), key=lambda item: len(item[0])):
             if not key:
-                frozen[key] = (clicks / rows, log1p(rows))
+                frozen[key] = (clicks / rows, log1p(min(rows, ENOUGH_ROWS)))
             elif key[:-1] in frozen:
                 parent = frozen[key[:-1]][0]
-                frozen[key] = ((clicks + self._prior_rows * parent) / (rows + self._prior_rows), log1p(rows))
+                frozen[key] = (
+                    (clicks + self._prior_rows * parent) / (rows + self._prior_rows),
+                    log1p(min(rows, ENOUGH_ROWS)),
+                )
         return frozen
 
 

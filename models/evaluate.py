@@ -1,4 +1,4 @@
-"""How good click probabilities are, how sure that is, and whether they may be published.
+"""How good click probabilities are, and how sure that is (`models.gate` says whether they may be published).
 
 Formulas: NE and its base as in He et al. (ADKDD 2014); standard error of AUC by DeLong, DeLong & Clarke-Pearson
 (Biometrics 1988). Gains are paired: both models judged on the same rows, so their difference has a small error.
@@ -94,18 +94,6 @@ def gain(clicks: Floats, p: Floats, other: Floats) -> Gain:
     mean = float(theirs.mean())
     se = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     return Gain(float(difference.mean()) / mean, se / mean)
-
-
-def refusal(over_base: Gain, metrics: Metrics) -> str:
-    """Why a model must not be published, "" when it may: it has to beat the constant click rate beyond doubt."""
-    if metrics.auc is None:
-        return f"{metrics.clicks} clicks in {metrics.rows} test rows: nothing can be said about the model"
-    if not over_base.value > GATE_Z * over_base.se:
-        return (
-            f"log-loss gain over the constant click rate is {over_base.value:+.2%} +- {over_base.se:.2%} "
-            f"on {metrics.rows} rows with {metrics.clicks} clicks, not above {GATE_Z} standard errors"
-        )
-    return ""
 
 
 def _ece(clicks: Floats, p: Floats) -> float:

@@ -178,7 +178,7 @@ _rates_decoder = msgspec.msgpack.Decoder(dict[str, list[tuple[tuple[str, ...], f
 
 Category = str | int
 Rate = tuple[float, float]
-"""A smoothed click rate and ln(1 + impressions) of the very key it was asked for."""
+"""A smoothed click rate and ln(1 + impressions), a thousand at most, of the very key it was asked for."""
 
 
 class Rates(msgspec.Struct, frozen=True):

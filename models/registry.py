@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -41,7 +41,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signature: `models.features.SIGNATURE` it was trained under. from_us, to_us: time of its first and last training
     row, 0 when the source has no time. positives: clicks among `rows`. knots_x, knots_y: calibration, raw probability
     to probability, both ascending; empty = none. parent: version that was live at publication. sha256: file -> hash.
-    forced: published although the gate refused.
+    forced: published although the gate refused. judged_from_us: time of the first test row, 0 without time; later rows
+    are news to this model. link: how a score becomes what is predicted, "logit" (a probability) or "log" (an amount).
     """
 
     format: int
@@ -60,6 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent: str
     sha256: dict[str, str]
     forced: bool = False
+    judged_from_us: int = 0
+    link: Literal["logit", "log"] = "logit"
 
 
 class Artefact(msgspec.Struct, frozen=True):
@@ -83,6 +86,8 @@ class Artefact(msgspec.Struct, frozen=True):
     metrics: dict[str, float]
     card: Mapping[str, Any]
     forced: bool = False
+    judged_from_us: int = 0
+    link: Literal["logit", "log"] = "logit"
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -137,6 +142,8 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
         parent=current(root, kind) or "",
         sha256=artefacts.hashes(files),
         forced=artefact.forced,
+        judged_from_us=artefact.judged_from_us,
+        link=artefact.link,
     )
     version = artefacts.name(artefact.created_us, _digest(manifest))
     files["manifest.json"] = _pretty(msgspec.structs.replace(manifest, version=version))

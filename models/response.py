@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dmp.errors import TagbidError
-from models import boosting, calibration, encoding, evaluate, features, frames, logistic, registry
+from models import boosting, calibration, card, drift, encoding, evaluate, features, frames, gate, logistic, registry
+from models.artefacts import BadArtefact
+from models.card import Judged, Samples
 from models.dataset import Rows
 from models.encoding import Encoder
 from models.evaluate import Gain, Metrics
-from models.forest import sigmoid
+from models.forest import Forest, sigmoid
 from models.frames import Frame
+from models.gate import Check
 from models.registry import Artefact
 
 Floats = npt.NDArray[np.float64]
@@ -51,7 +54,7 @@ class Report(msgspec.Struct, frozen=True):
     validation are those of the published model, and the test is all folds together.
     over_base: log-loss gain against the constant click rate of the training slice; over_logistic: against the hashed
     logistic regression of `models.logistic`, calibrated the same way. method: of calibration.
-    importance: share of the total split gain per feature, falling.
+    importance: share of the total split gain per feature, falling. checks: every rule of the gate with its number.
     """
 
     version: str | None
@@ -65,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     trees: int
     method: str
     importance: dict[str, float]
+    checks: list[Check]
 
 
 class Trained(msgspec.Struct, frozen=True):
@@ -98,12 +102,14 @@ def train(
     publish: bool = True,
     negatives: float = 1.0,
     read: Mapping[str, int] | None = None,
+    parity: tuple[int, int] | None = None,
 ) -> Report:
     """Train on rows, judge, and publish under `out_root` as the live "response" model unless the gate refuses.
 
     now_us: time of creation, part of the version. force: publish although refused. publish=False: only judge.
     threads: for large logs, 0 = all cores. The same rows, seed and number of threads give the same model.
     negatives: share of the impressions without a click that train (`boosting.fit`). read: what was read, for the card.
+    parity: logged rows that were checked, and how many of them differ (`models.parity`); None: not checked.
     Raises TooFewClicks when there is nothing to learn from, BadArtefact when the model fails its own checks.
     """
     frame = rows if isinstance(rows, Frame) else frames.of_rows(rows)
@@ -114,8 +120,19 @@ def train(
     clicks = frame.column("clicked").astype(np.float64)[judged]
     metrics = evaluate.measure(clicks, p)
     over_base = evaluate.gain(clicks, p, np.concatenate([fold.base for fold in folds]))
-    refused = evaluate.refusal(over_base, metrics)
     first = folds[0]
+    seen = _judged(frame, judged, clicks, p)
+    samples = _samples(frame, first)
+    checks = [
+        gate.over_base(over_base, metrics),
+        gate.calibration(clicks, p, *gate.CALIBRATED, "predicted over observed clicks"),
+        *gate.by_campaign(clicks, p, seen.about["campaign"]),
+        *_drift(frame, first, samples),
+        *gate.cost(_forest(first.booster), first.booster.model_to_string(), samples.test),
+        *([] if parity is None else [gate.parity(*parity)]),
+        *_against_live(frame, out_root, first, seen),
+    ]
+    refused = gate.refusal(checks)
     report = Report(
         version=None,
         refused=refused,
@@ -128,10 +145,11 @@ def train(
         trees=first.booster.num_trees(),
         method=first.method,
         importance=_importance(first.booster),
+        checks=checks,
     )
     if not publish or (refused and not force):
         return report
-    golden = _golden(_sample(frame, first), seed)
+    golden = _golden(samples.test, seed)
     times = frame.column("time_us")
     artefact = Artefact(
         text=first.booster.model_to_string(),
@@ -146,17 +164,68 @@ def train(
         rows=len(frame),
         positives=int(frame.column("clicked").sum()),
         metrics=_figures(report),
-        card=_card(report, frame, counts, first, judged, p),
+        card=_card(report, frame, counts, first, seen, samples, registry.current(out_root, KIND) or ""),
         forced=bool(refused),
+        judged_from_us=int(times[judged[0]]) if frame.timed else 0,
     )
     return msgspec.structs.replace(report, version=registry.publish(out_root, KIND, artefact))
 
 
-def _sample(frame: Frame, trained: Trained) -> Floats:
-    """Features of test rows as the bidder would see them, of the first part that holds any."""
-    frozen = trained.encoder.frozen()
-    _, part = next(frames.chunks(frame, trained.slices[2]))
-    return frames.matrix(frozen, part)
+def _judged(frame: Frame, judged: Positions, clicks: Floats, p: Floats) -> Judged:
+    uids = [uid or key.encode() for uid, key in zip(frame.column("uid"), frame.column("key"), strict=True)]
+    users = np.unique(np.array(uids, dtype=object)[judged].astype("S64"), return_inverse=True)[1]
+    hour = frame.column("hour")[judged]
+    about = {name: frame.column(name)[judged].astype(str) for name in ("campaign", "exchange")}
+    about["hour"] = np.where(np.isnan(hour), "unknown", np.char.zfill(np.nan_to_num(hour).astype(int).astype(str), 2))
+    return Judged(clicks=clicks, p=p, about=about, users=users)
+
+
+def _samples(frame: Frame, trained: Trained) -> Samples:
+    """Rows of the last part that trained and the first that tests, features as the model sees them."""
+    train, _, test = trained.slices
+    lately = frame.starts()[int(np.flatnonzero([train[a:].any() for a in frame.starts()])[-1])]
+    recent = train.copy()
+    recent[: max(0, lately - frames.PART_ROWS)] = False
+    matrices = [
+        np.concatenate([trained.encoder.matrix(part) for _, part in found])
+        for found in (list(frames.chunks(frame, recent)), [next(frames.chunks(frame, test))])
+    ]
+    campaigns = next(frames.chunks(frame, test, ["campaign"]))[1]["campaign"].to_numpy(zero_copy_only=False)
+    return Samples(train=matrices[0], test=matrices[1], campaigns=campaigns.astype(str))
+
+
+def _forest(booster: lightgbm.Booster) -> Forest:
+    return Forest.from_model_text(booster.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
+
+
+def _drift(frame: Frame, trained: Trained, samples: Samples) -> list[Check]:
+    """Features and score that moved; a log of less than whole days moves by itself, so there it only warns."""
+    scores = [trained.booster.predict(X, raw_score=True, num_threads=1) for X in (samples.train, samples.test)]
+    score = drift.of_scores(*(np.asarray(found, dtype=np.float64) for found in scores))
+    days = len(np.unique(frame.column("time_us") // frames.DAY_US)) if frame.timed else 0
+    return gate.stability(drift.by_feature(samples.train, samples.test), score, blocks=days >= WHOLE_DAYS)
+
+
+def _against_live(frame: Frame, root: Path, trained: Trained, seen: Judged) -> list[Check]:
+    """The comparison with the live model, on test rows that are news to both; [] when there is none to compare with."""
+    if not frame.timed:
+        return []
+    try:
+        version = registry.current(root, KIND)
+        live = None if version is None else registry.load(root, KIND, version)
+    except BadArtefact as error:
+        return [Check("the live model", f"unusable ({error})", "any", passed=True, blocks=False)]
+    if live is None:
+        return []
+    test = trained.slices[2]
+    times = frame.column("time_us")
+    news = times[test] >= live.manifest.judged_from_us
+    if seen.clicks[news].sum() < MIN_CLICKS:
+        return []
+    parts = [live.forest.predict(frames.matrix(live.vocabulary, part)) for _, part in frames.chunks(frame, test)]
+    theirs = live.calibrate(sigmoid(np.concatenate(parts)))
+    newer = int(times[-1]) >= live.manifest.to_us
+    return [gate.against_live(seen.clicks[news], seen.p[news], theirs[news], seen.users[news], newer=newer)]
 
 
 def split(frame: Frame, fold: int = 0) -> tuple[Bools, Bools, Bools]:
@@ -245,15 +314,19 @@ def _figures(report: Report) -> dict[str, float]:
 
 
 def _card(
-    report: Report, frame: Frame, read: Mapping[str, int], first: Trained, judged: Positions, p: Floats
+    report: Report,
+    frame: Frame,
+    read: Mapping[str, int],
+    first: Trained,
+    seen: Judged,
+    samples: Samples,
+    parent: str,
 ) -> Mapping[str, Any]:
     """The model card: what a person must know before trusting the model."""
-    clicks = frame.column("clicked").astype(np.float64)[judged]
-    campaigns = frame.column("campaign")[judged].astype(str)
     slices = ("train", "validation", "test")
-    return {
-        "purpose": "probability that a won impression is clicked",
-        "data": {
+    return card.compose(
+        purpose="probability that a won impression is clicked",
+        data={
             "rows": dict(zip(slices, report.rows, strict=True)),
             "clicks": dict(zip(slices, report.clicks, strict=True)),
             "split": "time" if frame.timed else f"{report.folds} folds by hash",
@@ -261,20 +334,17 @@ def _card(
             "without_user": int(np.isnan(frame.column("user_tags")).sum()),
             "vocabulary": {name: len(values) for name, values in first.encoder.vocabulary.values.items()},
         },
-        "model": {
+        model={
             "trees": report.trees,
             "parameters": boosting.parameters(report.rows[0], report.clicks[0]),
             "calibration": report.method,
             "importance": report.importance,
         },
-        "test": _figures(report),
-        "test_by_campaign": {
-            str(name): msgspec.to_builtins(evaluate.measure(clicks[campaigns == name], p[campaigns == name]))
-            for name in np.unique(campaigns)
-        },
-        "gate": report.refused or "passed",
-        "limits": [
-            "clicks are seen on won impressions only; requests we lost are not represented",
-            "standard errors treat impressions as independent",
-        ],
-    }
+        test=_figures(report),
+        judged=seen,
+        samples=samples,
+        checks=report.checks,
+        booster=first.booster,
+        vocabulary=first.encoder.vocabulary,
+        parent=parent,
+    )

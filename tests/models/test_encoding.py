@@ -41,6 +41,12 @@ def test_a_rate_is_shrunk_to_its_parents_up_to_the_rate_of_everything():
     assert places["e", "d", "low"][0] == pytest.approx((PRIOR_ROWS * 0.05) / (100 + PRIOR_ROWS))
 
 
+def test_beyond_a_thousand_impressions_a_rate_is_as_sure_as_it_gets():
+    counts = encoding.Counts()
+    counts.add(frames.table_of(a_log([(0, 0)] * 1_500)))
+    assert counts.rates().ads[()][1] == log1p(1_000)
+
+
 def test_counts_halve_in_a_week():
     found = daily(a_log([(0, 1)] * 4 + [(7, 0)] * 2))
     assert isnan(features.rate_of(found.of(FIRST_DAY).ads, ("a", "c", "x"))[0])

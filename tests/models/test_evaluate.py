@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import calibration, evaluate, logistic
-from models.evaluate import Gain
 
 
 def test_auc_is_the_share_of_ordered_pairs_and_ties_count_half():
@@ -68,18 +67,6 @@ def test_the_gain_is_relative_and_paired():
     assert better.value == pytest.approx((math.log(2) + math.log(0.8)) / math.log(2))
     assert better.se == pytest.approx(0)
     assert evaluate.gain(clicks, np.array([0.5, 0.5]), np.array([0.5, 0.5])).value == 0
-
-
-@pytest.mark.parametrize(
-    ("gain", "clicks", "passes"),
-    [(Gain(0.02, 0.01), 5.0, True), (Gain(0.016, 0.01), 5.0, False), (Gain(-0.1, 0.01), 5.0, False),
-     (Gain(0.0, 0.0), 5.0, False), (Gain(math.nan, 0.1), 5.0, False), (Gain(0.02, 0.01), 0.0, False)],
-)  # fmt: skip
-def test_the_gate_wants_a_gain_beyond_doubt(gain, clicks, passes):
-    labels = np.zeros(50)
-    labels[: int(clicks)] = 1
-    metrics = evaluate.measure(labels, np.linspace(0.9, 0.1, 50))
-    assert (evaluate.refusal(gain, metrics) == "") is passes
 
 
 def overconfident(n: int, rate: float, seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,19 @@ def test_the_model_card_tells_where_the_model_comes_from(trained):
     assert card["data"]["rows"] == {"train": 21_000, "validation": 4_500, "test": 4_500}
     assert card["data"]["split"] == "time"
     assert set(card["test_by_campaign"]) == {"travel", "sports"}
-    assert card["gate"] == "passed"
+    assert [check["name"] for check in card["gate"] if not check["passed"]] == []
+    assert card["gate"][0]["name"] == "log-loss gain over the constant click rate"
+    curve = card["calibration_curve"]
+    assert sum(line["rows"] for line in curve) == 4_500
+    # Interest meets ad for half of the rows: they click six times as often.
+    assert curve[-1]["observed"] / max(curve[0]["observed"], 0.005) > 2
+    assert card["slices"]["hour"].keys() == {"07", "08"}  # 4,500 seconds from 07:05
+    moved = {name for name, index in card["drift"].items() if index > 0.1}
+    assert moved == {"hour"}  # a log of some hours: the test slice is of later ones
+    told = " ".join(line["feature"] for lines in card["drivers"].values() for line in lines[:3])
+    assert "interest_score" in told or "target_sum" in told or "target_max" in told
+    odds = [line["odds"] for lines in card["drivers"].values() for line in lines if line["feature"] == "interest_score"]
+    assert all(factor > 1 for factor in odds)
     manifest = registry.load(root, "response").manifest
     assert (manifest.from_us, manifest.to_us) == (BORN_US, BORN_US + 29_999 * 1_000_000)
     assert manifest.metrics["log_loss_gain"] == report.over_base.value
@@ -166,6 +179,11 @@ def test_the_commands_train_list_and_roll_back(tmp_path, monkeypatch):
     listed = json.loads(run.invoke(app, ["list", "--json"], catch_exceptions=False).stdout)
     assert [line["version"] for line in listed if line["live"]] != []
     assert listed[0]["version"] == first["version"]
+    assert run.invoke(app, ["card"], catch_exceptions=False).exit_code == 0
+    page = (tmp_path / "models" / "response" / listed[-1]["version"] / "card.html").read_text()
+    assert page.count("<svg") >= 4
+    assert not re.search(r"<(script|link|img|iframe)|url\((?!#)|@import|src=", page)  # nothing is fetched from anywhere
+    assert json.loads(run.invoke(app, ["card", "--json"], catch_exceptions=False).stdout)["gate"]
     assert run.invoke(app, ["rollback", first["version"]], catch_exceptions=False).exit_code == 0
     assert registry.current(tmp_path / "models", "response") == first["version"]
 
