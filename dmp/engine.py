@@ -1,11 +1,14 @@
-"""Batch SQL over Parquet and Arrow on one machine: scan, table, create, sql, count, close, over DuckDB."""
+"""Batch SQL over Parquet and Arrow: one small interface, over DuckDB here and over Spark in `dmp.spark`.
+
+Queries are in the portable subset that `dmp.portable` holds them to, in DuckDB's dialect.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Protocol, Self
 
 import duckdb
 import pyarrow as pa
@@ -13,68 +16,103 @@ import pyarrow.parquet as pq
 
 from dmp.errors import BadEvents
 
+Columns = Mapping[str, tuple[str, str | None]]
+"""{column: (SQL type, default as SQL, or None where every file must have it)}."""
 
-class Engine:
-    """One in-memory database for one build; names given to `scan` and `table` are what the SQL files say."""
 
-    Error = duckdb.Error
+class Engine(Protocol):
+    """Tables, views and queries of one build; names given to it are what the queries say."""
 
-    def __init__(self) -> None:
-        self._db = duckdb.connect()
-        self._db.execute("SET preserve_insertion_order = false").fetchall()
+    Error: type[Exception]
+    """Base of what a query raises that cannot be run, over files that cannot be read for one."""
 
-    def scan(self, name: str, paths: Sequence[Path], columns: dict[str, tuple[str, str | None]]) -> None:
+    def scan(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
         """Make Parquet files one table `name` with exactly `columns`, and `file`, the path a row is from.
-
-        columns: {column: (SQL type, default as SQL, or None where every file must have it)}.
 
         Raises BadEvents naming the file and the column when a file is no Parquet, lacks a required column, or
         holds one of another type.
         """
-        alike: dict[tuple[str, ...], list[str]] = {}  # files with the same columns are read by one statement
-        for path in paths:
-            schema = _schema(path)
-            parts = []
-            for column, (kind, default) in columns.items():
-                if schema.names.count(column) > 1:
-                    raise BadEvents(f"{path}: column {column!r} is there more than once")
-                if column in schema.names:
-                    _check_type(path, column, schema.field(column).type, kind)
-                    value = f'CAST("{column}" AS {kind})'
-                    parts.append((f"COALESCE({value}, {default})" if default else value) + f' AS "{column}"')
-                elif default is not None:
-                    parts.append(f'CAST({default} AS {kind}) AS "{column}"')
-                else:
-                    raise BadEvents(f"{path}: column {column!r} is missing; it has {', '.join(schema.names)}")
-            types = [str(schema.field(column).type) for column in columns if column in schema.names]
-            alike.setdefault((", ".join(parts), *types), []).append(_literal(path))
-        selects = [
-            f"SELECT {parts}, filename AS file "  # noqa: S608 - names are ours, paths quoted
-            f"FROM read_parquet([{', '.join(files_)}], filename = true, hive_partitioning = false)"
-            for (parts, *_), files_ in alike.items()
-        ]
-        self._db.execute(f"CREATE OR REPLACE VIEW {name} AS " + " UNION ALL ".join(selects)).fetchall()
 
     def table(self, name: str, rows: pa.Table) -> None:
         """Copy an Arrow table in."""
-        self._db.register("incoming", rows)
-        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming").fetchall()  # noqa: S608 - names are ours
-        self._db.unregister("incoming")
+
+    def view(self, name: str, query: str) -> None:
+        """Give a query a name; it runs whenever it is read."""
 
     def create(self, name: str, query: str) -> int:
         """Keep the result of a query as a table; returns its rows."""
-        self._db.execute(f"CREATE OR REPLACE TABLE {name} AS {query}").fetchall()
-        return self.count(name)
 
     def sql(self, query: str) -> pa.Table:
         """The result of a query as Arrow."""
+
+    def write(self, query: str, path: Path) -> int:
+        """Write the result of a query as the Parquet file `path`; returns its rows."""
+
+    def count(self, name: str) -> int:
+        """Rows of a table."""
+
+    def close(self) -> None:
+        """Forget everything."""
+
+
+class DuckEngine:
+    """An in-memory database; rows are compressed there, and beyond `memory_limit` spilled to `spill`.
+
+    spill: a folder of its own, made with mode 0700; without one a build that needs more memory fails.
+    """
+
+    Error: type[Exception] = duckdb.Error
+
+    def __init__(self, memory_limit: str = "4GB", spill: Path | None = None, threads: int = 0) -> None:
+        self._db = duckdb.connect()
+        if spill is not None:
+            spill.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings = [
+            "preserve_insertion_order = false",
+            f"memory_limit = {_quoted(memory_limit)}",
+            f"temp_directory = {_quoted(str(spill or ''))}",
+        ]
+        for setting in settings + ([f"threads = {threads}"] if threads else []):
+            self._run(f"SET {setting}")
+        self._run("ATTACH ':memory:' AS build (COMPRESS)")
+        self._run("USE build")
+
+    def scan(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
+        selects = [
+            f"SELECT {alike.columns}, filename AS file "  # noqa: S608 - names are ours, paths quoted
+            f"FROM read_parquet([{', '.join(map(_literal, alike.paths))}], filename = true, hive_partitioning = false)"
+            for alike in reading(paths, columns)
+        ]
+        self.view(name, " UNION ALL ".join(selects))
+
+    def table(self, name: str, rows: pa.Table) -> None:
+        self._db.register("incoming", rows)
+        self._run(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")  # noqa: S608 - names are ours
+        self._db.unregister("incoming")
+
+    def view(self, name: str, query: str) -> None:
+        self._run(f"CREATE OR REPLACE VIEW {name} AS {query}")
+
+    def create(self, name: str, query: str) -> int:
+        self._run(f"CREATE OR REPLACE TABLE {name} AS {query}")
+        self._run("CHECKPOINT build")  # compresses; 278 MB of random 16-byte ids and small columns became 91
+        return self.count(name)
+
+    def sql(self, query: str) -> pa.Table:
         return self._db.sql(query).to_arrow_table()
+
+    def write(self, query: str, path: Path) -> int:
+        self._run(f"COPY ({query}) TO {_quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
+        return int(pq.read_metadata(path).num_rows)
 
     def count(self, name: str) -> int:
         return int(self._db.execute(f"SELECT COUNT(*) FROM {name}").fetchall()[0][0])  # noqa: S608 - names are ours
 
     def close(self) -> None:
         self._db.close()
+
+    def _run(self, statement: str) -> None:
+        self._db.execute(statement).fetchall()
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +126,42 @@ def family_sql(name: str) -> str:
     return files("dmp").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
 
 
+class Alike(NamedTuple):
+    """Files with the same columns, which one statement reads; columns: its select list in SQL."""
+
+    columns: str
+    paths: list[Path]
+
+
+def reading(paths: Sequence[Path], columns: Columns) -> list[Alike]:
+    """How to read files as `columns`; raises BadEvents as `Engine.scan` does."""
+    alike: dict[tuple[str, ...], Alike] = {}
+    for path in paths:
+        schema = _schema(path)
+        parts = []
+        for column, (kind, default) in columns.items():
+            if schema.names.count(column) > 1:
+                raise BadEvents(f"{path}: column {column!r} is there more than once")
+            if column not in schema.names and default is None:
+                raise BadEvents(f"{path}: column {column!r} is missing; it has {', '.join(schema.names)}")
+            if column in schema.names and not pa.types.is_null(schema.field(column).type):
+                _check_type(path, column, schema.field(column).type, kind)
+                value = f"CAST({column} AS {kind})"
+                parts.append((f"COALESCE({value}, {default})" if default else value) + f" AS {column}")
+            else:
+                parts.append(f"CAST({default or 'NULL'} AS {kind}) AS {column}")
+        types = [str(schema.field(column).type) for column in columns if column in schema.names]
+        alike.setdefault((", ".join(parts), *types), Alike(", ".join(parts), [])).paths.append(path)
+    return list(alike.values())
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _literal(path: Path) -> str:
     """A path as SQL text that stands for this one file: `a[1].parquet` would be a pattern and read `a1.parquet`."""
-    return "'" + re.sub(r"[\[*?]", r"[\g<0>]", str(path)).replace("'", "''") + "'"
+    return _quoted(re.sub(r"[\[*?]", r"[\g<0>]", str(path)))
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -108,5 +179,5 @@ def _check_type(path: Path, column: str, found: pa.DataType, wanted: str) -> Non
         "INTEGER": pa.types.is_integer(found),
         "DOUBLE": pa.types.is_floating(found) or pa.types.is_integer(found),
     }[wanted]
-    if not fits and not pa.types.is_null(found):
+    if not fits:
         raise BadEvents(f"{path}: column {column!r} holds {found}, {wanted} is needed")

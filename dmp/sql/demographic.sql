@@ -5,11 +5,13 @@ WITH stated AS (
         uid, gender, birth_year, time_us,
         ROW_NUMBER() OVER (
             PARTITION BY uid
-            ORDER BY CASE WHEN gender IN ('m', 'f') THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST, gender ASC NULLS LAST
+            ORDER BY CASE WHEN gender IN ('m', 'f') THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST,
+                gender ASC NULLS LAST, source ASC NULLS LAST, event_id ASC NULLS LAST
         ) AS gender_place,
         ROW_NUMBER() OVER (
             PARTITION BY uid
-            ORDER BY CASE WHEN birth_year > 0 THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST, birth_year ASC NULLS LAST
+            ORDER BY CASE WHEN birth_year > 0 THEN 0 ELSE 1 END ASC NULLS LAST, time_us DESC NULLS LAST,
+                birth_year ASC NULLS LAST, source ASC NULLS LAST, event_id ASC NULLS LAST
         ) AS birth_place
     FROM events
     WHERE kind = 'crm'
@@ -38,8 +40,8 @@ facts AS (
     WHERE s.birth_place = 1 AND s.birth_year > 0
 )
 
-SELECT f.uid, t.tag, 100 AS score, CAST(FLOOR(f.time_us / 86400000000.0) AS INTEGER) AS as_of_day
+SELECT f.uid, t.tag, 100 AS score, CAST(FLOOR(f.time_us / 86400000000e0) AS INT) AS as_of_day
 FROM facts AS f
 CROSS JOIN params AS p
 INNER JOIN taxonomy AS t ON t.name = f.name
-WHERE p.now_us - f.time_us <= t.ttl_days * CAST(86400000000 AS BIGINT)
+WHERE p.now_us - f.time_us <= t.ttl_us

@@ -4,7 +4,8 @@ WITH told AS (
     SELECT r.source, r.event_id, MIN(r.consent % 2) AS agreed, MAX(r.ids) AS ids, MIN(r.time_us) AS time_us
     FROM raw_events AS r
     INNER JOIN kinds AS k ON r.kind = k.kind
-    WHERE k.behaviour AND r.time_us <= (SELECT MAX(now_us) FROM params)
+    CROSS JOIN params AS p
+    WHERE k.behaviour AND r.time_us <= p.now_us
     GROUP BY r.source, r.event_id
 )
 

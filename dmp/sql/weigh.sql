@@ -6,7 +6,7 @@ WITH said AS (
     GROUP BY source, event_id
 )
 
-SELECT c.*, COALESCE(s.weight, 1.0) AS weight
+SELECT c.*, COALESCE(s.weight, 1e0) AS weight
 FROM cleaned AS c
 LEFT JOIN said AS s ON c.source = s.source AND c.event_id = s.event_id
-WHERE COALESCE(s.weight, 1.0) > 0.0
+WHERE COALESCE(s.weight, 1e0) > 0e0
