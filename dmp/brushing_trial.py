@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dmp import brushing
 from dmp.brushing import DAY_US, HOUR_US
-from dmp.engine import Engine
+from dmp.engine import DuckEngine
 
 KINDS = ("farm", "burst", "ring", "price", "script")
 DAYS = 60
@@ -178,7 +178,7 @@ def _script(m: _Market, orders: int) -> None:
 def trial(orders: int, seed: int = 1) -> Found:
     """Plant fakes in a market of about so many honest orders and judge it."""
     events, truth = market(orders, seed)
-    with Engine() as engine:
+    with DuckEngine() as engine:
         engine.table("cleaned", events)
         told = brushing.weights(engine, START_US + DAYS * DAY_US)
     weight = dict.fromkeys(truth, 1.0)

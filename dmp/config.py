@@ -73,6 +73,18 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lateness_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3_600
 
 
+class BuildConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.build]` table: builds of tags.
+
+    memory_limit: what DuckDB may take before it spills to `data_dir/spill`. utc_offset_min: local time less UTC of
+    users whose events name no region. spark_master: where `--engine spark` runs.
+    """
+
+    memory_limit: Annotated[str, msgspec.Meta(pattern=r"^[0-9.]+ *([KMGT]i?B|%)$")] = "4GB"
+    utc_offset_min: Annotated[int, msgspec.Meta(ge=-720, le=840)] = 0
+    spark_master: str = "local[*]"
+
+
 class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp]` table.
 
@@ -80,7 +92,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
     min_seed: fewest matched users a look-alike may be learnt from (P-65). min_insight: fewest users an overlap or a
     target group index is told about; 1,000 or more (P-65). identity: which ids are one person. collect: events over
-    HTTP. stream: from events to real-time tags.
+    HTTP. stream: from events to real-time tags. build: the nightly build of tags.
     """
 
     data_dir: str = "var"
@@ -93,6 +105,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: IdentityConfig = IdentityConfig()
     collect: CollectConfig = CollectConfig()
     stream: StreamConfig = StreamConfig()
+    build: BuildConfig = BuildConfig()
 
 
 def load(

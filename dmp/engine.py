@@ -126,6 +126,11 @@ def family_sql(name: str) -> str:
     return files("dmp").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
 
 
+def query_names() -> list[str]:
+    """The names of all queries of a build."""
+    return [path.name.removesuffix(".sql") for path in files("dmp").joinpath("sql").iterdir()]
+
+
 class Alike(NamedTuple):
     """Files with the same columns, which one statement reads; columns: its select list in SQL."""
 

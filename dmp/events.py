@@ -225,6 +225,9 @@ def kind_of(struct: type[msgspec.Struct]) -> str:
     return str(struct.__struct_config__.tag)
 
 
+BEHAVIOUR: frozenset[str] = frozenset(map(kind_of, get_args(Behaviour)))
+"""Kinds of what users did, as against what became of ads."""
+
 KINDS: tuple[str, ...] = tuple(kind_of(member) for member in get_args(Event))
 
 MAX_RECORD_BYTES = 4 * 1024**2  # a bid with all it can log takes about 10 kB

@@ -16,7 +16,10 @@ import pyarrow as pa
 from dmp import brushing
 from dmp.engine import Engine
 
-SQL_FAMILIES: tuple[str, ...] = ("interest", "rfm", "demographic")
+SQL_FAMILIES: tuple[str, ...] = (
+    "interest", "rfm", "value", "power", "brand", "habit", "shopping", "time", "location", "device", "channel",
+    "lifecycle", "ltv", "due", "demographic",
+)  # fmt: skip
 
 ModelFamily = Callable[[Engine, int], pa.Table]
 """(engine, now_us) -> tags with the columns `dmp.family_columns.FAMILY_COLUMNS`."""

@@ -28,7 +28,7 @@ import msgspec
 
 from dmp import events
 from dmp.errors import ConfigError
-from dmp.offline import BEHAVIOUR
+from dmp.events import BEHAVIOUR
 from dmp.pseudonym import MarkKind
 from dmp.schema import IdType
 

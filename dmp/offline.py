@@ -9,12 +9,10 @@ import fcntl
 import hashlib
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal
 
 import msgspec
 import pyarrow as pa
@@ -22,62 +20,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import bitmaps, events, families, generations, persons, standardise, taxonomy
+from dmp import bitmaps, events, generations, persons, tagging
 from dmp.config import DmpConfig
-from dmp.decisions import Decision, decisions_file, read, replay
-from dmp.engine import Engine, family_sql
+from dmp.decisions import decisions_file, read
+from dmp.engine import DuckEngine, Engine, family_sql, query_names
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
-from dmp.family_columns import WEIGHT_COLUMNS
 from dmp.grouped import grouped
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
+from dmp.tables import EVENT_COLUMNS
+from dmp.tagging import Made, Progress
 
+EngineName = Literal["duckdb", "spark"]
 MAX_DRIFT = 0.5  # of the tag histogram; a nightly build moves it by a few percent
 MIN_USERS_KEPT = 0.5  # a build with fewer of the last one's users is more likely a lost input than a bad day
-MAX_UNMAPPED = 100  # labels told: enough to extend the taxonomy by; rare free text may be about single persons
-
-BEHAVIOUR = frozenset(map(events.kind_of, get_args(events.Behaviour)))
-EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
-    "event_id": ("VARCHAR", None),
-    "kind": ("VARCHAR", None),
-    "uid": ("BLOB", None),
-    "time_us": ("BIGINT", None),
-    "consent": ("INTEGER", None),
-    "source": ("VARCHAR", "''"),
-    "category": ("VARCHAR", "''"),
-    "value_micros": ("BIGINT", "0"),
-    "gender": ("VARCHAR", "''"),
-    "birth_year": ("INTEGER", "0"),
-    "site": ("VARCHAR", "''"),
-    "item": ("VARCHAR", "''"),
-    "brand": ("VARCHAR", "''"),
-    "device": ("VARCHAR", "''"),
-    "channel": ("VARCHAR", "''"),
-    "region": ("VARCHAR", "''"),
-    "query": ("VARCHAR", "''"),
-    "order_id": ("VARCHAR", "''"),
-    "lat": ("DOUBLE", "NULL"),
-    "lon": ("DOUBLE", "NULL"),
-    "due_us": ("BIGINT", "0"),
-    "seller": ("VARCHAR", "''"),
-    "address": ("VARCHAR", "''"),
-    "ip": ("VARCHAR", "''"),
-    "ids": ("BLOB", "CAST('' AS BLOB)"),
-}
-"""Columns read from event files (fields of `dmp.events`): SQL type, default, None where the column must be there."""
 
 
 class Generation(msgspec.Struct, frozen=True):
     """The manifest of a build.
 
     number: what readers compare records with. parent: the generation that was live before. inputs: event files.
-    sql: {family: SHA-256 of its text}. rows: {family: tags made}. events: clean events used. unmapped: {label:
-    events} of the `MAX_UNMAPPED` most frequent categories that are no tag; unmapped_events: of all such. withheld:
-    events whose category is a sensitive tag, which is never inferred. drift: see `dmp.generations.drift`. written,
-    unchanged, gone: users, as published. seconds: of the whole build. decisions: how many of the log of
-    `dmp.decisions` were obeyed; with as many and the same inputs the build repeats. joined: ids that share their
-    profile with another id of the same person (`dmp.persons`). doubted: {codes of `dmp.brushing`: events} that count
-    for less than one, or not at all.
+    sql: {query: SHA-256 of its text} of all that make tags. rows: {family: tags made}. events: clean events used.
+    unmapped: {label: events} of the most frequent categories that are no tag (`dmp.tagging.MAX_UNMAPPED`);
+    unmapped_events: of all such. withheld: events whose category is a sensitive tag, which is never inferred. drift:
+    see `dmp.generations.drift`. written, unchanged, gone: users, as published. seconds: of the whole build.
+    decisions: how many of the log of `dmp.decisions` were obeyed; with as many and the same inputs the build repeats.
+    joined: ids that share their profile with another id of the same person (`dmp.persons`). doubted: {codes of
+    `dmp.brushing`: events} that count for less than one, or not at all. excluded: tags that a better one of their
+    exclusion group beat. engine: what ran the queries, "" for none. steps: {step or family: seconds}.
     """
 
     number: int
@@ -100,19 +70,9 @@ class Generation(msgspec.Struct, frozen=True):
     decisions: int = 0
     joined: int = 0
     doubted: dict[str, int] = {}
-
-
-class Made(NamedTuple):
-    """What the families made of the events; fields as in `Generation`."""
-
-    tags: pa.Table
-    events: int = 0
-    unmapped: dict[str, int] = {}  # noqa: RUF012 - never changed
-    withheld: int = 0
-    unmapped_events: int = 0
-    decisions: int = 0
-    joined: int = 0
-    doubted: dict[str, int] = {}  # noqa: RUF012 - never changed
+    excluded: int = 0
+    engine: str = ""
+    steps: dict[str, float] = {}
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -127,7 +87,8 @@ def build(
     now_us: int,
     store: Store,
     force: bool = False,
-    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    progress: Progress = lambda step, done, total: None,
+    engine_name: EngineName = "duckdb",
 ) -> Generation:
     """Build, publish and make live the tags of all `*.parquet` event files under `source`.
 
@@ -138,11 +99,21 @@ def build(
 
     def make() -> Made:
         decided = read(decisions_file(config.data_dir))
-        with Engine() as engine:
-            _scan(engine, paths, now_us)
-            return _families(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress)
+        with closing(open_engine(config, engine_name)) as engine:
+            tagging.scan(engine, paths, now_us, config.build.utc_offset_min)
+            return tagging.make(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress)
 
-    return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress)
+    return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress, engine_name)
+
+
+def open_engine(config: DmpConfig, name: EngineName = "duckdb") -> Engine:
+    """The engine of a build; raises SparkMissing where Spark is asked for and not there."""
+    spill = Path(config.data_dir) / "spill"
+    if name == "spark":
+        from dmp.spark import SparkEngine  # loads pyspark, which most installations do not have
+
+        return SparkEngine(config.build.spark_master, spill)
+    return DuckEngine(config.build.memory_limit, spill)
 
 
 def event_files(source: Path) -> tuple[Path, ...]:
@@ -156,25 +127,16 @@ def event_files(source: Path) -> tuple[Path, ...]:
 
 def take_up_ids(config: DmpConfig, source: Path, now_us: int) -> int:
     """Write to the identity log what event files say of ids, without a build; returns how many records that took."""
-    with Engine() as engine:
-        _scan(engine, event_files(source), now_us)
+    with closing(open_engine(config)) as engine:
+        tagging.scan(engine, event_files(source), now_us)
         return persons.take_up(engine, config)
 
 
 def doubted(source: Path, now_us: int) -> tuple[int, dict[str, int]]:
     """(events a build would use, {codes of `dmp.brushing`: events that would count for less}), without a build."""
-    with Engine() as engine:
-        _scan(engine, event_files(source), now_us)
-        engine.table("persons", persons.PERSONS.empty_table())
-        return _clean(engine, now_us)
-
-
-def _scan(engine: Engine, paths: Sequence[Path], now_us: int) -> None:
-    """Make the tables `raw_events`, `params` and `kinds`."""
-    engine.scan("raw_events", paths, EVENT_COLUMNS)
-    year = datetime.fromtimestamp(now_us / 1e6, UTC).year
-    engine.table("params", pa.table({"now_us": pa.array([now_us]), "year": pa.array([year], pa.int32())}))
-    engine.table("kinds", pa.table({"kind": events.KINDS, "behaviour": [kind in BEHAVIOUR for kind in events.KINDS]}))
+    with DuckEngine() as engine:
+        tagging.scan(engine, event_files(source), now_us)
+        return tagging.weighed(engine, now_us)
 
 
 def publish_tags(
@@ -183,103 +145,13 @@ def publish_tags(
     now_us: int,
     store: Store,
     origin: str,
-    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> Generation:
     """Make tags from elsewhere (`generations.TAG_COLUMNS`) the live generation, without the likeness checks.
 
     origin: where they come from, for the manifest.
     """
     return _publish(config, store, now_us, (origin,), lambda: Made(tags), True, progress)
-
-
-def _families(
-    engine: Engine,
-    now_us: int,
-    decided: Sequence[Decision],
-    learn_persons: Callable[[], int],
-    progress: Callable[[str, int, int], None],
-) -> Made:
-    """The tags of the scanned raw events. learn_persons: see `dmp.persons.learn`."""
-    steps = len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES) + 1
-    progress("clean", 0, steps)
-    try:
-        broken = engine.sql(family_sql("broken")).to_pylist()
-        joined = 0 if broken else learn_persons()
-        used, doubts = (0, {}) if broken else _clean(engine, now_us)
-    except engine.Error as error:
-        raise BadEvents(f"event files cannot be read: {error}") from None
-    if broken:
-        raise BadEvents("; ".join(f"{fault['file']}: {fault['n']} rows with {fault['what']}" for fault in broken))
-    if not used:
-        raise BadEvents("no usable event: all are without consent for profiling (bit 1), from the future, or of ads")
-    engine.table(
-        "taxonomy",
-        pa.table(
-            {
-                "tag": [t.id for t in taxonomy.TAGS],
-                "name": [t.name for t in taxonomy.TAGS],
-                "ttl_days": [t.ttl_days for t in taxonomy.TAGS],
-            }
-        ),
-    )
-    seen = engine.sql("SELECT category AS label, COUNT(*) AS n FROM events WHERE category <> '' GROUP BY category")
-    labels = {entry["label"]: entry["n"] for entry in seen.to_pylist()}
-    resolve = standardise.resolver(replay(decided))
-    meant = {label: tag for label in labels if (tag := resolve(label)) is not None}
-    # What somebody does must not say what they believe or suffer from: no sensitive tag is inferred.
-    found = {label: tag for label, tag in meant.items() if not taxonomy.BY_ID[tag].sensitive}
-    engine.table(
-        "labels",
-        pa.table(
-            {
-                "label": pa.array(list(found), pa.string()),
-                "tag": pa.array(list(found.values()), pa.uint32()),
-                "half_life_days": pa.array([taxonomy.BY_ID[t].half_life_days for t in found.values()], pa.int32()),
-                "ttl_days": pa.array([taxonomy.BY_ID[t].ttl_days for t in found.values()], pa.int32()),
-            }
-        ),
-    )
-    parts = []
-    for done, name in enumerate(families.SQL_FAMILIES, 1):
-        progress(name, done, steps)
-        parts.append(_sourced(engine.sql(family_sql(name)), name))
-    if families.MODEL_FAMILIES:
-        engine.table("tags", pa.concat_tables(parts))
-    for done, (name, family) in enumerate(families.MODEL_FAMILIES.items(), len(parts) + 1):
-        progress(name, done, steps)
-        parts.append(_sourced(family(engine, now_us), name))
-    tags = pa.concat_tables(parts)
-    if not len(tags):
-        raise BadEvents(f"{used} usable events make no tag: they are too old, or records that state nothing")
-    if joined:
-        engine.table("made", tags)
-        tags = engine.sql(family_sql("members")).cast(generations.TAG_COLUMNS)
-    unmapped = Counter({label: n for label, n in sorted(labels.items()) if label not in meant})
-    return Made(
-        tags,
-        used,
-        unmapped=dict(unmapped.most_common(MAX_UNMAPPED)),
-        unmapped_events=unmapped.total(),
-        withheld=sum(n for label, n in labels.items() if label in meant and label not in found),
-        decisions=len(decided),
-        joined=joined,
-        doubted=doubts,
-    )
-
-
-def _clean(engine: Engine, now_us: int) -> tuple[int, dict[str, int]]:
-    """Make the table `events`, weighed; returns how many events it has and how many were doubted for which reason."""
-    engine.create("cleaned", family_sql("clean"))
-    weights = [weigher(engine, now_us).cast(WEIGHT_COLUMNS) for weigher in families.WEIGHERS.values()]
-    engine.table("weights", pa.concat_tables([WEIGHT_COLUMNS.empty_table(), *weights]))
-    reasons = engine.sql("SELECT reason, COUNT(*) AS n FROM weights GROUP BY reason").to_pylist()
-    return engine.create("events", family_sql("weigh")), {row["reason"]: row["n"] for row in reasons}
-
-
-def _sourced(rows: pa.Table, family: str) -> pa.Table:
-    """A family's rows as tags of a generation."""
-    source = pa.array([SOURCES.index(family)] * len(rows), pa.uint8())
-    return rows.append_column("source", source).select(generations.TAG_COLUMNS.names).cast(generations.TAG_COLUMNS)
 
 
 def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
@@ -289,7 +161,7 @@ def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
         "VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32(),
         "DOUBLE": pa.float64(),
     }  # fmt: skip
-    columns = {name: kinds[kind] for name, (kind, _) in EVENT_COLUMNS.items()} | {"ids": pa.binary()}
+    columns = {name: kinds[kind] for name, (kind, _) in EVENT_COLUMNS.items()} | {"ids": pa.binary()}  # no fixed size
     schema = pa.schema(list(columns.items()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return len(rows)
@@ -302,7 +174,8 @@ def _publish(
     inputs: tuple[str, ...],
     make: Callable[[], Made],
     force: bool,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
+    engine_name: str = "",
 ) -> Generation:
     started = time.monotonic()
     root = Path(config.data_dir) / "generations"
@@ -340,7 +213,7 @@ def _publish(
             parent=live,
             created_us=now_us,
             inputs=inputs,
-            sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in families.SQL_FAMILIES},
+            sql={name: hashlib.sha256(family_sql(name).encode()).hexdigest() for name in sorted(query_names())},
             events=made.events,
             users=users,
             tags=len(tags.tag),
@@ -351,6 +224,9 @@ def _publish(
             decisions=made.decisions,
             joined=made.joined,
             doubted=made.doubted,
+            excluded=made.excluded,
+            engine=engine_name,
+            steps=made.steps,
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

@@ -292,7 +292,9 @@ def _window(window: exp.Window, keys: Keys) -> Iterator[str]:
         f"{c.table}.{c.name}" for c in [*terms, *window.args.get("partition_by", [])] if isinstance(c, exp.Column)
     }
     function = window.this
-    if not isinstance(function, _TIES_MATTER) and not window.args.get("spec"):
+    spec = window.args.get("spec")
+    by_rows = spec is not None and spec.args.get("kind") == "ROWS"  # a RANGE takes all ties or none
+    if not isinstance(function, _TIES_MATTER) and not by_rows:
         return
     if isinstance(function, exp.Lag | exp.Lead):
         read = {f"{c.table}.{c.name}" for c in function.this.find_all(exp.Column)}

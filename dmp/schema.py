@@ -35,7 +35,7 @@ class Tag(msgspec.Struct, frozen=True, gc=False):
 
 
 SOURCES: tuple[str, ...] = (
-    "unknown", "interest", "rfm", "demographic", "import", "rollup", "value", "power", "brand", "habit", "time",
+    "unknown", "interest", "rfm", "demographic", "import", "shopping", "value", "power", "brand", "habit", "time",
     "location", "device", "channel", "lifecycle", "ltv", "due", "association", "cluster", "preference", "influence",
     "partner",
 )  # fmt: skip

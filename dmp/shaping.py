@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmp import events
+from dmp.events import BEHAVIOUR
 from dmp.logs import Chunk
 from dmp.mapping import EPOCH_UNITS, KEYED, TEXTS, Field, Mapping, TimeColumn, keyed_columns, value_columns
-from dmp.offline import BEHAVIOUR
 from dmp.pseudonym import KeyRing, MarkKind
 from dmp.schema import ID_TYPES, Uid
 

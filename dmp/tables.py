@@ -46,13 +46,17 @@ TABLES: dict[str, Table] = {
     "kinds": Table({"kind": "VARCHAR", "behaviour": "BOOLEAN"}, (frozenset({"kind"}),)),
     "persons": Table({"uid": "BLOB", "person": "BLOB"}, (frozenset({"uid"}),)),
     "cleaned": Table(_CLEAN, _EVENT_KEY),
-    "weights": Table({"source": "VARCHAR", "event_id": "VARCHAR", "weight": "DOUBLE"}),
+    "weights": Table({"source": "VARCHAR", "event_id": "VARCHAR", "weight": "DOUBLE", "reason": "VARCHAR"}),
+    # Days on which a machine acts in a user's name (`dmp.brushing`).
+    "machine_days": Table(
+        {"uid": "BLOB", "day": "BIGINT", "weight": "DOUBLE", "reason": "VARCHAR"}, (frozenset({"uid", "day"}),)
+    ),
     "events": Table(_CLEAN | {"weight": "DOUBLE"}, _EVENT_KEY),
     # As of when: now_us, its UTC day since 1970 and its year; offset_us: local time less UTC where no region tells.
     "params": Table({"now_us": "BIGINT", "day": "BIGINT", "year": "INT", "offset_us": "BIGINT"}, (frozenset(),)),
-    # exclusive: the group of which a user has one tag, "" for none.
+    # one_of: a number of the group of which a user has one tag; that of the tag where it is in none.
     "taxonomy": Table(
-        {"tag": "BIGINT", "name": "VARCHAR", "half_life_us": "BIGINT", "ttl_us": "BIGINT", "exclusive": "VARCHAR"},
+        {"tag": "BIGINT", "name": "VARCHAR", "half_life_us": "BIGINT", "ttl_us": "BIGINT", "one_of": "BIGINT"},
         (frozenset({"tag"}), frozenset({"name"})),
     ),
     # What a category means: the tag with share 1, its parents with half of their child's.
@@ -68,6 +72,7 @@ TABLES: dict[str, Table] = {
         {"uid": "BLOB", "tag": "BIGINT", "score": "INT", "as_of_day": "INT", "source": "INT"},
         (frozenset({"uid", "tag", "source"}),),
     ),
-    "made": Table({"uid": "BLOB", "tag": "BIGINT", "score": "INT", "as_of_day": "INT", "source": "INT"}),
-    "clashes": Table({"uid": "BLOB", "one_of": "VARCHAR"}, (frozenset({"uid", "one_of"}),)),
+    "proven": Table({"source": "INT"}, (frozenset({"source"}),)),
+    "clashes": Table({"uid": "BLOB", "one_of": "BIGINT"}, (frozenset({"uid", "one_of"}),)),
+    "losers": Table({"uid": "BLOB", "tag": "BIGINT", "source": "INT"}, (frozenset({"uid", "tag", "source"}),)),
 }

@@ -105,9 +105,19 @@ def taxonomy_table() -> pa.Table:
             "name": [tag.name for tag in taxonomy.TAGS],
             "half_life_us": pa.array([tag.half_life_days * DAY_US for tag in taxonomy.TAGS], pa.int64()),
             "ttl_us": pa.array([tag.ttl_days * DAY_US for tag in taxonomy.TAGS], pa.int64()),
-            "exclusive": [tag.exclusive for tag in taxonomy.TAGS],
+            "one_of": pa.array([_one_of(tag) for tag in taxonomy.TAGS], pa.int64()),
         }
     )
+
+
+@cache
+def _groups() -> Mapping[str, int]:
+    """{exclusion group: the first of its tags}."""
+    return {tag.exclusive: tag.id for tag in reversed(taxonomy.TAGS) if tag.exclusive}
+
+
+def _one_of(tag: TagDefinition) -> int:
+    return _groups()[tag.exclusive] if tag.exclusive else tag.id
 
 
 def labels_table(found: Mapping[str, int]) -> pa.Table:

@@ -4,6 +4,7 @@
 WITH told AS (
     SELECT
         e.uid,
+        e.time_us,
         e.due_us,
         CASE WHEN e.kind = 'purchase' THEN 1 ELSE 0 END AS bought,
         ROW_NUMBER() OVER (
@@ -17,6 +18,7 @@ WITH told AS (
 found AS (
     SELECT
         d.uid,
+        d.time_us,
         CASE
             WHEN d.bought = 1 AND d.due_us - p.now_us BETWEEN -5184000000000 AND 2592000000000 THEN 'contract.replacement_due'
             WHEN d.bought = 0 AND d.due_us - p.now_us BETWEEN 0 AND 2592000000000 THEN 'contract.ends_30d'
@@ -27,7 +29,7 @@ found AS (
     WHERE d.place = 1 AND d.due_us > 0
 )
 
-SELECT DISTINCT f.uid, t.tag, 100 AS score, CAST(p.day AS INT) AS as_of_day
+SELECT f.uid, t.tag, 100 AS score, CAST(FLOOR(MAX(f.time_us) / 86400000000e0) AS INT) AS as_of_day
 FROM found AS f
 INNER JOIN taxonomy AS t ON t.name = f.name
-CROSS JOIN params AS p
+GROUP BY f.uid, t.tag

@@ -6,6 +6,7 @@
 --              than 14 days and two usual gaps
 --   growing    at least 1.5 times as many in the last 28 days as in the 28 before
 --   mature     else
+-- Of those who were not there for 180 days nothing is said any more.
 -- Churn risk: low while idle for one usual gap at most, medium to three, then high; its score is the share of users with
 -- this rhythm who would have been back by now, 1 - exp(-idle / gap), in per cent.
 WITH days AS (
@@ -41,6 +42,7 @@ rhythms AS (
         u.uid,
         u.recent,
         u.earlier,
+        u.last_day,
         p.day - u.first_day AS age,
         p.day - u.last_day AS idle,
         GREATEST(1, CAST(FLOOR(
@@ -61,8 +63,10 @@ found AS (
             WHEN 2 * recent >= 3 * earlier THEN 'lifecycle.growing'
             ELSE 'lifecycle.mature'
         END AS name,
-        100 AS score
+        100 AS score,
+        last_day
     FROM rhythms
+    WHERE idle <= 180
     UNION ALL
     SELECT
         uid,
@@ -71,11 +75,12 @@ found AS (
             WHEN 1000 * idle <= 3 * gap_milli THEN 'churn.medium'
             ELSE 'churn.high'
         END AS name,
-        GREATEST(1, CAST(FLOOR(100e0 * (1e0 - EXP(-1000e0 * idle / NULLIF(gap_milli, 0)))) AS INT)) AS score
+        GREATEST(1, CAST(FLOOR(100e0 * (1e0 - EXP(-1000e0 * idle / NULLIF(gap_milli, 0)))) AS INT)) AS score,
+        last_day
     FROM rhythms
+    WHERE idle <= 180
 )
 
-SELECT f.uid, t.tag, f.score, CAST(p.day AS INT) AS as_of_day
+SELECT f.uid, t.tag, f.score, CAST(f.last_day AS INT) AS as_of_day
 FROM found AS f
 INNER JOIN taxonomy AS t ON t.name = f.name
-CROSS JOIN params AS p

@@ -10,7 +10,6 @@ FROM (
         ) AS place
     FROM tags AS g
     INNER JOIN taxonomy AS t ON g.tag = t.tag
-    INNER JOIN clashes AS c
-        ON g.uid = c.uid AND c.one_of = CASE WHEN t.exclusive <> '' THEN t.exclusive ELSE t.name END
+    INNER JOIN clashes AS c ON g.uid = c.uid AND t.one_of = c.one_of
 ) AS ranked
 WHERE place > 1

@@ -1,4 +1,4 @@
--- Expected spend of buyers in the next 365 days, as quintiles, and the time of the next purchase.
+-- Expected spend of the buyers of the last 365 days in the next 365, as quintiles, and the time of the next purchase.
 -- BG/NBD (Fader, Hardie & Lee 2005) with x repeat orders, the last at t after the first, T ago:
 --   alive = 1 / (1 + a / (b + x - 1) * ((alpha + T) / (alpha + t)) ^ (r + x))   for x > 0, else 1   (their eq. 12 form)
 --   rate  = (r + x) / (alpha + T)
@@ -16,7 +16,8 @@ WITH orders AS (
         MAX(CAST(ROUND(1000e0 * e.weight) AS BIGINT)) AS counts,
         SUM(CAST(ROUND(e.weight * e.value_micros) AS BIGINT)) AS spend
     FROM events AS e
-    WHERE e.kind = 'purchase'
+    CROSS JOIN params AS p
+    WHERE e.kind = 'purchase' AND p.now_us - e.time_us <= 31536000000000
     GROUP BY e.uid, CASE WHEN e.order_id <> '' THEN e.order_id ELSE e.event_id END, e.source
 ),
 
@@ -100,7 +101,7 @@ found AS (
     WHERE alive >= 0.5e0
 )
 
-SELECT f.uid, t.tag, 100 AS score, CAST(p.day AS INT) AS as_of_day
+SELECT f.uid, t.tag, 100 AS score, CAST(FLOOR(b.last_us / 86400000000e0) AS INT) AS as_of_day
 FROM found AS f
 INNER JOIN taxonomy AS t ON t.name = f.name
-CROSS JOIN params AS p
+INNER JOIN buyers AS b ON f.uid = b.uid

@@ -1,7 +1,7 @@
 -- How fast and how evenly each user acts, per UTC day. Moments, not events, are counted: a log that knows only the day
 -- or the second puts many events in one moment, which says nothing about speed.
 WITH moments AS (
-    SELECT DISTINCT uid, CAST(FLOOR(time_us / 86400000000.0) AS BIGINT) AS day, time_us
+    SELECT DISTINCT uid, CAST(FLOOR(time_us / 86400000000e0) AS BIGINT) AS day, time_us
     FROM cleaned
     WHERE kind <> 'crm'
 ),
@@ -9,8 +9,8 @@ WITH moments AS (
 gaps AS (
     SELECT
         uid, day, time_us,
-        CAST(FLOOR(time_us / 600000000.0) AS BIGINT) AS tile,
-        CAST(ROUND((time_us - LAG(time_us) OVER (PARTITION BY uid, day ORDER BY time_us ASC NULLS FIRST)) / 1000000.0) AS BIGINT) AS gap_s
+        CAST(FLOOR(time_us / 600000000e0) AS BIGINT) AS tile,
+        CAST(ROUND((time_us - LAG(time_us) OVER (PARTITION BY uid, day ORDER BY time_us ASC NULLS FIRST)) / 1000000e0) AS BIGINT) AS gap_s
     FROM moments
 ),
 
@@ -19,7 +19,7 @@ tiles AS (SELECT uid, day, tile, COUNT(*) AS n FROM gaps GROUP BY uid, day, tile
 same AS (SELECT uid, day, gap_s, COUNT(*) AS n FROM gaps WHERE gap_s > 0 GROUP BY uid, day, gap_s),
 
 days AS (
-    SELECT uid, day, COUNT(*) AS moments, COUNT(DISTINCT FLOOR(time_us / 3600000000.0)) AS hours
+    SELECT uid, day, COUNT(*) AS moments, COUNT(DISTINCT FLOOR(time_us / 3600000000e0)) AS hours
     FROM gaps
     GROUP BY uid, day
 ),

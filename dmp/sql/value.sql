@@ -1,6 +1,6 @@
 -- Value tier of buyers: which of recency, frequency and spend of their orders is in the upper half (the middle of the
 -- places of equals counts; Hughes' RFM in its eight classes). An order is an order_id, or an event without one.
--- The tier says how things stand at the build, which is its as-of day.
+-- Orders of the last 365 days.
 WITH orders AS (
     SELECT
         e.uid,
@@ -10,7 +10,8 @@ WITH orders AS (
         MAX(CAST(ROUND(1000e0 * e.weight) AS BIGINT)) AS counts,
         SUM(CAST(ROUND(e.weight * e.value_micros) AS BIGINT)) AS spend
     FROM events AS e
-    WHERE e.kind = 'purchase'
+    CROSS JOIN params AS p
+    WHERE e.kind = 'purchase' AND p.now_us - e.time_us <= 31536000000000
     GROUP BY e.uid, CASE WHEN e.order_id <> '' THEN e.order_id ELSE e.event_id END, e.source
 ),
 
@@ -27,6 +28,7 @@ buyers AS (
 halves AS (
     SELECT
         b.uid,
+        b.last_us,
         CASE
             WHEN 2 * RANK() OVER (ORDER BY CAST(FLOOR(b.last_us / 86400000000e0) AS BIGINT) ASC NULLS FIRST) - 2
                 + COUNT(*) OVER (PARTITION BY CAST(FLOOR(b.last_us / 86400000000e0) AS BIGINT)) >= COUNT(*) OVER ()
@@ -49,6 +51,7 @@ halves AS (
 tiers AS (
     SELECT
         uid,
+        last_us,
         CASE 100 * recent + 10 * frequent + big
             WHEN 111 THEN 'value.tier.champion'
             WHEN 101 THEN 'value.tier.develop'
@@ -62,7 +65,6 @@ tiers AS (
     FROM halves
 )
 
-SELECT x.uid, t.tag, 100 AS score, CAST(p.day AS INT) AS as_of_day
+SELECT x.uid, t.tag, 100 AS score, CAST(FLOOR(x.last_us / 86400000000e0) AS INT) AS as_of_day
 FROM tiers AS x
 INNER JOIN taxonomy AS t ON t.name = x.name
-CROSS JOIN params AS p

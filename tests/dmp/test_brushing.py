@@ -13,6 +13,7 @@ from dmp.brushing import BY_CODE, DAY_US, HOUR_US, Orders, combined, judge, mach
 from dmp.brushing_trial import KINDS, START_US, market, trial
 from dmp.config import DmpConfig
 from dmp.dense_block import dense_blocks
+from dmp.engine import DuckEngine
 from dmp.events import Purchase, Search, View
 from dmp.taxonomy import tag_id
 from tests.dmp.factories import NOW_US, act, user
@@ -46,7 +47,7 @@ def test_the_market_holds_what_it_says():
 def test_a_market_without_fraud_loses_next_to_nothing():
     events, truth = market(3_000, seed=2)
     honest = events.filter(pa.array([not truth.get(event) for event in events["event_id"].to_pylist()]))
-    with brushing.Engine() as engine:
+    with DuckEngine() as engine:
         engine.table("cleaned", honest)
         told = brushing.weights(engine, START_US + 60 * DAY_US)
     called = [w for w in told["weight"].to_pylist() if w <= 0.5]
