@@ -1,23 +1,38 @@
 """Whether an answer to a bid request is one an exchange would accept; knows nothing of how our bidder works.
 
-The checks follow the OpenRTB 2.6 response objects and the usual reasons for which exchanges reject bids.
+The checks follow the OpenRTB 2.6 response objects and the usual reasons for which exchanges reject bids. It reads
+plain JSON with its own eyes and imports nothing of the bidder.
 """
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from loadtest.auction import images
+from loadtest.referee_media import media_of, misfits
+from loadtest.referee_read import Raw, dict_of, first, flag, number, objects, texts
 
 _JSON = msgspec.json.Decoder()
 _PLACE = re.compile(r"imp\[(\d+)\]")
+USD_ONLY: Mapping[str, float] = {"USD": 1.0}
+MAX_ANSWER_BYTES = 256 * 1024
+REQUIRED = ("id", "price", "crid", "adm", "adomain")
+NOTICES = ("nurl", "burl", "lurl")
 
 
-def violations(request: dict[str, Any], status: int, body: bytes) -> list[str]:
+def violations(
+    request: dict[str, Any],
+    status: int,
+    body: bytes,
+    rates: Mapping[str, float] = USD_ONLY,
+    elapsed_ms: float = 0.0,
+) -> list[str]:
     """What is wrong with the answer to a valid request; empty when an exchange would take it.
 
-    204 without a body is a valid no-bid, 200 needs a valid response, everything else is an error.
+    204 without a body is a valid no-bid, 200 needs a valid response, everything else is an error. rates: US dollars
+    for one unit of a currency, to compare floors. elapsed_ms: how long the answer took.
     """
     if status == 204:
         return ["204 with a body"] if body else []
@@ -29,87 +44,162 @@ def violations(request: dict[str, Any], status: int, body: bytes) -> list[str]:
         return ["body is not JSON"]
     if not isinstance(answer, dict):
         return ["body is not an object"]
-    found = [] if answer.get("id") == request.get("id") else ["id is not the request's"]
+    wanted = request.get("id")
+    found = (
+        [] if answer.get("id") == (wanted if isinstance(wanted, str) else str(wanted)) else ["id is not the request's"]
+    )
     seats = answer.get("seatbid") or []
-    if seats and answer.get("cur", "USD") not in (request.get("cur") or ["USD"]):
+    if seats and answer.get("cur", "USD") not in (texts(request.get("cur")) or ["USD"]):
         found.append(f"cur {answer.get('cur', 'USD')} was not offered")
+    if len(body) > MAX_ANSWER_BYTES:
+        found.append(f"answer of {len(body)} bytes")
+    tmax = number(request.get("tmax"))
+    if seats and tmax is not None and tmax > 0 and elapsed_ms > tmax:
+        found.append(f"answered after {elapsed_ms:.0f} ms where tmax is {tmax:.0f}")
     # Some exchanges send numbers for ids; a bid names them as text.
-    imps = {str(imp.get("id")): imp for imp in request.get("imp") or [] if isinstance(imp, dict)}
+    imps = {str(imp.get("id")): imp for imp in objects(request.get("imp"))}
+    bids: list[tuple[Raw, Raw]] = []
     for seat in seats:
-        if request.get("wseat") and seat.get("seat") not in request["wseat"]:
-            found.append(f"seat {seat.get('seat')} is not in wseat")
+        name = seat.get("seat")
+        if texts(request.get("wseat")) and name not in texts(request.get("wseat")):
+            found.append(f"seat {name} is not in wseat")
+        if name in texts(request.get("bseat")):
+            found.append(f"seat {name} is in bseat")
         if not seat.get("bid"):
             found.append("seatbid without bids")
         for bid in seat.get("bid") or []:
             imp = imps.get(bid.get("impid"))
             if imp is None:
                 found.append(f"impid {bid.get('impid')} is not in the request")
-            else:
-                found += _offer(imp, bid) + _blocks(request, imp, bid)
+                continue
+            bids.append((imp, bid))
+            rate = rates.get(answer.get("cur", "USD"))
+            found += _sound(bid) + _money(imp, bid, rate, rates) + _deal(imp, bid, name)
+            found += misfits(imp, bid) + _blocks(request, bid)
+    return found + _together(bids)
+
+
+def _sound(bid: Raw) -> list[str]:
+    """Required fields, and URLs whose macros an exchange will find."""
+    found = [f"bid without {name}" for name in REQUIRED if not bid.get(name)]
+    found += [f"{name} is no address" for name in NOTICES if not str(bid.get(name, "http")).startswith("http")]
+    found += [f"{name} hides its macros" for name in NOTICES if "%7BAUCTION" in str(bid.get(name, ""))]
+    if len(str(bid.get("crid", "")).encode()) > 128:
+        found.append("crid of more than 128 bytes")
     return found
 
 
-def _offer(imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
-    """Does the bid stand on its own and fit the impression: required fields, price, deal, size."""
-    found = [f"bid without {name}" for name in ("id", "price", "crid", "adm", "adomain") if not bid.get(name)]
-    price, floor = bid.get("price"), imp.get("bidfloor")
-    if isinstance(price, bool) or not isinstance(price, int | float) or price <= 0:
-        found.append(f"price {price!r}")
-    elif isinstance(floor, int | float) and imp.get("bidfloorcur", "USD") == "USD" and not bid.get("dealid"):
-        found += [f"price {price} below the floor {floor}"] if price < floor else []
-    pmp = imp.get("pmp") if isinstance(imp.get("pmp"), dict) else {}
-    deals = [deal.get("id") for deal in (pmp or {}).get("deals") or [] if isinstance(deal, dict)]
-    if bid.get("dealid") and bid["dealid"] not in deals:
-        found.append(f"deal {bid['dealid']} was not offered")
-    if (pmp or {}).get("private_auction") == 1 and not bid.get("dealid"):
-        found.append("open bid in a private auction")
-    banner = imp.get("banner")
-    if not isinstance(banner, dict):
-        return [*found, "banner for an impression without one"]
-    sizes = [_size(part) for part in [banner, *(banner.get("format") or [])] if isinstance(part, dict)]
-    if _size(bid) not in sizes:
-        found.append(f"size {bid.get('w')}x{bid.get('h')} was not offered")
-    return found
-
-
-def _size(part: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(_number(part.get(side)) for side in ("w", "h"))
-
-
-def _number(value: Any) -> Any:
-    """A number sent as text is that number.
-
-    >>> _number("728") == _number(728.0) == 728
-    True
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def _blocks(request: dict[str, Any], imp: dict[str, Any], bid: dict[str, Any]) -> list[str]:
-    """Does the bid break a publisher's restriction: advertisers, categories, attributes, secure pages."""
-    blocked = [str(name).lower() for name in request.get("badv") or []]
-    found = [
-        f"advertiser {domain} is blocked"
-        for domain in bid.get("adomain") or []
-        if any(domain.lower() == name or domain.lower().endswith("." + name) for name in blocked)
-    ]
-    if request.get("cattax", 1) == 1:
-        categories = {str(category) for category in request.get("bcat") or []}
-        found += [
-            f"category {category} is blocked"
-            for category in bid.get("cat") or []
-            if category in categories or category.partition("-")[0] in categories
+def floor_of(imp: Raw, bid: Raw) -> tuple[float, str]:
+    """(least CPM, its currency): the deal's guidance, else the media's, else the imp's (implementation guide, 7.11)."""
+    currency = str(imp.get("bidfloorcur") or "USD")
+    deal = next((deal for deal in _deals(imp) if deal.get("id") == bid.get("dealid")), None)
+    media: Raw = {}
+    if deal is not None and bid.get("dealid"):
+        currency, media = str(deal.get("bidfloorcur") or "USD"), deal
+        fallback = number(deal.get("bidfloor"))
+    else:
+        media = dict_of(imp.get({2: "video", 3: "audio"}.get(media_of(imp, bid), "")))
+        fallback = number(imp.get("bidfloor"))
+    length = number(bid.get("dur"))
+    if length is not None:
+        per_second = number(media.get("mincpmpersec"))
+        if per_second:
+            return per_second * length, currency
+        ranges = [
+            number(part.get("bidfloor")) or 0.0
+            for part in objects(media.get("durfloors"))
+            if (number(part.get("mindur")) or 0) <= length <= (number(part.get("maxdur")) or float("inf"))
         ]
-    banner = imp.get("banner")
-    if isinstance(banner, dict) and set(bid.get("attr") or ()) & set(banner.get("battr") or ()):
-        found.append("blocked creative attribute")
-    if imp.get("secure") == 1 and any(url.startswith("http://") for url in images(str(bid.get("adm") or ""))):
-        found.append("http asset on a secure page")
+        if ranges:
+            return max(ranges), currency
+    return fallback or 0.0, currency
+
+
+def _money(imp: Raw, bid: Raw, rate: float | None, rates: Mapping[str, float]) -> list[str]:
+    price = bid.get("price")
+    if isinstance(price, bool) or not isinstance(price, int | float) or not 0 < price < float("inf"):
+        return [f"price {price!r}"]
+    floor, currency = floor_of(imp, bid)
+    if floor <= 0:
+        return []
+    theirs = rates.get(currency)
+    if theirs is None or rate is None:
+        return [f"a floor in {currency} that cannot be compared"]
+    return [f"price {price} below the floor {floor} {currency}"] if price * rate < floor * theirs * (1 - 1e-9) else []
+
+
+def _deals(imp: Raw) -> list[dict[str, Any]]:
+    return objects(dict_of(imp.get("pmp")).get("deals"))
+
+
+def _deal(imp: Raw, bid: Raw, seat: Any) -> list[str]:
+    private = flag(dict_of(imp.get("pmp")).get("private_auction"))
+    name = bid.get("dealid")
+    if not name:
+        return ["open bid in a private auction"] if private else []
+    deal = next((deal for deal in _deals(imp) if deal.get("id") == name), None)
+    if deal is None:
+        return [f"deal {name} was not offered"]
+    found = []
+    if texts(deal.get("wseat")) and seat not in texts(deal.get("wseat")):
+        found.append(f"seat {seat} is not in the deal's wseat")
+    allowed = {domain.lower() for domain in texts(deal.get("wadomain"))}
+    if allowed and not all(_below(domain, allowed) for domain in texts(bid.get("adomain"))):
+        found.append("advertiser is not in the deal's wadomain")
+    dollars = str(deal.get("bidfloorcur") or "USD") == "USD"
+    if number(deal.get("at")) == 3 and dollars and number(bid.get("price")) != number(deal.get("bidfloor")):
+        found.append(f"price {bid.get('price')} is not the deal's fixed price {deal.get('bidfloor')}")
+    return found
+
+
+def _below(domain: str, names: set[str]) -> bool:
+    """Whether a domain is one of `names` or a subdomain of one.
+
+    >>> _below("shop.acme.example", {"acme.example"}), _below("notacme.example", {"acme.example"})
+    (True, False)
+    """
+    return any(domain.lower() == name or domain.lower().endswith("." + name) for name in names)
+
+
+def _blocks(request: dict[str, Any], bid: Raw) -> list[str]:
+    """Does the bid break a publisher's restriction: advertisers, categories, apps, languages."""
+    blocked = {name.lower() for name in texts(request.get("badv"))}
+    found = [f"advertiser {domain} is blocked" for domain in texts(bid.get("adomain")) if _below(domain, blocked)]
+    cattax = number(request.get("cattax")) or 1
+    categories, allowed = set(texts(request.get("bcat"))), set(texts(request.get("acat")))
+    if (categories or allowed) and cattax != (number(bid.get("cattax")) or 1):
+        found.append(f"cattax {bid.get('cattax', 1)} cannot be compared with the request's {cattax:.0f}")
+    for category in texts(bid.get("cat")):
+        if category in categories or category.partition("-")[0] in categories:
+            found.append(f"category {category} is blocked")
+        if allowed and category not in allowed and category.partition("-")[0] not in allowed:
+            found.append(f"category {category} is not in acat")
+    if bid.get("bundle") and bid["bundle"] in texts(request.get("bapp")):
+        found.append(f"app {bid['bundle']} is blocked")
+    language = str(first(bid.get("language"), bid.get("langb")) or "").lower()
+    wanted = {name.lower() for name in texts(first(request.get("wlang"), request.get("wlangb")))}
+    if wanted and language != "xx" and language not in wanted:
+        found.append(f"language {language or 'unknown'} is not wanted")
+    return found
+
+
+def _together(bids: list[tuple[Raw, Raw]]) -> list[str]:
+    """What only shows when all bids of an answer are seen: ids used twice, pods that are too full."""
+    names = Counter(str(bid.get("id")) for _, bid in bids)
+    found = [f"bid id {name} is used twice" for name, n in names.items() if n > 1]
+    pods: dict[str, list[Raw]] = {}
+    for imp, bid in bids:
+        if number(dict_of(imp.get("video")).get("poddur")) or number(dict_of(imp.get("audio")).get("poddur")):
+            pods.setdefault(str(imp.get("id")), []).append(bid)
+            offered = dict_of(imp.get("video") or imp.get("audio"))
+            room, most = number(offered.get("poddur")), number(offered.get("maxseq"))
+            so_far = pods[str(imp.get("id"))]
+            if most and len(so_far) > most:
+                found.append(f"{len(so_far)} ads in a pod of {most:.0f}")
+            if room and sum(number(one.get("dur")) or 0 for one in so_far) > room:
+                found.append(f"a pod longer than {room:.0f} s")
+        elif bid.get("slotinpod") is not None:
+            found.append("slotinpod outside a dynamic pod")
     return found
 
 

@@ -55,7 +55,7 @@ def test_numbers_sent_as_text_and_text_as_numbers_name_the_same(imp):
     ("changes", "problem"),
     [
         ({"impid": "9"}, "impid 9 is not in the request"),
-        ({"price": 0.5}, "price 0.5 below the floor 1.0"),
+        ({"price": 0.5}, "price 0.5 below the floor 1.0 USD"),
         ({"price": "2"}, "price '2'"),
         ({"price": 0}, "price 0"),
         ({"w": 728}, "size 728x250 was not offered"),
@@ -78,7 +78,7 @@ def test_every_fault_of_a_bid_is_named(changes, problem):
         ({"wseat": ["t"]}, {}, "seat s is not in wseat"),
         ({"imp": [an_imp(pmp={"private_auction": 1, "deals": []})]}, {}, "open bid in a private auction"),
         ({"imp": [an_imp(banner={"w": 300, "h": 250, "battr": [3]})]}, {"attr": [3]}, "blocked creative attribute"),
-        ({"imp": [{"id": "1", "video": {}}]}, {}, "banner for an impression without one"),
+        ({"imp": [{"id": "1", "video": {}}]}, {"mtype": 1}, "banner for an impression without one"),
         (
             {"imp": [an_imp(secure=1)]},
             {"adm": '<img src="http://cdn.example/a.png">'},
