@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bidder.markup import AdParts, UrlParts
+from bidder.markup import Pieces, UrlParts
 
 _encode = msgspec.json.encode
 
@@ -12,7 +12,7 @@ _encode = msgspec.json.encode
 class Sent(msgspec.Struct, frozen=True, gc=False):
     """One bid as it is sent. price_micros: CPM of the response's currency. server, browser: tokens.
 
-    secure: the imp asks for https. exp_s: seconds from now that we wait for the impression. deal: id, "" for the open
+    adm, tail: as `bidder.markup.for_imp` gives them; seat: JSON text. exp_s: seconds from now that we wait for the impression. deal: id, "" for the open
     auction.
     """
 
@@ -21,8 +21,9 @@ class Sent(msgspec.Struct, frozen=True, gc=False):
     price_micros: int
     server: bytes
     browser: bytes
-    ad: AdParts
-    secure: bool
+    seat: bytes
+    adm: Pieces
+    tail: bytes
     exp_s: int
     deal: str = ""
 
@@ -38,12 +39,11 @@ def price_text(micros: int) -> bytes:
 
 def bid(sent: Sent, urls: UrlParts) -> bytes:
     """One bid object, 4.2.3."""
-    ad = sent.ad
     server = sent.server
     parts = [
         b'{"id":"', sent.bid_id, b'","impid":', _encode(sent.imp_id), b',"price":', price_text(sent.price_micros),
-        b',"adm":"', sent.browser.join(ad.adm_secure if sent.secure else ad.adm),
-        b'"', urls.win, server, urls.billing, server, urls.loss, server, urls.price, ad.tail,
+        b',"adm":"', sent.browser.join(sent.adm),
+        b'"', urls.win, server, urls.billing, server, urls.loss, server, urls.price, sent.tail,
         b',"exp":%d' % sent.exp_s,
     ]  # fmt: skip
     if sent.deal:
@@ -56,10 +56,10 @@ def response(request_id: str, bids: Sequence[Sent], currency: str, urls: UrlPart
     """A BidResponse of one bid or more, grouped by seat; its `bidid` is the id of the first."""
     head = b'{"id":%b,"bidid":"%b","cur":"%b","seatbid":[' % (_encode(request_id), bids[0].bid_id, currency.encode())
     if len(bids) == 1:
-        return b'%b{"seat":%b,"bid":[%b]}]}' % (head, bids[0].ad.seat, bid(bids[0], urls))
+        return b'%b{"seat":%b,"bid":[%b]}]}' % (head, bids[0].seat, bid(bids[0], urls))
     seats: dict[bytes, list[bytes]] = {}
     for sent in bids:
-        seats.setdefault(sent.ad.seat, []).append(bid(sent, urls))
+        seats.setdefault(sent.seat, []).append(bid(sent, urls))
     return (
         head + b",".join(b'{"seat":%b,"bid":[%b]}' % (seat, b",".join(found)) for seat, found in seats.items()) + b"]}"
     )

@@ -19,6 +19,7 @@ from bidder.budget import Budgets
 from bidder.config import BidderConfig
 from bidder.decide import Decision, Offer, decide
 from bidder.endpoints import Endpoint
+from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.openrtb import BadRequest, Imp, Reason, Request
@@ -216,12 +217,13 @@ class Bidder:
                 bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test, privacy.frequency_cap
             )
             name = bid_id_text(bid_id)
+            parts = serving.parts[offer.ad_index]
+            adm, tail = for_imp(parts, imp, request.cattax)
             bids.append(
                 Sent(
-                    name.encode(), imp.id, offer.price_micros, server, browser, serving.parts[offer.ad_index],
-                    bool(imp.secure), hold_s, offer.deal,
+                    name.encode(), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, hold_s, offer.deal
                 )
-            )  # fmt: skip
+            )
             if not test:
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from bidder import creatives
+from bidder.creatives import Creative, Name
 from bidder.geo import COUNTRIES
 from dmp import keys
 from dmp.errors import ConfigError
 from dmp.taxonomy import UnknownTag, tag_id
 
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Pixels = Annotated[int, Meta(ge=1, le=10_000)]
+CatTax = Annotated[str, Meta(pattern=r"^[2-9]\Z|^[1-9][0-9]{1,3}\Z")]
 Hour = Annotated[int, Meta(ge=0, le=23)]
 Weekday = Annotated[int, Meta(ge=0, le=6)]
 
@@ -77,31 +78,11 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     at: tuple[Literal[1, 2], ...] = ()
 
 
-class Creative(Struct, frozen=True, forbid_unknown_fields=True):
-    """One banner: an image or a piece of HTML, never both.
-
-    landing_url: where a click goes. attr: OpenRTB creative attributes. secure: every asset is https; None works
-    it out from the URLs. iurl: sample image. language: ISO 639-1, "xx" for none, "" unknown. bundle: store id
-    of an advertised app.
-    """
-
-    id: Name
-    w: Pixels
-    h: Pixels
-    landing_url: Annotated[str, Meta(min_length=1, max_length=2048)]
-    image_url: Annotated[str, Meta(max_length=2048)] = ""
-    html: Annotated[str, Meta(max_length=65_536)] = ""
-    attr: tuple[int, ...] = ()
-    secure: bool | None = None
-    iurl: Annotated[str, Meta(max_length=2048)] = ""
-    language: str = ""
-    bundle: str = ""
-
-
 class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     """What an advertiser pays for, and under which rules.
 
-    adomain: landing-page domain. cat: IAB categories of the advertised thing (taxonomy 1). interest: tag the ad
+    adomain: landing-page domain. cat: IAB categories of the advertised thing (taxonomy 1). cat_in: the
+    same in other taxonomies, by OpenRTB `cattax`, for requests that block by one of those. interest: tag the ad
     speaks to. goal: "cpm" pays price_micros per thousand impressions, "cpc" per click. currency: of all its money.
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids.
@@ -116,6 +97,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     creatives: Annotated[tuple[Creative, ...], Meta(min_length=1, max_length=1_000)]
     seat: Name = "tagbid"
     cat: tuple[str, ...] = ()
+    cat_in: dict[CatTax, tuple[str, ...]] = {}
     attr: tuple[int, ...] = ()
     interest: str = ""
     status: Literal["active", "paused"] = "active"
@@ -135,19 +117,12 @@ class Portfolio(Struct, frozen=True):
     digest: str = ""
 
 
-def is_secure(creative: Creative) -> bool:
-    """Whether an imp that asks for https can show it: as declared, else no address of an asset is plain http."""
-    if creative.secure is not None:
-        return creative.secure
-    return not any("http://" in text for text in (creative.image_url, creative.html, creative.iurl))
-
-
 _IAB = re.compile(r"IAB\d{1,2}(-\d{1,2})?")
 _DOMAIN = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]", re.IGNORECASE)
 _REGION = re.compile(r"[A-Z]{3}-[A-Z0-9]{1,3}")
 _CITY = re.compile(r"[A-Z]{3}-.+")
 _AUDIENCE = re.compile(r"[^/\s]+/[^/]+")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f<>\"]")
 
 
 def load(path: Path) -> Portfolio:
@@ -310,14 +285,11 @@ def _misfits(name: str, values: Sequence[str], fits: Callable[[str], object], fo
 
 
 def _creative_problems(creative: Creative) -> list[str]:
-    problems = []
-    if bool(creative.image_url) == bool(creative.html):
-        problems.append("needs exactly one of image_url and html")
-    for name, url in (
-        ("landing_url", creative.landing_url),
-        ("image_url", creative.image_url),
-        ("iurl", creative.iurl),
-    ):
+    problems = creatives.problems_of(creative)
+    addresses = [("landing_url", creative.landing_url.replace(creatives.CLICK_ID, ""))]
+    addresses += [("an asset", url) for url in creatives.assets(creative) if url != creative.html]
+    problems += _misfits("cat", creative.cat, _IAB.fullmatch, "an IAB category such as IAB20-3")
+    for name, url in addresses:
         if url and not is_web_address(url):
             problems.append(
                 f"{name} {url!r} is not an http or https address without user name, blanks or control characters"

@@ -7,7 +7,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from bidder import targeting
-from bidder.campaigns import Campaign, Creative, FrequencyCap, Radius, Targeting, is_secure
+from bidder.campaigns import Campaign, FrequencyCap, Radius, Targeting
+from bidder.creatives import Creative, is_secure
 from bidder.openrtb import Imp, Reason
 from bidder.targeting import AnyOf, Circle, Index, cell
 from bidder.view import WEEK_HOURS, View

@@ -25,12 +25,13 @@ class Unreadable(Exception):
 
 
 class _Plan(Struct, frozen=True):
-    """How one field is read: as a Struct, as a list of `items`, else as `annotation`, which msgspec converts."""
+    """How one field is read: as a Struct, a list (frozen: a tuple) of `items`, else as msgspec converts `annotation`."""
 
     annotation: Any
     strict: bool
     struct: type[Struct] | None = None
     items: "_Plan | None" = None
+    frozen: bool = False
 
 
 def _plan(annotation: Any, strict: bool = False) -> _Plan:
@@ -48,8 +49,9 @@ def _plan(annotation: Any, strict: bool = False) -> _Plan:
             if len(parts) > 1:
                 return _Plan(annotation, strict)
             inner = parts[0]
-        elif origin is list:
-            return _Plan(annotation, strict, items=_plan(typing.get_args(inner)[0], strict))
+        elif origin in (list, tuple):
+            items = _plan(typing.get_args(inner)[0], strict)
+            return _Plan(annotation, strict, items=items, frozen=origin is tuple)
         elif isinstance(inner, type) and issubclass(inner, Struct):
             return _Plan(annotation, strict, struct=inner)
         else:
@@ -140,7 +142,7 @@ def _list(plan: _Plan, items: _Plan, raw: Any) -> Any:
     limit = next((meta.max_length for meta in _metas(plan.annotation) if meta.max_length is not None), None)
     if limit is not None and len(found) > limit:
         raise Unreadable
-    return found or _ABSENT
+    return (tuple(found) if plan.frozen else found) or _ABSENT
 
 
 def _metas(annotation: Any) -> list[msgspec.Meta]:

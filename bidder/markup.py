@@ -1,32 +1,44 @@
 """The creative as markup with our click and impression URLs, and the notice URLs: fixed parts, made once per snapshot.
 
 What changes from bid to bid inside the markup is the token, so the markup is kept as the pieces between its tokens,
-already escaped for JSON: a bid's `adm` is `token.join(pieces)`.
+already escaped for JSON: a bid's `adm` is `token.join(pieces)`. A clip is kept in every VAST version it may be asked
+for in; a native ad is put together for each placement's wishes.
 """
 
 import html
 
 import msgspec
 
-from bidder.campaigns import Campaign, Creative
+from bidder import clips, native, vast
+from bidder.campaigns import Campaign
+from bidder.creatives import DAAST, INLINE, MEDIA, WRAPPED, Creative
+from bidder.openrtb import Imp
+from bidder.openrtb_media import Timed, Video, native_text
+from bidder.vast import TOKEN, Urls
 
 CLICK_MACRO = "${CLICK_URL}"
-_TOKEN = "\x00"  # noqa: S105 - no secret: stands for the token while the parts are made; TOML cannot hold it
+Pieces = tuple[bytes, ...]
 
 
 class AdParts(msgspec.Struct, frozen=True):
-    """One ad's fixed bytes. adm: JSON text between tokens. adm_secure: the same for an imp that asks for https.
+    """One ad's fixed bytes.
 
-    tail: the bid object from `adomain` on, without the closing brace. seat: JSON text. fields: campaign and creative
-    as token fields.
+    documents: VAST code -> (markup as JSON text between tokens, the same for an imp that asks for https) of a clip;
+    those of a banner are under 0; a native ad has none. tail: the bid object from `adomain` on, without the closing
+    brace; tails: the same by taxonomy of `cat`, where the campaign has labels in several. seat: JSON text. shape,
+    sound: of a clip. native, public_url: for what is put together per bid.
     """
 
-    adm: tuple[bytes, ...]
-    adm_secure: tuple[bytes, ...]
+    documents: dict[int, tuple[Pieces, Pieces]]
     tail: bytes
+    tails: dict[int, bytes]
     seat: bytes
     campaign: str
     creative: str
+    shape: clips.ClipShape | None = None
+    sound: bool = False
+    native: Creative | None = None
+    public_url: str = ""
 
 
 class UrlParts(msgspec.Struct, frozen=True):
@@ -54,40 +66,70 @@ def url_parts(public_url: str) -> UrlParts:
 
 def ad_parts(campaign: Campaign, creative: Creative, public_url: str) -> AdParts:
     """All fixed bytes of a creative's bids. public_url: where exchanges and browsers reach us, without final slash."""
+    # An impression pixel without https would break the promise of an imp that asks for it; billing still counts there.
+    secure_pixel = public_url.startswith("https://")
+    clip = creative.clip
+    documents: dict[int, tuple[Pieces, Pieces]] = {}
+    if clip is not None:
+        for version in vast.versions(clip, sound=creative.audio is not None):
+            code = DAAST if version == "daast" else (WRAPPED if clip.tag_url else INLINE)[version]
+            made, safe = (
+                vast.document(clip, creative.id, version, Urls(public_url, track)) for track in (True, secure_pixel)
+            )
+            documents[code] = (_pieces(made), _pieces(safe))
+    elif creative.native is None:
+        made, safe = (markup(creative, public_url, pixel) for pixel in (True, secure_pixel))
+        documents[0] = (_pieces(made), _pieces(safe))
+    labels = {1: creative.cat or campaign.cat} | {int(name): cat for name, cat in campaign.cat_in.items()}
+    tails = {tax: _tail(campaign, creative, tax, cat) for tax, cat in labels.items()}
+    return AdParts(
+        documents=documents,
+        tail=tails[1],
+        tails=tails,
+        seat=msgspec.json.encode(campaign.seat),
+        campaign=campaign.id,
+        creative=creative.id,
+        shape=None if clip is None else clips.clip_shape(clip, (), ()),
+        sound=creative.audio is not None,
+        native=creative if creative.native is not None else None,
+        public_url=public_url,
+    )
+
+
+def _tail(campaign: Campaign, creative: Creative, cattax: int, cat: tuple[str, ...]) -> bytes:
+    """Everything about a bid that is the same for all bids of an ad."""
     tail: dict[str, object] = {"adomain": [campaign.adomain], "crid": creative.id, "cid": campaign.id}
-    if campaign.cat:
-        tail["cat"] = campaign.cat
+    if cat:
+        tail |= {"cat": cat, "cattax": cattax}
     if attr := sorted({*campaign.attr, *creative.attr}):
         tail["attr"] = attr
-    tail |= {"w": creative.w, "h": creative.h, "mtype": 1}
+    if creative.apis:
+        tail |= {"apis": creative.apis, "api": creative.apis[0]}
+    tail["mtype"] = MEDIA[creative.media]
+    if creative.media == "banner":
+        tail |= {"w": creative.w, "h": creative.h}
+    if creative.clip is not None:
+        seconds = creative.clip.duration_s
+        tail["dur"] = int(seconds) if seconds.is_integer() else seconds
     if creative.iurl:
         tail["iurl"] = creative.iurl
     if creative.language:
         tail["language"] = creative.language
     if creative.bundle:
         tail["bundle"] = creative.bundle
-    # An impression pixel without https would break the promise of an imp that asks for it; billing still counts there.
-    secure_pixel = public_url.startswith("https://")
-    return AdParts(
-        adm=_pieces(markup(creative, public_url, pixel=True)),
-        adm_secure=_pieces(markup(creative, public_url, pixel=secure_pixel)),
-        tail=b"," + msgspec.json.encode(tail)[1:-1],
-        seat=msgspec.json.encode(campaign.seat),
-        campaign=campaign.id,
-        creative=creative.id,
-    )
+    return b"," + msgspec.json.encode(tail)[1:-1]
 
 
 def markup(creative: Creative, public_url: str, pixel: bool) -> str:
-    """The HTML of a banner with `_TOKEN` wherever its browser token belongs.
+    """The HTML of a banner with `TOKEN` wherever its browser token belongs.
 
     HTML of an advertiser places its link as ${CLICK_URL}; HTML without that macro and without a link of its own
     becomes one link.
     """
-    click = f"{public_url}/click?t={_TOKEN}"
+    click = f"{public_url}/click?t={TOKEN}"
     link = f'<a href="{html.escape(click)}" target="_blank" rel="noopener">'
     if creative.html:
-        body = creative.html.replace(_TOKEN, "")
+        body = creative.html.replace(TOKEN, "")
         if CLICK_MACRO in body:
             body = body.replace(CLICK_MACRO, click)
         elif "<a" not in body.lower():
@@ -98,9 +140,56 @@ def markup(creative: Creative, public_url: str, pixel: bool) -> str:
         body = f'{link}<img src="{image}" {size} alt="" style="border:0"></a>'
     if not pixel:
         return body
-    url = html.escape(f"{public_url}/imp?t={_TOKEN}&p=") + "${AUCTION_PRICE}"
+    url = html.escape(f"{public_url}/imp?t={TOKEN}&p=") + "${AUCTION_PRICE}"
     return f'{body}<img src="{url}" width="1" height="1" alt="" style="position:absolute;visibility:hidden">'
 
 
-def _pieces(text: str) -> tuple[bytes, ...]:
-    return tuple(msgspec.json.encode(piece)[1:-1] for piece in text.split(_TOKEN))
+def for_imp(ad: AdParts, imp: Imp, cattax: int | None = None) -> tuple[Pieces, bytes]:
+    """(the markup one imp gets, the bid object from `adomain` on); the ad is known to fit it.
+
+    cattax: the taxonomy the request's block lists are in; labels in it are sent where the campaign has some.
+    """
+    secure = bool(imp.secure)
+    tail = ad.tail if cattax is None else ad.tails.get(cattax, ad.tail)
+    if ad.shape is not None:
+        adm, extra = _clip_for(ad, ad.shape, imp, secure)
+        return adm, tail + extra
+    if ad.native is not None:
+        return _native_for(ad, ad.native, imp, secure), tail
+    return ad.documents[0][secure], tail
+
+
+def _clip_for(ad: AdParts, of: clips.ClipShape, imp: Imp, secure: bool) -> tuple[Pieces, bytes]:
+    offered: Timed | None = imp.audio if ad.sound else imp.video
+    assert offered is not None  # noqa: S101 - only ads that fit come here
+    found = clips.protocol(of.wrapper, offered, ad.sound)
+    assert found is not None  # noqa: S101 - as above
+    extra = b',"protocol":%d' % found[1]
+    if isinstance(offered, Video):
+        size = (of.w, of.h) if of.wrapper else clips.picture(of.files, offered)
+        if size and size[0] and size[1]:
+            extra += b',"w":%d,"h":%d' % size
+    if offered.poddur is not None and offered.slotinpod in (1, -1, 2):
+        extra += b',"slotinpod":%d' % offered.slotinpod
+    return ad.documents[found[1]][secure], extra
+
+
+def _native_for(ad: AdParts, creative: Creative, imp: Imp, secure: bool) -> Pieces:
+    assert imp.native is not None and creative.native is not None  # noqa: S101, PT018 - only ads that fit come here
+    request = native.read(native_text(imp.native))
+    assert request is not None  # noqa: S101 - as above
+    urls = Urls(ad.public_url, track=not secure or ad.public_url.startswith("https://"))
+    clip = creative.native.video
+    made = native.answer(
+        creative.native,
+        request,
+        urls.click,
+        urls.impression,
+        urls.viewable,
+        lambda version: "" if clip is None else vast.document(clip, creative.id, version, urls),
+    )
+    return _pieces(msgspec.json.encode(made).decode())
+
+
+def _pieces(text: str) -> Pieces:
+    return tuple(msgspec.json.encode(piece)[1:-1] for piece in text.split(TOKEN))

@@ -13,22 +13,21 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bidder import lenient
-
-MAX_IMPS = 100  # S-04
-MAX_DEALS = 200  # S-04
-MAX_CHARS = 8192  # S-04
-
-STRICT = {"strict": True}
-"""Marks a restriction: an unreadable value refuses the request, or the imp it belongs to."""
-
-Str = Annotated[str, Meta(max_length=MAX_CHARS)]
-Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-Flag = Int | bool
-Strs = list[Str]
-StrictStrs = Annotated[list[Str], Meta(extra=STRICT)]
-StrictInts = Annotated[list[Int], Meta(extra=STRICT)]
-StrictFlag = Annotated[Int | bool, Meta(extra=STRICT)]
-Money = Annotated[float, Meta(ge=-1e9, le=1e9, extra=STRICT)]
+from bidder.openrtb_media import Audio, Banner, DurFloor, Native, Qty, Video
+from bidder.openrtb_types import (
+    MAX_CHARS,
+    MAX_DEALS,
+    MAX_IMPS,
+    STRICT,
+    Flag,
+    Int,
+    Money,
+    Str,
+    StrictFlag,
+    StrictInts,
+    StrictStrs,
+    Strs,
+)
 
 
 class Reason(StrEnum):
@@ -50,7 +49,13 @@ class Reason(StrEnum):
     AUCTION_TYPE = "auction_type"
     SCHEDULE = "schedule"
     DEAL = "deal"
+    MIME = "mime"
+    PROTOCOL = "protocol"
+    DURATION = "duration"
+    LINEARITY = "linearity"
     SIZE = "size"
+    API = "api"
+    ASSETS = "assets"
     SECURE = "secure"
     CREATIVE_ATTRIBUTE = "creative_attribute"
     CREATIVE_TYPE = "creative_type"
@@ -110,24 +115,6 @@ class Present(Struct, frozen=True, gc=False):
     """An object of which only the presence matters."""
 
 
-class Format(Struct, frozen=True, gc=False):
-    """A permitted size in pixels; flex formats (ratios) have neither and fit no creative of ours."""
-
-    w: Int | None = None
-    h: Int | None = None
-
-
-class Banner(Struct, frozen=True, gc=False):
-    """Either `format` or w and h, or both: then w and h is one more permitted size."""
-
-    w: Int | None = None
-    h: Int | None = None
-    format: list[Format] | None = None
-    btype: StrictInts | None = None
-    battr: StrictInts | None = None
-    pos: Int | None = None
-
-
 class Deal(Struct, frozen=True, gc=False):
     """bidfloor falls back to USD whatever `imp.bidfloorcur` says. at: 1, 2, or 3 = bidfloor is the agreed price."""
 
@@ -137,6 +124,8 @@ class Deal(Struct, frozen=True, gc=False):
     at: Int | None = None
     wseat: StrictStrs | None = None
     wadomain: StrictStrs | None = None
+    mincpmpersec: Money | None = None
+    durfloors: Annotated[tuple[DurFloor, ...], Meta(max_length=100, extra=STRICT)] | None = None
 
 
 class Pmp(Struct, frozen=True, gc=False):
@@ -149,9 +138,9 @@ class Imp(Struct, frozen=True, gc=False):
 
     id: Annotated[Str, Meta(extra=STRICT)]
     banner: Banner | None = None
-    video: Present | None = None
-    audio: Present | None = None
-    native: Present | None = None
+    video: Video | None = None
+    audio: Audio | None = None
+    native: Native | None = None
     pmp: Annotated[Pmp, Meta(extra=STRICT)] | None = None
     instl: Flag | None = None
     tagid: Str | None = None
@@ -159,6 +148,8 @@ class Imp(Struct, frozen=True, gc=False):
     bidfloorcur: Annotated[Str, Meta(extra=STRICT)] | None = None
     secure: StrictFlag | None = None
     exp: Int | None = None
+    qty: Annotated[Qty, Meta(extra=STRICT)] | None = None
+    rwdd: Flag | None = None
     unusable: str | None = field(default=None, name="tagbid:unusable")
 
 

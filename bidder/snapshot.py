@@ -10,8 +10,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from bidder import indexing
-from bidder.campaigns import Campaign, Creative, Portfolio
+from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
+from bidder.creatives import Creative
 from bidder.pricing import value_micros
 from bidder.targeting import Index
 from dmp import keys

@@ -21,8 +21,9 @@ import numpy as np
 import uvloop
 from aiohttp import web
 
-from bidder.campaigns import Campaign, Creative, Portfolio
+from bidder.campaigns import Campaign, Portfolio
 from bidder.campaigns import load as load_campaigns
+from bidder.creatives import Creative
 from bidder.snapshot import ad_of
 from bidder.useragent import families
 from dmp import codec, keys, pseudonym

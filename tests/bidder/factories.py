@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from bidder import openrtb, snapshot
-from bidder.campaigns import Campaign, Creative, Portfolio, Targeting
+from bidder.campaigns import Campaign, Portfolio, Targeting
+from bidder.creatives import Creative
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.decide import Decision, decide
 from bidder.openrtb import Request

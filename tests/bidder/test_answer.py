@@ -1,9 +1,9 @@
 import json
 
 from bidder.answer import Sent, response
-from bidder.markup import ad_parts, url_parts
+from bidder.markup import ad_parts, for_imp, url_parts
 from loadtest.auction import fill
-from tests.bidder.factories import a_campaign, a_creative
+from tests.bidder.factories import a_campaign, a_creative, a_request
 
 URL = "https://bid.example"
 URLS = url_parts(URL)
@@ -11,6 +11,8 @@ URLS = url_parts(URL)
 
 def a_bid(campaign=None, creative=None, **fields):
     campaign = campaign or a_campaign()
+    parts = ad_parts(campaign, creative or campaign.creatives[0], URL)
+    adm, tail = for_imp(parts, a_request().imp[0])
     return Sent(
         **{
             "bid_id": b"AAECAwQFBgcICQoL",
@@ -18,8 +20,9 @@ def a_bid(campaign=None, creative=None, **fields):
             "price_micros": 1_250_000,
             "server": b"SERVER",
             "browser": b"BROWSER",
-            "ad": ad_parts(campaign, creative or campaign.creatives[0], URL),
-            "secure": False,
+            "seat": parts.seat,
+            "adm": adm,
+            "tail": tail,
             "exp_s": 120,
         }
         | fields
@@ -56,6 +59,7 @@ def test_a_bid_has_every_field_an_exchange_checks():
         "crid": "acme-1",
         "cid": "acme",
         "cat": ["IAB20-3", "IAB1"],
+        "cattax": 1,
         "attr": [1, 3],
         "w": 300,
         "h": 250,
@@ -71,7 +75,7 @@ def test_a_bid_has_every_field_an_exchange_checks():
 
 def test_what_is_not_known_is_left_out():
     (bid,) = answer(a_bid(a_campaign(cat=[])))["seatbid"][0]["bid"]
-    assert not {"cat", "attr", "iurl", "language", "bundle", "dealid"} & set(bid)
+    assert not {"cat", "cattax", "attr", "iurl", "language", "bundle", "dealid"} & set(bid)
 
 
 def test_prices_are_exact_decimals():

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from bidder import campaigns
-from bidder.campaigns import is_secure, is_web_address
+from bidder.campaigns import is_web_address
+from bidder.creatives import is_secure
 from dmp import keys
 from dmp.errors import ConfigError
 from tests.bidder.factories import a_creative

@@ -4,16 +4,17 @@ import re
 
 import pytest
 
-from bidder.markup import CLICK_MACRO, ad_parts, markup
+from bidder.markup import CLICK_MACRO, ad_parts, for_imp, markup
+from bidder.vast import TOKEN
 from loadtest.auction import fill, images, links
-from tests.bidder.factories import a_campaign, a_creative
+from tests.bidder.factories import a_campaign, a_creative, a_request
 
 URL = "https://bid.example"
 
 
 def adm(creative, url=URL, secure=False):
-    parts = ad_parts(a_campaign(), creative, url)
-    return b"TOKEN".join(parts.adm_secure if secure else parts.adm).decode()
+    pieces, _ = for_imp(ad_parts(a_campaign(), creative, url), a_request(imp={"secure": int(secure)}).imp[0])
+    return b"TOKEN".join(pieces).decode()
 
 
 def filled(text):
@@ -63,5 +64,5 @@ def test_an_imp_that_asks_for_https_gets_no_plain_pixel():
 def test_text_that_json_escapes_does_not_break_the_pieces():
     creative = a_creative(image_url="", html='<p title="a\\u0000b">\u2028 "q" \\ \n ü</p>')
     assert f'rel="noopener">{creative.html}</a>' in filled(adm(creative))
-    assert markup(creative, URL, pixel=True).count("\x00") == 2
-    assert len(ad_parts(a_campaign(), creative, URL).adm) == 3
+    assert markup(creative, URL, pixel=True).count(TOKEN) == 2
+    assert len(ad_parts(a_campaign(), creative, URL).documents[0][0]) == 3

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidder import targeting
-from bidder.campaigns import Campaign, Creative, is_secure
+from bidder.campaigns import Campaign
+from bidder.creatives import Creative, is_secure
 from bidder.geo import km_between
 from bidder.indexing import DEVICES
 from bidder.openrtb import Imp, Request

@@ -77,7 +77,7 @@ def test_every_fault_of_a_bid_is_named(changes, problem):
         ({"cur": ["EUR"]}, {}, "cur USD was not offered"),
         ({"wseat": ["t"]}, {}, "seat s is not in wseat"),
         ({"imp": [an_imp(pmp={"private_auction": 1, "deals": []})]}, {}, "open bid in a private auction"),
-        ({"imp": [an_imp(banner={"w": 300, "h": 250, "battr": [3]})]}, {"attr": [3]}, "blocked creative attribute"),
+        ({"imp": [an_imp(banner={"w": 300, "h": 250, "battr": [3]})]}, {"attr": [3]}, "blocked creative attribute 3"),
         ({"imp": [{"id": "1", "video": {}}]}, {"mtype": 1}, "banner for an impression without one"),
         (
             {"imp": [an_imp(secure=1)]},

@@ -1,0 +1,98 @@
+"""Which creatives fit a video, audio or native object: worked out once for each distinct object, then remembered.
+
+Ads of one shape (length, files, frameworks, attributes) are judged together. A placement sends the same object again
+and again, so what is remembered answers nearly every request; a new one costs a few microseconds for each shape.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+from bidder import clips, native
+from bidder.clips import ClipShape, clip_shape
+from bidder.creatives import Creative
+from bidder.openrtb import Reason
+from bidder.openrtb_media import Audio, Native, Timed, Video, native_text
+
+REMEMBERED = 10_000  # objects; a mask of 1,000 ads and its keys take about 1 kB
+Masks = dict[Reason, int]
+"""Rule -> the ads of one medium that pass it."""
+
+RULES: tuple[Reason, ...] = (*(reason for reason, _ in clips.RULES), Reason.ASSETS)
+"""The rules of media in the order they are asked."""
+
+
+class Fitting:
+    """What fits, for the ads of one snapshot. rows: (creative, attributes with the campaign's) by bit."""
+
+    def __init__(self, rows: Sequence[tuple[Creative, frozenset[int]]]) -> None:
+        self.video_ads, self._videos = self._clips(rows, "video")
+        self.audio_ads, self._audios = self._clips(rows, "audio")
+        self.native_ads, self._natives = _grouped(
+            (
+                (native.native_shape(creative.native), attr, frozenset(creative.apis))
+                if creative.native is not None
+                else None
+                for creative, attr in rows
+            )
+        )
+        self._known: OrderedDict[Hashable, Masks] = OrderedDict()
+
+    @staticmethod
+    def _clips(rows: Sequence[tuple[Creative, frozenset[int]]], name: str) -> tuple[int, dict[ClipShape, int]]:
+        return _grouped(
+            clip_shape(clip, attr, creative.apis) if (clip := getattr(creative, name)) is not None else None
+            for creative, attr in rows
+        )
+
+    def video(self, offered: Video) -> Masks:
+        return self._remembered(offered, lambda: _judged(self._videos, offered)) if self.video_ads else {}
+
+    def audio(self, offered: Audio) -> Masks:
+        return self._remembered(offered, lambda: _judged(self._audios, offered)) if self.audio_ads else {}
+
+    def native(self, offered: Native) -> Masks:
+        if not self.native_ads:
+            return {}
+        key = (native_text(offered), offered.api, offered.battr)
+        return self._remembered(key, lambda: self._native(*key))
+
+    def _native(self, text: str, api: Sequence[int] | None, battr: Sequence[int] | None) -> Masks:
+        found = dict.fromkeys((Reason.API, Reason.CREATIVE_ATTRIBUTE, Reason.ASSETS), 0)
+        request = native.read(text)
+        for (of, attr, apis), mask in self._natives.items():
+            if apis.issubset(api or ()):
+                found[Reason.API] |= mask
+            if attr.isdisjoint(battr or ()):
+                found[Reason.CREATIVE_ATTRIBUTE] |= mask
+            if request is not None and native.suits(of, request):
+                found[Reason.ASSETS] |= mask
+        return found
+
+    def _remembered(self, key: Hashable, make: Callable[[], Masks]) -> Masks:
+        known = self._known
+        found = known.get(key)
+        if found is None:
+            found = known[key] = make()
+            if len(known) > REMEMBERED:
+                known.popitem(last=False)
+        return found
+
+
+def _grouped(shapes: Iterable[Any]) -> tuple[int, dict[Any, int]]:
+    """(ads with a shape, shape -> its ads)."""
+    everything, found = 0, dict[Any, int]()
+    for bit, one in enumerate(shapes):
+        if one is not None:
+            found[one] = found.get(one, 0) | 1 << bit
+            everything |= 1 << bit
+    return everything, found
+
+
+def _judged(shapes: dict[ClipShape, int], offered: Timed) -> Masks:
+    found = dict.fromkeys((reason for reason, _ in clips.RULES), 0)
+    for of, mask in shapes.items():
+        for reason, passes in clips.RULES:
+            if passes(of, offered):
+                found[reason] |= mask
+    return found
