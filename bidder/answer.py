@@ -12,8 +12,8 @@ _encode = msgspec.json.encode
 class Sent(msgspec.Struct, frozen=True, gc=False):
     """One bid as it is sent. price_micros: CPM of the response's currency. server, browser: tokens.
 
-    adm, tail: as `bidder.markup.for_imp` gives them; seat: JSON text. exp_s: seconds from now that we wait for the impression. deal: id, "" for the open
-    auction.
+    adm, tail: as `bidder.markup.for_imp` gives them; seat: JSON text. exp_s: seconds from now that we wait for the
+    impression. deal: id, "" for the open auction.
     """
 
     bid_id: bytes

@@ -16,6 +16,7 @@ import msgspec
 from bidder import answer, openrtb
 from bidder.answer import Sent
 from bidder.budget import Budgets
+from bidder.choosing import choose
 from bidder.config import BidderConfig
 from bidder.decide import Decision, Offer, decide
 from bidder.endpoints import Endpoint
@@ -143,7 +144,7 @@ class Bidder:
             self._counts[self._no_store] += 1
         else:
             self._counts[self._no_id if privacy.use_ids else self._by_law] += 1
-        return self._finish(request, endpoint, privacy, uid, None, self.serving, arrived_s)
+        return self._finish(request, endpoint, privacy, uid, None, self.serving, arrived_s, deadline_s)
 
     def _resume(
         self,
@@ -167,7 +168,7 @@ class Bidder:
             if begun_s > deadline_s + endpoint.exchange.margin_ms / 2000:
                 found: Answer = self._nothing(Reason.NO_TIME, arrived_s)
             else:
-                found = self._finish(request, endpoint, privacy, uid, user, serving, arrived_s)
+                found = self._finish(request, endpoint, privacy, uid, user, serving, arrived_s, deadline_s)
                 self._pressure.decided(time.monotonic() - begun_s)
         except DEFECTS as error:
             found = self._defect(error, arrived_s)
@@ -182,6 +183,7 @@ class Bidder:
         user: User | None,
         serving: Serving,
         arrived_s: float,
+        deadline_s: float,
     ) -> Answer:
         """Decide, reserve, sign, write down."""
         narrowed = after_lookup(privacy, user)
@@ -190,20 +192,45 @@ class Bidder:
             self._counts[self._by_law] += 1
         now_us = time.time_ns() // 1000
         decision = decide(
-            request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, self._no_money(serving)
-        )
+            request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
+            self._no_money(serving), lambda: time.monotonic() > deadline_s,
+        )  # fmt: skip
         if decision.reason is not Reason.BID:
             return self._nothing(decision.reason, arrived_s)
         issued_s = self._budgets.now_s()
         chosen: list[tuple[Offer, int]] = []
         for imp, offers in zip(request.imp, decision.offers, strict=True):
-            hold_s = self._hold_s(request, imp)
-            for offer in offers:
-                if request.test or self._reserve(serving, offer, issued_s, hold_s):
-                    chosen.append((offer, hold_s))
-                    break
+            if offers:
+                hold_s = self._hold_s(request, imp)
+                take = partial(self._take, request, imp, serving, issued_s, hold_s)
+                sent = choose(imp, offers, serving.snapshot, endpoint.exchange.open_bids, take)
+                chosen += [(offer, hold_s) for offer in sent]
         if not chosen:
             return self._nothing(Reason.BUDGET, arrived_s)
+        try:
+            return self._sent(
+                request, endpoint, privacy, uid, user, serving, decision, chosen, issued_s, now_us, arrived_s
+            )
+        except DEFECTS:
+            for offer, hold_s in chosen:  # nothing of it was sent, so nothing of it can cost anything
+                self._give_back(request, serving, offer, issued_s, hold_s)
+            raise
+
+    def _sent(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        privacy: PrivacyDecision,
+        uid: Uid | None,
+        user: User | None,
+        serving: Serving,
+        decision: Decision,
+        chosen: list[tuple[Offer, int]],
+        issued_s: int,
+        now_us: int,
+        arrived_s: float,
+    ) -> bytes:
+        """Sign, put together, write down."""
         currency = text_field(decision.currency)
         test = bool(request.test)
         joined = uid if privacy.measure else None
@@ -214,16 +241,18 @@ class Bidder:
             imp = request.imp[offer.imp_index]
             fields = endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + currency
             server, browser = self._signer.pair(
-                bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test, privacy.frequency_cap
-            )
+                bid_id, issued_s, hold_s, offer.price_usd_micros, fields, joined, test, privacy.frequency_cap,
+                multiplier_milli(imp),
+            )  # fmt: skip
             name = bid_id_text(bid_id)
             parts = serving.parts[offer.ad_index]
             adm, tail = for_imp(parts, imp, request.cattax)
             bids.append(
                 Sent(
-                    name.encode(), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, hold_s, offer.deal
+                    name.encode(), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, hold_s,
+                    offer.deal,
                 )
-            )
+            )  # fmt: skip
             if not test:
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
@@ -236,9 +265,17 @@ class Bidder:
         self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
         return body
 
-    def _reserve(self, serving: Serving, offer: Offer, issued_s: int, hold_s: int) -> bool:
+    def _take(self, request: Request, imp: Imp, serving: Serving, issued_s: int, hold_s: int, offer: Offer) -> bool:
+        """Reserve what a bid can cost; a test costs nothing."""
         campaign = serving.snapshot.by_ad[offer.ad_index].id
-        return self._budgets.reserve(campaign, reserved_micros(offer.price_usd_micros), issued_s, hold_s)
+        cost = reserved_micros(offer.price_usd_micros, multiplier_milli(imp))
+        return bool(request.test) or self._budgets.reserve(campaign, cost, issued_s, hold_s)
+
+    def _give_back(self, request: Request, serving: Serving, offer: Offer, issued_s: int, hold_s: int) -> None:
+        if not request.test:
+            campaign = serving.snapshot.by_ad[offer.ad_index].id
+            cost = reserved_micros(offer.price_usd_micros, multiplier_milli(request.imp[offer.imp_index]))
+            self._budgets.unreserve(campaign, cost, issued_s, hold_s)
 
     def _hold_s(self, request: Request, imp: Imp) -> int:
         settings = self._settings
@@ -266,6 +303,12 @@ class Bidder:
         self._counts[self._errors_slot] += 1
         self._report(error)
         return self._nothing(Reason.ERROR, arrived_s)
+
+
+def multiplier_milli(imp: Imp) -> int:
+    """Thousandths of an impression one showing counts for: 1000 but on screens many people see (`imp.qty`)."""
+    told = None if imp.qty is None else imp.qty.multiplier
+    return 1000 if told is None else round(told * 1000)
 
 
 def user_uid(request: Request, exchange: str, ring: KeyRing) -> Uid | None:

@@ -66,7 +66,7 @@ def protocol(wrapper: str, offered: Timed, sound: bool = False) -> tuple[str, in
 
 
 def _file_fits(file: File, offered: Timed) -> bool:
-    if offered.mimes and file.mime not in _lower(offered.mimes):
+    if file.mime not in _lower(offered.mimes or ()):
         return False
     if offered.delivery and (1 if file.streaming else 2) not in offered.delivery:
         return False
@@ -80,8 +80,11 @@ def _lower(names: Iterable[str]) -> set[str]:
 
 
 def _mime(of: ClipShape, offered: Timed) -> bool:
+    """`mimes` is required: who does not say what the player takes gets nothing."""
+    if not offered.mimes:
+        return False
     if of.wrapper:
-        return not offered.mimes or not of.mimes.isdisjoint(_lower(offered.mimes))
+        return not of.mimes.isdisjoint(_lower(offered.mimes))
     return any(_file_fits(file, offered) for file in of.files)
 
 

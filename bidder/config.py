@@ -30,7 +30,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at its end. margin_ms: kept back for our own queues. at_when_absent: auction type when the request names none
     (the standard's default is 2, second price). event_of_record: the one notice that spends money and counts
     contacts. max_qps: requests a second answered with a decision, all workers together; more get a 204; 0 for no limit.
-    utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`.
+    utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`. open_bids:
+    bids sent for the open auction of one impression, beside those for its deals.
     """
 
     token: str = ""
@@ -41,6 +42,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_of_record: Literal["billing", "impression", "win"] = "billing"
     max_qps: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     utc_offset_min: int | None = None
+    open_bids: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
 
 
 class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

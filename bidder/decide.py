@@ -6,7 +6,7 @@ here reads a clock, a file, the store or a global.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from bidder import targeting
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Deal, Imp, Reason, Request
-from bidder.pricing import bid_currency, floor_micros, price_micros, value_micros
+from bidder.openrtb_media import Timed
+from bidder.pricing import bid_currency, floor_micros, length_floor, price_micros, value_micros
 from bidder.privacy import PrivacyDecision
 from bidder.redact import permitted, strip
 from bidder.scoring import Scores, score
@@ -29,11 +30,12 @@ from models.features import Context
 class Offer(Struct, frozen=True, gc=False):
     """One bid we are willing to make.
 
-    imp_index: position in `request.imp`. ad_index: position in `snapshot.ads`. price_micros: CPM in `currency`,
-    rounded as it will be sent. price_usd_micros: the same in the currency of budgets. value_micros: what the
-    impression is worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that
-    priced it. deal: id to echo, "" for the open auction. pctr: calibrated click probability, the prior without a
-    model. sides: the features behind it, of request, campaign and pair; () without a model.
+    imp_index: position in `request.imp`. ad_index: position in `snapshot.ads`. price_micros: CPM in `currency`, rounded
+    as it will be sent. price_usd_micros: the same in the currency of budgets. value_micros: what the impression is
+    worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that priced it. deal: id
+    to echo, "" for the open auction. lot: 0 for that, else 1 + the position of the deal; bids of different lots stand
+    beside each other (implementation guide, 7.3). pctr: calibrated click probability, the prior without a model. sides:
+    the features behind it, of request, campaign and pair; () without a model.
     """
 
     imp_index: int
@@ -47,6 +49,7 @@ class Offer(Struct, frozen=True, gc=False):
     deal: str
     pctr: float
     sides: tuple[list[float], ...] = ()
+    lot: int = 0
 
     @property
     def row(self) -> list[float]:
@@ -60,7 +63,7 @@ class Offer(Struct, frozen=True, gc=False):
 
 
 class Decision(Struct, frozen=True):
-    """offers: per imp (same order as `request.imp`), best first, maybe empty, one per campaign.
+    """offers: per imp (same order as `request.imp`), best first, maybe empty, one per campaign and lot.
 
     A capped campaign stands in the list of one imp only, so any choice of one offer per imp is allowed.
     reason: BID when there is an offer, else why there is none. reasons: the same per imp. contexts: per imp, what
@@ -77,6 +80,9 @@ class Decision(Struct, frozen=True):
 MOST_SCORED = 1_000
 """Ads scored for one imp before its best is taken for the best of all: about 0.7 ms, and no eligible ad is left out in
 portfolios where fewer than that fit."""
+
+POD_CHOICES = 20  # offers kept for a pod to be filled from
+OPEN: tuple[tuple[int, Deal | None], ...] = ((0, None),)
 
 _ORDER = {reason: i for i, reason in enumerate(Reason)}
 
@@ -96,10 +102,12 @@ def decide(
     exchange: ExchangeConfig,
     name: str,
     exhausted: int = 0,
+    late: Callable[[], bool] = lambda: False,
 ) -> Decision:
     """What to offer for each imp. user: None when nothing may be or could be read about the user.
 
-    name: the exchange's. exhausted: ads that have no money right now (`Snapshot.mask_of`). Floats enter only as
+    name: the exchange's. exhausted: ads that have no money right now (`Snapshot.mask_of`). late: whether there is no
+    time for another imp; asked before each but the first. Floats enter only as
     probabilities and exchange rates; equal inputs give equal offers.
     """
     settings = snapshot.settings
@@ -134,6 +142,9 @@ def decide(
         if names and names[imp.id] > 1:  # an answer could not say which of them it is for
             reasons[i] = Reason.IMP_UNUSABLE
             continue
+        if i and late():
+            reasons[i] = Reason.NO_TIME
+            continue
         candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
         if candidates:
             offers[i], contexts[i] = _offers(i, imp, candidates, seen, snapshot, currency)
@@ -165,7 +176,9 @@ def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) 
 def _imp_reason(imp: Imp) -> Reason:
     if imp.unusable is not None:
         return Reason.IMP_UNUSABLE
-    return Reason.NO_MEDIA_FIT if imp.banner is None else Reason.BID
+    if imp.banner is None and imp.video is None and imp.audio is None and imp.native is None:
+        return Reason.NO_MEDIA_FIT
+    return Reason.BID
 
 
 def _furthest(reasons: Sequence[Reason]) -> Reason:
@@ -181,12 +194,13 @@ def _offers(
     rates = settings.rates
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, rates)
     deals = imp.pmp.deals if imp.pmp is not None else None
-    if floor is None and not deals:
+    guided = _guidance(imp)
+    if floor is None and not deals and not guided:
         return (), None
     rate = rates[currency]
     floor_usd = round((floor or 0) * rate)
     limit = settings.max_candidates
-    floor_bound = 0 if deals else floor_usd - 1  # a micro for rounding; deals have floors of their own
+    floor_bound = 0 if deals or guided else floor_usd - 1  # a micro for rounding; deals have floors of their own
     candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
     if not candidates:
         return (), None
@@ -236,52 +250,82 @@ def priced(
         for ad, chance in zip(candidates, chances, strict=True)
     ]
     found: list[Offer] = []
-    used: set[int] = set()
+    used: set[tuple[int, int]] = set()
     ceiling = settings.max_price_micros / rate
+    imp = seen.request.imp[imp_index]
+    guided = _guidance(imp)
+    wanted = max(settings.offers, POD_CHOICES if pod_of(imp) else 0)
     for position in sorted(range(len(values)), key=values.__getitem__, reverse=True):  # the better bound first on a tie
         ad, value = candidates[position], values[position]
         owner = snapshot.owners[ad]
-        if owner in used:
-            continue
-        price = deal = None
-        at, least = seen.at, floor
-        for deal in _deals(deals, ad, snapshot) if by_ad[ad].deals else (None,):  # the first whose floor can be met
-            if deal is not None:
-                least = floor_micros(deal.bidfloor, deal.bidfloorcur, currency, rates)
-                at = deal.at if deal.at in (1, 2, 3) else seen.at
-            if least is not None:
-                worth = value / rate
-                price = price_micros(worth, least, at, worth * settings.first_price_keep, ceiling)
-            if price is not None:
-                break
-        if price is None or least is None:
-            if deals or least is None:
+        below = False
+        for lot, deal in _deals(deals, ad, snapshot) if by_ad[ad].deals else OPEN:
+            if (lot, owner) in used:
                 continue
-            break  # every further ad is worth less
-        used.add(owner)
-        found.append(
-            Offer(
-                imp_index,
-                ad,
-                price,
-                price if currency == "USD" else round(price * rate),
-                value,
-                least,
-                currency,
-                at,
-                "" if deal is None else deal.id,
-                chances[position],
-                (scores.request, snapshot.values[ad], scores.pairs[position]) if scores.request else (),
+            at, least = seen.at, floor
+            if deal is not None:
+                told = length_floor(deal, snapshot.lengths[ad], deal.bidfloor)
+                least = floor_micros(told, deal.bidfloorcur, currency, rates)
+                at = deal.at if deal.at in (1, 2, 3) else seen.at
+            elif guided and snapshot.lengths[ad]:
+                medium = guided[snapshot.creatives[ad].media]
+                told = length_floor(medium, snapshot.lengths[ad], imp.bidfloor)
+                least = floor_micros(told, imp.bidfloorcur, currency, rates)
+            worth = value / rate
+            shaded = worth * settings.first_price_keep
+            price = None if least is None else price_micros(worth, least, at, shaded, ceiling)
+            if price is None or least is None:
+                below = True
+                continue
+            used.add((lot, owner))
+            found.append(
+                Offer(
+                    imp_index,
+                    ad,
+                    price,
+                    price if currency == "USD" else round(price * rate),
+                    value,
+                    least,
+                    currency,
+                    at,
+                    "" if deal is None else deal.id,
+                    chances[position],
+                    (scores.request, snapshot.values[ad], scores.pairs[position]) if scores.request else (),
+                    lot,
+                )
             )
-        )
-        if len(found) == settings.offers:
-            break
+        if not deals:
+            if len(found) == wanted:
+                break
+            if below and not guided:
+                break  # every further ad is worth less
     return tuple(found)
 
 
-def _deals(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> list[Deal]:
-    """The offered deals that this ad may answer."""
-    return [deal for deal in deals or () if targeting.deal_ads(snapshot.index, deal) >> ad & 1]
+def _deals(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> list[tuple[int, Deal | None]]:
+    """(lot, deal) of the offered deals that this ad may answer."""
+    return [
+        (lot, deal) for lot, deal in enumerate(deals or (), 1) if targeting.deal_ads(snapshot.index, deal) >> ad & 1
+    ]
+
+
+def _guidance(imp: Imp) -> dict[str, Timed]:
+    """The media of an imp that set floors by length."""
+    if imp.video is None and imp.audio is None:
+        return {}
+    return {
+        name: timed
+        for name, timed in (("video", imp.video), ("audio", imp.audio))
+        if timed is not None and (timed.mincpmpersec or timed.durfloors)
+    }
+
+
+def pod_of(imp: Imp) -> Timed | None:
+    """The dynamic pod an imp stands for: several ads, as long as they fit into `poddur` and `maxseq`."""
+    for timed in (imp.video, imp.audio):
+        if timed is not None and timed.poddur is not None:
+            return timed
+    return None
 
 
 def _keep_capped_once(offers: list[tuple[Offer, ...]], snapshot: Snapshot) -> None:

@@ -9,8 +9,10 @@ from msgspec.structs import replace
 from bidder import targeting
 from bidder.campaigns import Campaign, FrequencyCap, Radius, Targeting
 from bidder.creatives import Creative, is_secure
+from bidder.fitting import Fitting
+from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
-from bidder.targeting import AnyOf, Circle, Index, cell
+from bidder.targeting import AnyOf, Circle, Index, Labels, cell
 from bidder.view import WEEK_HOURS, View
 from dmp import keys
 from dmp.taxonomy import tag_id
@@ -73,7 +75,9 @@ def build(rows: Rows) -> Index:
     changes, running = _running(rows, n)
     local, by_utc = _schedule(rows, n)
     geo_rows = [t.countries + t.regions + t.cities + t.radius for t in rules]
-    cats = [campaign.cat for campaign, _ in rows]
+    taxonomies = {1} | {int(name) for campaign, _ in rows for name in campaign.cat_in}
+    attrs = [frozenset(campaign.attr) | frozenset(creative.attr) for campaign, creative in rows]
+    banners = [creative if creative.media == "banner" else None for _, creative in rows]
     needs_user = [
         bool(t.tags or t.not_tags or t.audiences or t.not_audiences)
         or (bool(campaign.caps) and campaign.cap_without_user == "skip")
@@ -83,6 +87,8 @@ def build(rows: Rows) -> Index:
         everything=everything,
         rules=(),
         imp_rules=(),
+        banner_rules=(),
+        shared_rules=(),
         changes=changes,
         running=running,
         seats=_by_value(([campaign.seat] for campaign, _ in rows), n),
@@ -108,8 +114,7 @@ def build(rows: Rows) -> Index:
         not_categories=_by_value((t.not_categories for t in rules), n),
         keywords=_any_of([[word.lower() for word in t.keywords] for t in rules], n),
         not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
-        category_owners=_by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in cats), n),
-        by_category=_by_value((own or ("",) for own in cats), n),
+        labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
         advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
         bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
         languages=_by_value(([creative.language.lower()] for _, creative in rows), n),
@@ -123,10 +128,14 @@ def build(rows: Rows) -> Index:
         not_audiences=_by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
         caps=_caps(rows, n),
         uncapped=_mask((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
-        sizes=_by_value(([(creative.w, creative.h)] for _, creative in rows), n),
+        sizes=_by_value(([(c.w, c.h)] if c is not None else [] for c in banners), n),
         secure=_mask((i for i, (_, creative) in enumerate(rows) if is_secure(creative)), n),
-        attributes=_by_value((set(campaign.attr) | set(creative.attr) for campaign, creative in rows), n),
+        attributes=_by_value(attrs, n),
         types=_by_value((HTML_BTYPES if creative.html else (IMAGE_BTYPE,) for _, creative in rows), n),
+        banners=_mask((i for i, c in enumerate(banners) if c is not None), n),
+        banner_mimes=_any_of([image_mimes(creative.image_url) for _, creative in rows], n),
+        apis=_by_value((creative.apis for _, creative in rows), n),
+        fitting=Fitting([(creative, attr) for (_, creative), attr in zip(rows, attrs, strict=True)]),
         open=_free((campaign.deals for campaign, _ in rows), n),
         deals=_by_value((campaign.deals for campaign, _ in rows), n),
     )
@@ -160,17 +169,36 @@ def _with_rules(index: Index) -> Index:
         (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, t.keyword),
         (bool(index.caps), Reason.FREQUENCY_CAP, t.frequency_cap),
     ]
-    imp_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
-        (True, Reason.SIZE, t.size),
-        (True, Reason.DEAL, t.deal),
-        (index.secure != everything, Reason.SECURE, t.secure),
+    banner_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
         (bool(index.attributes), Reason.CREATIVE_ATTRIBUTE, t.attribute),
         (True, Reason.CREATIVE_TYPE, t.creative_type),
+        (bool(index.banner_mimes.masks), Reason.MIME, t.mime),
+        (bool(index.apis), Reason.API, t.api),
     ]
+    shared_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
+        (True, Reason.DEAL, t.deal),
+        (index.secure != everything, Reason.SECURE, t.secure),
+    ]
+    of_banner = tuple((reason, rule) for used, reason, rule in banner_rules if used)
+    shared = tuple((reason, rule) for used, reason, rule in shared_rules if used)
+    sized = ((Reason.SIZE, t.size),)
     return replace(
         index,
         rules=tuple((reason, rule) for used, reason, rule in request_rules if used),
-        imp_rules=tuple((reason, rule) for used, reason, rule in imp_rules if used),
+        imp_rules=sized + shared + of_banner,
+        banner_rules=sized + of_banner,
+        shared_rules=shared,
+    )
+
+
+def _cats(campaign: Campaign, creative: Creative, taxonomy: int) -> tuple[str, ...]:
+    return creative.cat or campaign.cat if taxonomy == 1 else campaign.cat_in.get(str(taxonomy), ())
+
+
+def _labels(rows: Sequence[tuple[str, ...]], n: int) -> Labels:
+    return Labels(
+        _by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in rows), n),
+        _by_value((own or ("",) for own in rows), n),
     )
 
 

@@ -25,7 +25,7 @@ class Unreadable(Exception):
 
 
 class _Plan(Struct, frozen=True):
-    """How one field is read: as a Struct, a list (frozen: a tuple) of `items`, else as msgspec converts `annotation`."""
+    """How one field is read: as a Struct, a list (frozen: a tuple) of `items`, else as msgspec reads `annotation`."""
 
     annotation: Any
     strict: bool

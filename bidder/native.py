@@ -160,10 +160,16 @@ def _picture_fits(wanted: Image, picture: Picture) -> bool:
                 return False
         elif exact and exact > 0 and length != exact:
             return False
-    if not wanted.mimes:
-        return True
-    ending = picture.url.partition("?")[0].rpartition(".")[2].lower()
-    return not {mime.lower() for mime in wanted.mimes}.isdisjoint(IMAGE_MIMES.get(ending, ()))
+    return not wanted.mimes or not {mime.lower() for mime in wanted.mimes}.isdisjoint(image_mimes(picture.url))
+
+
+def image_mimes(url: str) -> tuple[str, ...]:
+    """The types an image's address says it is of; () when it says none.
+
+    >>> image_mimes("https://cdn.example/a.jpg?v=1"), image_mimes("https://cdn.example/a")
+    (('image/jpeg', 'image/jpg'), ())
+    """
+    return IMAGE_MIMES.get(url.partition("?")[0].rpartition(".")[2].lower(), ())
 
 
 def answer(
@@ -187,7 +193,7 @@ def answer(
             found["imptrackers"] = [pixel_url]
     if request.privacy and ad.privacy_url:
         found["privacy"] = ad.privacy_url
-    return {"native": found} if (request.ver or "").startswith("1.0") or request.ver == "1" else found
+    return {"native": found} if request.ver in ("1", "1.0") else found
 
 
 def _value(ad: NativeAd, asset: Asset, vast: Callable[[str], str]) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from bidder import contact
 from bidder.budget import DAY_S, KEEP_S, Budgets, cost_micros
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.metrics import Metrics
-from bidder.tokens import SKEW_S, Forged, Signer, Token
+from bidder.tokens import ONE_MILLI, SKEW_S, Forged, Signer, Token
 from dmp import events, keys
 from dmp.lookup import Link
 
@@ -194,7 +194,7 @@ class Notices:
             keys.spend(campaign, day),
             keys.notices(keys.money_partition(campaign)),
             VALID_S[kind] + SKEW_S,
-            cost_micros(paid_micros) if spends else 0,
+            reserved_micros(paid_micros, token.multiplier_milli) if spends else 0,
             token.worker,
             record,
             STREAM_MAX,
@@ -207,18 +207,18 @@ class Notices:
         except redis.exceptions.NoScriptError:
             fresh, first, lease = await self._link.execute("EVAL", SCRIPT, *arguments)
         if settles and token.worker == self._budgets.worker:
-            reserved = reserved_micros(token.ceiling_micros)
+            reserved = reserved_micros(token.ceiling_micros, token.multiplier_milli)
             self._budgets.settled(campaign, token.issued_s, token.hold_s, reserved, lease, bool(first))
         return bool(fresh)
 
 
-def reserved_micros(ceiling_micros: int) -> int:
-    """What a bid can cost at most: no price up to the ceiling rounds to more.
+def reserved_micros(ceiling_micros: int, multiplier_milli: int = ONE_MILLI) -> int:
+    """What a bid can cost at most: no price up to the ceiling rounds to more. multiplier_milli: of a screen's audience.
 
-    >>> reserved_micros(1_499), reserved_micros(1_500)
-    (1, 2)
+    >>> reserved_micros(1_499), reserved_micros(1_500), reserved_micros(2_500_000, 30_300)
+    (1, 2, 75750)
     """
-    return cost_micros(ceiling_micros)
+    return cost_micros(ceiling_micros * multiplier_milli // 1000)
 
 
 _EVENTS: Mapping[Kind, type[events.Win | events.Billing | events.Impression | events.Click]] = {

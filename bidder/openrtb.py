@@ -118,7 +118,7 @@ class Present(Struct, frozen=True, gc=False):
 class Deal(Struct, frozen=True, gc=False):
     """bidfloor falls back to USD whatever `imp.bidfloorcur` says. at: 1, 2, or 3 = bidfloor is the agreed price."""
 
-    id: Annotated[Str, Meta(extra=STRICT)]
+    id: Annotated[Str, Meta(min_length=1, extra=STRICT)]
     bidfloor: Money | None = None
     bidfloorcur: Annotated[Str, Meta(extra=STRICT)] | None = None
     at: Int | None = None

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
+
+from bidder.openrtb_media import DurFloor
 
 FIXED_PRICE = 3  # OpenRTB deal.at: bidfloor is the agreed price
 TICK = 1
@@ -48,6 +50,32 @@ def floor_micros(
     if rate is None or ours is None:
         return None
     return math.ceil(round(bidfloor * 1e6 * rate / ours, 3))
+
+
+class Guidance(Protocol):
+    """What may set a floor by the length of an ad: a deal, a video or an audio object (implementation guide, 7.11)."""
+
+    @property
+    def mincpmpersec(self) -> float | None: ...
+    @property
+    def durfloors(self) -> Sequence[DurFloor] | None: ...
+
+
+def length_floor(told: Guidance, length_s: float, otherwise: float | None) -> float | None:
+    """The floor (CPM) for an ad of a length: per second, else of the highest range that holds it, else `otherwise`.
+
+    length_s: 0 for an ad that has none.
+    """
+    if not length_s:
+        return otherwise
+    if told.mincpmpersec:
+        return told.mincpmpersec * length_s
+    ranges = [
+        part.bidfloor or 0.0
+        for part in told.durfloors or ()
+        if (part.mindur or 0) <= length_s <= (length_s if part.maxdur is None else part.maxdur)
+    ]
+    return max(ranges) if ranges else otherwise
 
 
 def price_micros(worth_micros: float, floor: int, at: int, shaded_micros: float, ceiling_micros: float) -> int | None:

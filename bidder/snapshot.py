@@ -30,8 +30,9 @@ class Snapshot(Struct, frozen=True):
 
     Ads stand in falling order of `bounds`, the most a thousand impressions of them can be worth in CPM micro-USD, so
     the lowest bits of an index mask are the best candidates. owners: position in `portfolio.campaigns` of an ad's
-    campaign; by_ad: that campaign. campaign_bits: campaign id -> the mask of its ads. masks: uint64 (ads, trees), the
-    forest's campaign side; None without a model. values: campaign features per ad. version: names this in logs.
+    campaign; by_ad: that campaign. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
+    mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
+    features per ad. version: names this in logs.
     """
 
     portfolio: Portfolio
@@ -42,6 +43,7 @@ class Snapshot(Struct, frozen=True):
     by_ad: tuple[Campaign, ...]
     creatives: tuple[Creative, ...]
     bounds: tuple[int, ...]
+    lengths: tuple[float, ...]
     campaign_bits: dict[str, int]
     model: Model | None
     masks: npt.NDArray[np.uint64] | None
@@ -91,6 +93,7 @@ def build(portfolio: Portfolio, model: Model | None, settings: BidderConfig, ver
         by_ad=tuple(campaign for _, campaign, _ in rows),
         creatives=tuple(creative for _, _, creative in rows),
         bounds=tuple(bounds[i] for i in order),
+        lengths=tuple(0.0 if creative.clip is None else creative.clip.duration_s for _, _, creative in rows),
         campaign_bits=bits,
         model=model,
         masks=None if masks is None else np.ascontiguousarray(masks[order]),

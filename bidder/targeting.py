@@ -15,10 +15,13 @@ import msgspec
 
 from bidder.campaigns import FrequencyCap
 from bidder.contact import over_cap
+from bidder.fitting import RULES, Fitting
 from bidder.geo import km_between
 from bidder.openrtb import Deal, Imp, Reason
 from bidder.view import View, keywords
 from dmp.realtime import current_tags
+
+MEDIA_RULES = (*RULES, Reason.CREATIVE_TYPE)
 
 
 class AnyOf(msgspec.Struct, frozen=True):
@@ -37,20 +40,32 @@ class Circle(msgspec.Struct, frozen=True):
     mask: int
 
 
+class Labels(msgspec.Struct, frozen=True):
+    """Ads by the categories they advertise, in one taxonomy. owners: code -> ads under it or under a child of it, "" ->
+    ads without a label; exact: code -> ads with exactly it.
+    """
+
+    owners: dict[str, int]
+    exact: dict[str, int]
+
+
 class Index(msgspec.Struct, frozen=True):
     """Every mask of a snapshot; made by `bidder.indexing.build`.
 
-    rules, imp_rules: the rules in use, in the order they are asked. changes, running: from changes[i] µs on,
-    running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's clock (168), by UTC
-    quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user. tags: tag id -> mask
-    by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit, ads). uncapped: ads that
-    may be shown uncounted. open: ads that need no deal. category_owners: IAB code -> ads advertised under it or under a
-    child of it; by_category: IAB code -> ads with exactly it.
+    rules, imp_rules: the rules in use, in the order they are asked; imp_rules are those of an imp that offers nothing
+    but a banner, banner_rules those of them about the banner, shared_rules the others. changes, running: from
+    changes[i] µs on, running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's
+    clock (168), by UTC quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user.
+    tags: tag id -> mask by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit,
+    ads). uncapped: ads that may be shown uncounted. open: ads that need no deal. labels: by taxonomy. banner_mimes: by
+    what an image's address says it is. apis: framework -> ads that need it.
     """
 
     everything: int
     rules: "tuple[tuple[Reason, Callable[[Index, View], int]], ...]"
     imp_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
+    banner_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
+    shared_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
     changes: tuple[int, ...]
     running: tuple[int, ...]
     seats: dict[str, int]
@@ -76,8 +91,7 @@ class Index(msgspec.Struct, frozen=True):
     not_categories: dict[str, int]
     keywords: AnyOf
     not_keywords: dict[str, int]
-    category_owners: dict[str, int]
-    by_category: dict[str, int]
+    labels: dict[int, Labels]
     advertisers: dict[str, int]
     bundles: dict[str, int]
     languages: dict[str, int]
@@ -95,6 +109,10 @@ class Index(msgspec.Struct, frozen=True):
     secure: int
     attributes: dict[int, int]
     types: dict[int, int]
+    banners: int
+    banner_mimes: AnyOf
+    apis: dict[int, int]
+    fitting: Fitting
     open: int
     deals: dict[str, int]
 
@@ -187,20 +205,21 @@ def keyword(index: Index, seen: View) -> int:
 def blocked_category(index: Index, seen: View) -> int:
     """`bcat` and `acat` against what is advertised; blocking a parent blocks its children.
 
-    Lists in another taxonomy than 1 cannot be compared with our labels, so nothing passes them; nor does an ad
-    without a category, which nobody can tell to be allowed.
+    Codes are compared within one taxonomy (`cattax`, 1 when absent). An ad without labels in that taxonomy passes
+    neither list, because nobody can tell what it is about.
     """
     request = seen.request
     if not request.bcat and not request.acat:
         return index.everything
-    if request.cattax not in (None, 1):
+    labels = index.labels.get(request.cattax or 1)
+    if labels is None:
         return 0
-    blocked = index.category_owners.get("", 0)
-    for code in index.category_owners.keys() & (request.bcat or ()):
-        blocked |= index.category_owners[code]
+    blocked = labels.owners.get("", 0)
+    for code in labels.owners.keys() & (request.bcat or ()):
+        blocked |= labels.owners[code]
     if request.acat:
         allowed = set(request.acat)
-        for code, mask in index.by_category.items():
+        for code, mask in labels.exact.items():
             if code not in allowed and code.partition("-")[0] not in allowed:
                 blocked |= mask
     return index.everything & ~blocked
@@ -340,6 +359,51 @@ def creative_type(index: Index, seen: View, imp: Imp) -> int:
     return index.everything & ~blocked
 
 
+def mime(index: Index, seen: View, imp: Imp) -> int:
+    """`banner.mimes` names what images may be; HTML and images of no known type are not held against it."""
+    wanted = imp.banner.mimes if imp.banner is not None else None
+    if not wanted or not any(name.startswith("image/") for name in wanted):
+        return index.everything
+    mask = index.banner_mimes.free
+    for name in wanted:
+        mask |= index.banner_mimes.masks.get(name.lower(), 0)
+    return mask
+
+
+def api(index: Index, seen: View, imp: Imp) -> int:
+    """Only the frameworks a banner lists are there; none when it lists none."""
+    supported = (imp.banner.api or ()) if imp.banner is not None else ()
+    missing = 0
+    for framework, ads in index.apis.items():
+        if framework not in supported:
+            missing |= ads
+    return index.everything & ~missing
+
+
+def media(index: Index, seen: View, imp: Imp) -> list[tuple[Reason, int]]:
+    """The rules of an imp that offers more or other than a banner: an ad need only fit what is there for its kind."""
+    parts: list[tuple[int, dict[Reason, int]]] = []
+    if imp.banner is not None:
+        parts.append((index.banners, {reason: rule(index, seen, imp) for reason, rule in index.banner_rules}))
+    fitting = index.fitting
+    if imp.video is not None:
+        parts.append((fitting.video_ads, fitting.video(imp.video)))
+    if imp.audio is not None:
+        parts.append((fitting.audio_ads, fitting.audio(imp.audio)))
+    if imp.native is not None:
+        parts.append((fitting.native_ads, fitting.native(imp.native)))
+    offered = 0
+    for ads, _ in parts:
+        offered |= ads
+    found = [(Reason.NO_MEDIA_FIT, offered)]
+    for reason in MEDIA_RULES:
+        mask = 0
+        for ads, masks in parts:
+            mask |= ads & masks.get(reason, ads)
+        found.append((reason, mask))
+    return found
+
+
 def eligible(index: Index, seen: View) -> tuple[int, Reason]:
     """(ads that pass every request-wide rule, the rule that left nothing or BID)."""
     mask = index.everything
@@ -352,7 +416,14 @@ def eligible(index: Index, seen: View) -> tuple[int, Reason]:
 
 def eligible_for(index: Index, seen: View, imp: Imp, mask: int) -> tuple[int, Reason]:
     """(ads of `mask` that pass every rule of one imp, the rule that left nothing or BID)."""
-    for reason, rule in index.imp_rules:
+    rules = index.imp_rules
+    if imp.video is not None or imp.audio is not None or imp.native is not None:
+        for reason, passing in media(index, seen, imp):
+            mask &= passing
+            if not mask:
+                return 0, reason
+        rules = index.shared_rules
+    for reason, rule in rules:
         mask &= rule(index, seen, imp)
         if not mask:
             return 0, reason
@@ -361,8 +432,10 @@ def eligible_for(index: Index, seen: View, imp: Imp, mask: int) -> tuple[int, Re
 
 def answers(index: Index, seen: View, imp: Imp) -> list[tuple[Reason, int]]:
     """Every rule's mask for one imp, none skipped: what `explain` prints."""
-    return [(reason, rule(index, seen)) for reason, rule in index.rules] + [
-        (reason, rule(index, seen, imp)) for reason, rule in index.imp_rules
+    return [
+        *((reason, rule(index, seen)) for reason, rule in index.rules),
+        *media(index, seen, imp),
+        *((reason, rule(index, seen, imp)) for reason, rule in index.shared_rules),
     ]
 
 

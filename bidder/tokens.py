@@ -6,9 +6,9 @@ not be able to settle the price of the impression.
 
 Bytes, version 1, little endian, then URL-safe base64 without padding:
 
-    u8 version, u8 key id, u8 flags, u32 issued (store clock, seconds), u16 hold (s), u64 ceiling (CPM micro-USD),
-    12 bytes bid id, [16 bytes sealed uid], then exchange, imp id, campaign, creative, currency each as
-    u8 length + UTF-8, then 16 bytes keyed BLAKE2b of all before.
+    u8 version, u8 key id, u8 flags, u32 issued (store clock, seconds), u16 hold (s), u64 ceiling (CPM micro-USD), 12
+    bytes bid id, [16 bytes sealed uid], [u32 multiplier in thousandths], then exchange, imp id, campaign, creative,
+    currency each as u8 length + UTF-8, then 16 bytes keyed BLAKE2b of all before.
 
 The user's pseudonym, when the bid may be joined to a user at all (P-52), is sealed with a pad that is different for
 every bid, so that the URLs of two bids cannot be linked by those who see them.
@@ -33,7 +33,8 @@ BID_ID_BYTES = 12
 WORKER_BYTES = 6
 MAX_TOKEN_CHARS = 2048
 SKEW_S = 300  # S-11
-BROWSER, HAS_UID, TEST, NO_CONTACT = 1, 2, 4, 8
+BROWSER, HAS_UID, TEST, NO_CONTACT, HAS_MULTIPLIER = 1, 2, 4, 8, 16
+ONE_MILLI = 1000  # one impression
 _HEAD = struct.Struct(f"<BBBIHQ{BID_ID_BYTES}s")
 
 
@@ -43,7 +44,8 @@ class Token(msgspec.Struct, frozen=True):
     issued_s: unix seconds on the store's clock. hold_s: how long the bid's money stays reserved.
     ceiling_micros: CPM micro-USD we offered, the most we can be charged. currency: of the price in notices. uid: None
     for a bid that may not be joined to a user. browser: for the page's URLs. test: nothing of it may be billed.
-    counts_contact: whether the impression may be counted on the user's record, for frequency caps.
+    counts_contact: whether the impression may be counted on the user's record, for frequency caps. multiplier_milli:
+    thousandths of an impression one showing costs.
     """
 
     bid_id: str
@@ -59,6 +61,7 @@ class Token(msgspec.Struct, frozen=True):
     browser: bool = False
     test: bool = False
     counts_contact: bool = True
+    multiplier_milli: int = ONE_MILLI
 
     @property
     def worker(self) -> str:
@@ -97,6 +100,7 @@ class Signer:
         uid: Uid | None,
         test: bool = False,
         counts_contact: bool = True,
+        multiplier_milli: int = ONE_MILLI,
     ) -> tuple[bytes, bytes]:
         """(server token, browser token). bid_id: 12 bytes. fields: the five `text_field`s of a token, joined."""
         flags = (TEST if test else 0) | (0 if counts_contact else NO_CONTACT)
@@ -104,6 +108,9 @@ class Signer:
         if uid is not None:
             flags |= HAS_UID
             sealed = _seal(self._pads[0], bid_id, uid)
+        if multiplier_milli != ONE_MILLI:
+            flags |= HAS_MULTIPLIER
+            sealed += multiplier_milli.to_bytes(4, "little")
         tail = sealed + fields
         version, key_id = VERSION, self._key_id
         server = _HEAD.pack(version, key_id, flags, issued_s, hold_s, ceiling_micros, bid_id) + tail
@@ -145,6 +152,10 @@ def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
     if flags & HAS_UID:
         uid = _seal(pad, bid_id, body[at : at + 16])
         at += 16
+    multiplier_milli = ONE_MILLI
+    if flags & HAS_MULTIPLIER:
+        multiplier_milli = int.from_bytes(body[at : at + 4], "little")
+        at += 4
     texts = []
     for _ in range(5):
         length = body[at]
@@ -165,6 +176,7 @@ def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
         browser=bool(flags & BROWSER),
         test=bool(flags & TEST),
         counts_contact=not flags & NO_CONTACT,
+        multiplier_milli=multiplier_milli,
     )
 
 

@@ -26,6 +26,7 @@ from bidder.budget import Budgets
 from bidder.config import BidderConfig
 from bidder.decide import Decision, Offer, decide, priced
 from bidder.endpoints import PREFIX, Endpoint, Endpoints
+from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.openrtb import Reason, Request
@@ -175,9 +176,11 @@ def _cases(
             offer = decision.offers[0][0]
             bid_id = worker + number.to_bytes(6)
             server, browser = _sign(signer, served, endpoint, request, offer, bid_id, uid)
+            parts = served.parts[offer.ad_index]
+            adm, tail = for_imp(parts, request.imp[0], request.cattax)
             sent = Sent(
                 bid_id_text(bid_id).encode(), request.imp[0].id, offer.price_micros, server, browser,
-                served.parts[offer.ad_index], bool(request.imp[0].secure), settings.hold_s, offer.deal,
+                parts.seat, adm, tail, settings.hold_s, offer.deal,
             )  # fmt: skip
             others = [ad for ad in range(len(snapshot.ads)) if ad not in candidates[:CANDIDATES]]
             yield Case(

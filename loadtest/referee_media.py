@@ -145,7 +145,7 @@ def _clip(offered: Raw, bid: Raw, root: Any, wrapper: bool) -> list[str]:
         wanted = {mime.lower() for mime in texts(offered.get("mimes"))}
         files = list(root.iter("MediaFile"))
         kinds = {str(element.get("type")).lower() for element in files}
-        if not files or (wanted and not kinds & wanted):
+        if not kinds & wanted:
             found.append(f"none of {sorted(kinds)} is in mimes")
     if exact := numbers(offered.get("rqddurs")):
         if length not in exact:
@@ -193,7 +193,7 @@ def native_request(native: Raw) -> tuple[dict[str, Any], bool]:
 
 def _native(native: Raw, bid: Raw, secure: bool) -> list[str]:
     request, _ = native_request(native)
-    old = str(first_version(native, request)).startswith("1.0")
+    old = str(first_version(native, request)) in ("1", "1.0")
     adm = bid.get("adm")
     if not isinstance(adm, str):
         return ["native adm is not text"]

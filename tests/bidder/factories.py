@@ -6,8 +6,8 @@ import msgspec
 
 from bidder import openrtb, snapshot
 from bidder.campaigns import Campaign, Portfolio, Targeting
-from bidder.creatives import Creative
 from bidder.config import BidderConfig, ExchangeConfig
+from bidder.creatives import Creative
 from bidder.decide import Decision, decide
 from bidder.openrtb import Request
 from bidder.privacy import decide as decide_privacy
