@@ -22,7 +22,7 @@ from dmp.config import DmpConfig
 from dmp.errors import ConfigError
 from dmp.schema import User
 from dmp.taxonomy import tag_id
-from models import registry
+from models import artefacts, landscape, registry
 
 LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -141,11 +141,12 @@ def explain(
         raise ConfigError(str(request), [f"is no bid request: {error.reason}; it would be answered with 400"]) from None
     models = Path(settings.models_dir)
     model = registry.load(models, "response") if registry.current(models, "response") else None
+    prices = landscape.load(models) if artefacts.current(models, landscape.KIND) else None
     user = None if no_user else User(_scores(user_tags), frozenset(map(keys.number, _names(user_audiences))))
     found = explaining.explain(
         parsed,
         user,
-        snapshot.build(portfolio, model, settings, "explain"),
+        snapshot.build(portfolio, model, settings, "explain", prices),
         time.time_ns() // 1000 if at is None else at * 1_000_000,
         settings.exchanges.get(exchange, config.DEFAULT_EXCHANGE),
         exchange,

@@ -20,22 +20,28 @@ import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, notices, serving
+from bidder import budget, contact, notices, pacer, serving
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
+from bidder.campaigns import Campaign
 from bidder.config import BidderConfig
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
 from bidder.overload import Pressure
+from bidder.pacer import KEEP_S as KEEP_PACE_S
+from bidder.pacer import Pacer
+from bidder.pacing import Pace
 from bidder.serving import Serving
+from bidder.snapshot import Paces
 from bidder.sockets import bound, url_of
 from bidder.tokens import Signer, bid_id_text, load_keys
+from dmp import keys
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
-from dmp.lookup import Link, Lookup
+from dmp.lookup import Link, Lookup, encode
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store
 
@@ -100,10 +106,13 @@ class Service:
         worker = new_worker()
         self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
+        self.paces = Paces()
+        self.pacer = Pacer(self._keep_pace)
         self._worker = worker
         self._stack: list[Callable[[], Awaitable[object]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._serves = False
+        self._campaigns: Mapping[str, Campaign] = {}
 
     async def start(self) -> tuple[str, str]:
         """Load, connect, listen; returns (public URL, admin URL). Raises TagbidError when any of it cannot be done."""
@@ -117,20 +126,22 @@ class Service:
         self._admin_socket = bound(settings.admin_host, settings.admin_port)
         public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
         seen = serving.fingerprint(settings)
-        first = await asyncio.to_thread(serving.load, settings, public_url)
+        first = await asyncio.to_thread(serving.load, settings, public_url, self.paces)
         try:
             await asyncio.gather(self.lookup.start(), self.link.start())
         except TimeoutError:
             raise StoreUnavailable("the tag store does not answer the bidder; see that it is up and not busy") from None
         self.bidder = Bidder(
             settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
-            self.pressure, self.bidlog.put, self.report,
+            self.pressure, self.bidlog.put, self.report, self.pacer.saw,
         )  # fmt: skip
         self._gauges()
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
             await self.link.execute("SCRIPT", "LOAD", script)
         self._tasks = [
-            asyncio.create_task(serving.follow(settings, public_url, seen, self.swap, self.metrics), name="follow")
+            asyncio.create_task(
+                serving.follow(settings, public_url, seen, self.swap, self.metrics, self.paces), name="follow"
+            )
         ]
         gc.collect()
         gc.freeze()
@@ -181,10 +192,25 @@ class Service:
             await self.link.execute("PING")  # replies come in order: the leases have been answered
         except redis.exceptions.RedisError:
             log.warning("the tag store does not answer; new campaigns bid when it does")
+        await self._pace(made)
         self.bidder.serving = made
         self.notices.contacts_keep_s = made.contacts_keep_s
         # Requests that started with the old snapshot may still bid for campaigns that have left.
         asyncio.get_running_loop().call_later(TICK_S, self._retire)
+
+    async def _pace(self, made: Serving) -> None:
+        """Pace the campaigns of a snapshot, from where any worker left them."""
+        self._campaigns = {c.id: c for c in made.snapshot.portfolio.campaigns if c.status == "active"}
+        new = [name for name in self._campaigns if not self.pacer.knows(name)]
+        asked = (self.link.execute("GET", keys.pace(name)) for name in new)
+        answers = await asyncio.gather(*asked, return_exceptions=True)  # without an answer they start anew
+        found = {name: pacer.decode(a) for name, a in zip(new, answers, strict=True) if isinstance(a, bytes)}
+        kept = {name: pace for name, pace in found.items() if pace is not None}
+        self.pacer.configure(self._campaigns.values(), kept, self.budgets.now_s())
+        self.paces.of = self.pacer.of
+
+    def _keep_pace(self, campaign: str, record: bytes) -> None:
+        self.link.send(encode("SET", keys.pace(campaign), record, "EX", KEEP_PACE_S), lambda _: None)
 
     def _retire(self) -> None:
         self.budgets.configure(_budgets(self.bidder.serving))
@@ -231,6 +257,8 @@ class Service:
             now_s = time.monotonic()
             self.budgets.tick(now_s - last_s)
             last_s = now_s
+            self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s())
+            self.paces.of = self.pacer.of
 
     async def _sweeps(self) -> None:
         while True:
@@ -351,6 +379,7 @@ class Service:
         read("tagbid_bidlog_records_total", lambda: {(): self.bidlog.written})
         read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
         read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
+        read("tagbid_pace", lambda: _pace_gauges(self.pacer.of))
         read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
 
 
@@ -368,6 +397,14 @@ def _budget_gauges(accounts: list[Account]) -> dict[tuple[tuple[str, str], ...],
             ("lease", account.lease),
             ("pending", account.pending),
         )
+    }
+
+
+def _pace_gauges(paces: Mapping[str, Pace]) -> dict[tuple[tuple[str, str], ...], float]:
+    return {
+        (("campaign", campaign), ("what", what)): value
+        for campaign, pace in paces.items()
+        for what, value in (("multiplier", pace.k), ("share", pace.share))
     }
 
 

@@ -28,6 +28,7 @@ from bidder.overload import Pressure
 from bidder.privacy import PrivacyDecision, after_lookup
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy as privacy_policy
+from bidder.quoting import Quote
 from bidder.redact import permitted
 from bidder.serving import Serving
 from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
@@ -36,6 +37,7 @@ from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
 from models.features import NAN, USER_COLUMNS, encode_ad, encode_context
+from models.landscape import HOWS
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 Answer = bytes | int
@@ -73,6 +75,7 @@ class Bidder:
         pressure: Pressure,
         log: Callable[[Callable[[], Event]], None],
         report: Callable[[BaseException], None],
+        saw: Callable[[str, Quote], None] = lambda _campaign, _quote: None,
     ) -> None:
         self.serving = serving
         self.in_flight = 0
@@ -87,6 +90,7 @@ class Bidder:
         self._pressure = pressure
         self._log = log
         self._report = report
+        self._saw = saw
         self._exhausted: tuple[Serving, int, int] = (serving, -1, 0)
         self._counts = metrics.counts
         self._latency = metrics.latency
@@ -95,6 +99,8 @@ class Bidder:
             status: metrics.slot("tagbid_responses_total", status=str(status))
             for status in (OK, NO_CONTENT, BAD_REQUEST)
         }
+        self._shaded = {how: metrics.slot("tagbid_first_price_total", by=how) for how in HOWS}
+        self._explored = metrics.slot("tagbid_explored_total")
         self._bids_slot = metrics.slot("tagbid_bids_total")
         self._errors_slot = metrics.slot("tagbid_errors_total", where="bid")
         self._by_law = metrics.slot("tagbid_contextual_total", because="privacy")
@@ -254,6 +260,7 @@ class Bidder:
                 )
             )  # fmt: skip
             if not test:
+                self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
                             permitted(user, privacy) if privacy.train else None)
@@ -264,6 +271,15 @@ class Bidder:
         body = answer.response(request.id, bids, decision.currency, serving.urls)
         self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
         return body
+
+    def _note(self, serving: Serving, offer: Offer) -> None:
+        """Count how a bid was priced, and let the pacing see it."""
+        quote = offer.quote
+        if quote is not None:
+            if quote.how:
+                self._counts[self._shaded[quote.how]] += 1
+                self._counts[self._explored] += quote.explored != 0
+            self._saw(serving.snapshot.by_ad[offer.ad_index].id, quote)
 
     def _take(self, request: Request, imp: Imp, serving: Serving, issued_s: int, hold_s: int, offer: Offer) -> bool:
         """Reserve what a bid can cost; a test costs nothing."""
@@ -347,7 +363,7 @@ def bid_event(
             row[column] = NAN
     ad = serving.snapshot.ads[offer.ad_index]
     where = decision.contexts[offer.imp_index]
-    model = serving.snapshot.model
+    model, land, quote = serving.snapshot.model, serving.snapshot.landscape, offer.quote or Quote(0.0, 1.0, 0.0)
     return Bid(
         event_id=bid_id,
         time_us=now_us,
@@ -369,4 +385,12 @@ def bid_event(
         context=b"" if where is None else encode_context(where),
         user=user,
         ad=encode_ad(ad),
+        worth_micros=offer.worth_micros,
+        pace=quote.pace,
+        shading=quote.how,
+        landscape=land.version if land is not None and quote.how == "model" else "",
+        chance=quote.chance,
+        quality=0.0 if user is None else quote.quality,
+        explored=quote.explored,
+        propensity=quote.propensity,
     )

@@ -86,6 +86,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     speaks to. goal: "cpm" pays price_micros per thousand impressions, "cpc" per click. currency: of all its money.
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids.
+    pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
     """
 
     id: Name
@@ -108,6 +109,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     cap_without_user: Literal["skip", "bid"] = "skip"
     deals: tuple[str, ...] = ()
     targeting: Targeting = Targeting()
+    pacing: Literal["even", "front", "asap"] = "even"
 
 
 class Portfolio(Struct, frozen=True):

@@ -61,7 +61,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what is remembered of consent strings (P-05). use_tags: off looks nobody's tags up, to compare with;
     use_longterm, use_realtime: the same for tags of the nightly build, or of the stream, alone.
     rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
-    first_price_keep: share of our value bid in a first-price auction without a price landscape.
+    first_price_keep: share of our value bid in a first-price auction without a price landscape. explore_share: share of
+    first-price bids whose price is varied to learn from. experiments: TOML file of experiments, "" for none.
     prior_ctr: click probability assumed without a model. max_price_micros: CPM micro-dollars never exceeded.
     max_candidates: ads scored per impression; more only while one of them could beat the best so far. offers: best
     offers kept per impression, for the case that the first has no budget. reload_s: how often campaign file and model
@@ -99,6 +100,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lane: bool = True
     rates: dict[str, Rate] = msgspec.field(default_factory=lambda: {"USD": 1.0})
     first_price_keep: Share = 0.85
+    explore_share: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.01
+    experiments: str = ""
     prior_ctr: Share = 0.001
     max_price_micros: Annotated[int, msgspec.Meta(gt=0, le=10**12)] = 100_000_000
     max_candidates: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50

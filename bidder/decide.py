@@ -19,6 +19,7 @@ from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.openrtb_media import Timed
 from bidder.pricing import bid_currency, floor_micros, length_floor, price_micros, value_micros
 from bidder.privacy import PrivacyDecision
+from bidder.quoting import Quote, Quotes
 from bidder.redact import permitted, strip
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
@@ -35,7 +36,7 @@ class Offer(Struct, frozen=True, gc=False):
     worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that priced it. deal: id
     to echo, "" for the open auction. lot: 0 for that, else 1 + the position of the deal; bids of different lots stand
     beside each other (implementation guide, 7.3). pctr: calibrated click probability, the prior without a model. sides:
-    the features behind it, of request, campaign and pair; () without a model.
+    the features behind it, of request, campaign and pair; () without a model. quote: pace and shading.
     """
 
     imp_index: int
@@ -50,6 +51,12 @@ class Offer(Struct, frozen=True, gc=False):
     pctr: float
     sides: tuple[list[float], ...] = ()
     lot: int = 0
+    quote: Quote | None = None
+
+    @property
+    def worth_micros(self) -> int:
+        """The value after pacing, CPM micro-USD."""
+        return self.value_micros if self.quote is None else int(self.quote.worth)
 
     @property
     def row(self) -> list[float]:
@@ -206,9 +213,9 @@ def _offers(
         return (), None
     where = context(seen, imp, floor_usd)
     scores = score(candidates, where, seen, snapshot)
-    offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+    offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
     while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more
-        best = offers[0].value_micros + 1 if offers else 0
+        best = offers[0].worth_micros + 1 if offers else 0
         after = candidates[-1] + 1
         batch = _worth(targeting.members(mask >> after << after, limit), max(floor_bound, best), snapshot)
         if not batch:
@@ -216,7 +223,7 @@ def _offers(
         more = score(batch, where, seen, snapshot)
         candidates += batch
         scores = Scores(scores.chances + more.chances, scores.request, scores.pairs + more.pairs)
-        offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals)
+        offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
         limit *= 2
     return offers, where
 
@@ -238,6 +245,7 @@ def priced(
     currency: str,
     floor: int | None,
     deals: Sequence[Deal] | None,
+    where: Context,
 ) -> tuple[Offer, ...]:
     """The best offers of scored candidates, at most one per campaign. floor: of the open auction, in `currency`."""
     settings = snapshot.settings
@@ -249,13 +257,15 @@ def priced(
         value_micros(by_ad[ad].goal, by_ad[ad].price_micros, chance)
         for ad, chance in zip(candidates, chances, strict=True)
     ]
+    quotes = Quotes(snapshot, where, chances, seen.request.id.encode())
+    worths = [quotes.worth(ad, value) for ad, value in zip(candidates, values, strict=True)]
     found: list[Offer] = []
     used: set[tuple[int, int]] = set()
     ceiling = settings.max_price_micros / rate
     imp = seen.request.imp[imp_index]
     guided = _guidance(imp)
     wanted = max(settings.offers, POD_CHOICES if pod_of(imp) else 0)
-    for position in sorted(range(len(values)), key=values.__getitem__, reverse=True):  # the better bound first on a tie
+    for position in sorted(range(len(values)), key=worths.__getitem__, reverse=True):  # the better bound first on a tie
         ad, value = candidates[position], values[position]
         owner = snapshot.owners[ad]
         below = False
@@ -271,9 +281,9 @@ def priced(
                 medium = guided[snapshot.creatives[ad].media]
                 told = length_floor(medium, snapshot.lengths[ad], imp.bidfloor)
                 least = floor_micros(told, imp.bidfloorcur, currency, rates)
-            worth = value / rate
-            shaded = worth * settings.first_price_keep
-            price = None if least is None else price_micros(worth, least, at, shaded, ceiling)
+            quote = quotes.quote(ad, worths[position], at)
+            at = quotes.type_of(at)
+            price = None if least is None else price_micros(quote.worth / rate, least, at, quote.bid / rate, ceiling)
             if price is None or least is None:
                 below = True
                 continue
@@ -292,6 +302,7 @@ def priced(
                     chances[position],
                     (scores.request, snapshot.values[ad], scores.pairs[position]) if scores.request else (),
                     lot,
+                    quote,
                 )
             )
         if not deals:

@@ -21,6 +21,12 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_connections": ("gauge", "Open connections on the lane."),
     "tagbid_closed_total": ("counter", "Connections closed by us, by reason."),
     "tagbid_budget_micros": ("gauge", "Budget of the day by campaign and state, as this worker knows it."),
+    "tagbid_pace": (
+        "gauge",
+        "How campaigns that do not bid all out are paced: multiplier on value, share of requests.",
+    ),
+    "tagbid_first_price_total": ("counter", "First-price bids by what shaded them."),
+    "tagbid_explored_total": ("counter", "First-price bids whose price was varied to learn from."),
     "tagbid_bidlog_records_total": ("counter", "Records written to the bid log."),
     "tagbid_bidlog_dropped_total": ("counter", "Records the bid log had no room for."),
     "tagbid_notices_total": ("counter", "Notices by kind and result."),

@@ -27,6 +27,7 @@ DEADBAND = 0.02
 DUST = 1e-9  # of a micro: keeps logarithms finite
 TARGET_ETA = 0.1
 TARGET_PRIOR = 5.0  # conversions a cost target is believed to have met before there were any
+SHARE_MIN = 0.001
 THROTTLE = 0.10  # relative step of the pass share per interval
 STALE_S = 60.0
 STALE_DECAY = 0.95  # of k, per minute beyond STALE_S
@@ -129,7 +130,7 @@ def target_step(k: float, goal: float, spent: float, conversions: float, most: f
     return min(most, max(K_MIN, k * math.exp(TARGET_ETA * math.log(goal / cost))))
 
 
-def throttle_step(share: float, target: float, spent: float, least: float = 0.001) -> float:
+def throttle_step(share: float, target: float, spent: float) -> float:
     """The share of auctions a fixed-price campaign bids in after an interval, a tenth up or down.
 
     >>> round(throttle_step(0.5, 100, 200), 3), round(throttle_step(0.5, 100, 50), 3), throttle_step(0.5, 100, 101)
@@ -139,7 +140,7 @@ def throttle_step(share: float, target: float, spent: float, least: float = 0.00
         return share
     if abs(spent - target) <= DEADBAND * target:
         return share
-    return max(least, share * (1 - THROTTLE)) if spent > target else min(1.0, share * (1 + THROTTLE))
+    return max(SHARE_MIN, share * (1 - THROTTLE)) if spent > target else min(1.0, share * (1 + THROTTLE))
 
 
 def faded(pace: Pace, age_s: float) -> Pace:

@@ -16,10 +16,10 @@ from bidder import campaigns, snapshot
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
-from bidder.snapshot import Snapshot
+from bidder.snapshot import Paces, Snapshot
 from bidder.tokens import text_field
 from dmp.errors import TagbidError
-from models import registry
+from models import artefacts, landscape, registry
 from models.registry import BadArtefact
 
 log = logging.getLogger("tagbid.bidder")
@@ -43,13 +43,15 @@ class Serving(Struct, frozen=True):
     made_s: float
 
 
-def load(settings: BidderConfig, public_url: str) -> Serving:
-    """Everything from disk, checked. Raises TagbidError when a part of it cannot be used."""
+def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) -> Serving:
+    """Everything from disk, checked. paces: as in `snapshot.build`. Raises TagbidError when a part cannot be used."""
     portfolio = campaigns.load(Path(settings.campaigns))
     root = Path(settings.models_dir)
     version = registry.current(root, MODEL)
     model = None if version is None else registry.load(root, MODEL, version)
-    made = snapshot.build(portfolio, model, settings, f"{portfolio.digest}/{version or 'no model'}")
+    prices = None if artefacts.current(root, landscape.KIND) is None else landscape.load(root)
+    name = f"{portfolio.digest}/{version or 'no model'}/{'no landscape' if prices is None else prices.version}"
+    made = snapshot.build(portfolio, model, settings, name, prices, paces)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -71,7 +73,8 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
     except OSError as error:
         file = (error.errno,)
     try:
-        return *file, registry.current(Path(settings.models_dir), MODEL)
+        root = Path(settings.models_dir)
+        return *file, registry.current(root, MODEL), artefacts.current(root, landscape.KIND)
     except BadArtefact as error:  # told by `load`, once
         return *file, str(error)
 
@@ -82,6 +85,7 @@ async def follow(
     seen: tuple[object, ...],
     swap: Callable[[Serving], Awaitable[None]],
     metrics: Metrics,
+    paces: Paces | None = None,
 ) -> None:
     """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
@@ -92,7 +96,7 @@ async def follow(
             continue
         seen = found
         try:
-            made = await asyncio.to_thread(load, settings, public_url)
+            made = await asyncio.to_thread(load, settings, public_url, paces)
         except TagbidError as error:
             metrics.counts[bad] += 1
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect

@@ -3,7 +3,7 @@
 Built off the loop, swapped by reference; a request keeps the one it started with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from bidder import indexing
 from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.creatives import Creative
+from bidder.pacing import Pace
 from bidder.pricing import value_micros
 from bidder.targeting import Index
 from dmp import keys
@@ -20,7 +21,18 @@ from dmp.taxonomy import tag_id
 from models import features
 from models.features import Ad
 from models.forest import sigmoid
+from models.landscape import Landscape
 from models.registry import Model
+
+
+class Paces:
+    """How campaigns bid at the moment. of: campaign id -> pace, absent = all out; replaced whole by the pacing loop."""
+
+    __slots__ = ("of",)
+
+    def __init__(self) -> None:
+        self.of: Mapping[str, Pace] = {}
+
 
 SLACK = 1e-12  # exp and the calibration's interpolation are monotone only up to their rounding
 
@@ -32,7 +44,8 @@ class Snapshot(Struct, frozen=True):
     the lowest bits of an index mask are the best candidates. owners: position in `portfolio.campaigns` of an ad's
     campaign; by_ad: that campaign. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
     mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
-    features per ad. version: names this in logs.
+    features per ad. version: names this in logs. landscape: of prices, None = not known. paces: the one part that
+    changes under a snapshot, by reference.
     """
 
     portfolio: Portfolio
@@ -49,6 +62,8 @@ class Snapshot(Struct, frozen=True):
     masks: npt.NDArray[np.uint64] | None
     values: tuple[list[float], ...]
     version: str
+    landscape: Landscape | None
+    paces: Paces
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
         """The ads of some campaigns, for `decide`'s `exhausted`; ids that are not in the portfolio are ignored."""
@@ -58,8 +73,18 @@ class Snapshot(Struct, frozen=True):
         return mask
 
 
-def build(portfolio: Portfolio, model: Model | None, settings: BidderConfig, version: str) -> Snapshot:
-    """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop."""
+def build(
+    portfolio: Portfolio,
+    model: Model | None,
+    settings: BidderConfig,
+    version: str,
+    landscape: Landscape | None = None,
+    paces: Paces | None = None,
+) -> Snapshot:
+    """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
+
+    landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
+    """
     rows = [
         (position, campaign, creative)
         for position, campaign in enumerate(portfolio.campaigns)
@@ -99,6 +124,8 @@ def build(portfolio: Portfolio, model: Model | None, settings: BidderConfig, ver
         masks=None if masks is None else np.ascontiguousarray(masks[order]),
         values=tuple(values[i] for i in order),
         version=version,
+        landscape=landscape,
+        paces=paces or Paces(),
     )
 
 

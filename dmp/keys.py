@@ -11,6 +11,7 @@
 | `gen:live` | string | none | dmp.store | the live generation number |
 | `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
+| `pace:{m<p>}:<campaign>` | string | 2 d | bidder.pacer | how a campaign was paced last |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
 | `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
 | `late:{e<p>}` | stream | until folded in | dmp.consumer | records that only the nightly batch can count |
@@ -139,6 +140,11 @@ def money_partition(campaign: str) -> int:
 def spend(campaign: str, day: int) -> bytes:
     """Spend of one campaign on one day. day: days since 1970-01-01 in the campaign's budget time zone."""
     return b"spend:{m%d}:%d:%d" % (money_partition(campaign), number(campaign), day)
+
+
+def pace(campaign: str) -> bytes:
+    """How a campaign was paced last, for a bidder that starts."""
+    return b"pace:{m%d}:%d" % (money_partition(campaign), number(campaign))
 
 
 def money_mark(campaign: str, event_id: str) -> bytes:

@@ -302,7 +302,7 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
             imp = case.request.imp[0]
             currency = bid_currency(case.request.cur, rates) or "USD"
             floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, rates)
-            priced(0, case.candidates, case.scores, case.seen, snapshot, currency, floor, None)
+            priced(0, case.candidates, case.scores, case.seen, snapshot, currency, floor, None, case.where)
 
     return [
         Step("decide", "whole", len(cases), whole),

@@ -151,31 +151,51 @@ def centre(land: Landscape, context: Context, quality: float) -> float:
     return land.manifest.base + float(land.forest.candidate_scores(mask, land.full, [0], [[]])[0])
 
 
-def shade(land: Landscape | None, context: Context, quality: float, worth: float) -> Shaded:
-    """The bid for an impression worth `worth` (CPM micro-USD, after pacing) where winners pay what they bid."""
-    if land is None or worth <= 0:
-        return Shaded(worth * CONSTANT, "constant", math.nan)
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """What all bids for one impression share. spread: s, 0 without a model. mu: ln CPM micro-USD. paid: share of the
+    bid a winner pays. bounds, ratios: of the segment. knots: calibration of the probability of winning, None = none.
+    """
+
+    constant: float
+    mu: float = 0.0
+    spread: float = 0.0
+    paid: float = 1.0
+    bounds: Sequence[float] = ()
+    ratios: Sequence[float] = ()
+    knots: tuple[list[float], list[float]] | None = None
+
+
+def terms(land: Landscape | None, context: Context, quality: float, constant: float = CONSTANT) -> Terms:
+    """The terms of one impression. constant: share of the value to bid where nothing is known."""
+    if land is None:
+        return Terms(constant)
     made = land.manifest
     exchange = context.exchange
     place = segment(exchange, context.width, context.height)
-    effective = worth / made.paid.get(exchange, 1.0)
+    paid = made.paid.get(exchange, 1.0)
     spread = made.spreads.get(place) or made.spreads.get(exchange)
     if spread is not None:
-        mu = centre(land, context, quality)
-        bid = min(worth, optimum(effective, mu, spread))
-        return Shaded(bid, "model", win_chance(land, exchange, bid, mu, spread))
+        return Terms(constant, centre(land, context, quality), spread, paid, knots=made.chances.get(exchange))
     learnt = made.ratios.get(place) or made.ratios.get(exchange)
-    if learnt is not None:
-        bounds, ratios = learnt
-        return Shaded(worth * ratios[bisect_right(bounds, worth)], "segment", math.nan)
-    return Shaded(worth * CONSTANT, "constant", math.nan)
+    return Terms(constant) if learnt is None else Terms(constant, bounds=learnt[0], ratios=learnt[1])
 
 
-def win_chance(land: Landscape, exchange: str, bid: float, mu: float, spread: float) -> float:
-    """P(m < bid), calibrated on the exchange's wins and losses where there were enough."""
-    raw = phi((math.log(bid) - mu) / spread) if bid > 0 else 0.0
-    knots = land.manifest.chances.get(exchange)
-    return raw if knots is None else float(np.interp(raw, *knots))
+def shade(on: Terms, worth: float) -> Shaded:
+    """The bid for an impression worth `worth` (CPM micro-USD, after pacing) where winners pay what they bid."""
+    if worth <= 0:
+        return Shaded(0.0, "constant", math.nan)
+    if on.spread:
+        bid = min(worth, optimum(worth / on.paid, on.mu, on.spread))
+        return Shaded(bid, "model", chance_of(on, bid))
+    if on.ratios:
+        return Shaded(worth * on.ratios[bisect_right(on.bounds, worth)], "segment", math.nan)
+    return Shaded(worth * on.constant, "constant", math.nan)
+
+
+def chance_of(on: Terms, bid: float) -> float:
+    """P(m < bid), calibrated on the exchange's wins and losses where there were enough; terms of a model only."""
+    raw = phi((math.log(bid) - on.mu) / on.spread) if bid > 0 else 0.0
+    return raw if on.knots is None else float(np.interp(raw, *on.knots))
 
 
 def optimum(worth: float, mu: float, spread: float) -> float:

@@ -1,5 +1,6 @@
 """Requests, campaigns and snapshots with sensible defaults, so that a test shows only what matters to its rule."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from bidder.config import BidderConfig, ExchangeConfig
 from bidder.creatives import Creative
 from bidder.decide import Decision, decide
 from bidder.openrtb import Request
+from bidder.pacing import Pace
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
 from bidder.snapshot import Snapshot
@@ -85,9 +87,11 @@ def decision(
     now_us: int = NOW_US,
     exchange: ExchangeConfig = EXCHANGE,
     exhausted: tuple[str, ...] = (),
+    paces: Mapping[str, Pace] | None = None,
     **settings: Any,
 ) -> Decision:
     """Decide with a snapshot of these campaigns (one plain campaign when none is given)."""
     made = a_snapshot(*(campaigns or (a_campaign(),)), **settings)
+    made.paces.of = paces or {}
     privacy = decide_privacy(request, policy(made.settings))
     return decide(request, privacy, user, made, now_us, exchange, "x", made.mask_of(exhausted))

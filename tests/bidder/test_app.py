@@ -2,6 +2,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import time
 
@@ -17,7 +18,9 @@ from dmp.errors import ConfigError
 from dmp.schema import Tag
 from dmp.store import open_store
 from dmp.taxonomy import tag_id
+from models import landscape_train
 from tests.bidder.running import CAMPAIGNS, CAPPED, IFA, body, body_of_user, running, urls
+from tests.models.price_world import a_log, a_market
 
 TAGGED = CAPPED.replace("capped", "tagged").replace("caps = [{limit = 2, window_s = 86400}]\n", "") + (
     '[campaign.targeting]\ntags = {"interest.travel" = 60}\n'
@@ -340,3 +343,38 @@ async def test_secrets_are_for_the_owner_only(tmp_path, store):
         pass
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").glob("*.key")}
     assert modes == {"token.key": 0o600, "pseudonym.key": 0o600}
+
+
+async def test_a_started_bidder_goes_on_at_the_pace_any_worker_had_reached(tmp_path, store, client):
+    client.set(keys.pace("acme"), b"[0.25,1.0]")
+    async with running(tmp_path, store) as bidder:
+        assert bidder.service.paces.of["acme"].k == 0.25
+        assert (await bidder.a_bid(body(at=2)))["price"] == 0.5  # a quarter of 2.00
+        assert (await bidder.metrics())['tagbid_pace{campaign="acme",what="multiplier"}'] == 0.25
+
+
+async def test_a_published_landscape_is_taken_up_and_a_broken_one_is_not(tmp_path, store):
+    root = tmp_path / "models"
+    async with running(tmp_path, store, reload_s=0.02, explore_share=0.0) as bidder:
+        assert (await bidder.a_bid())["price"] == 1.7  # the constant share of 2.00
+        data = landscape_train.observations(a_log(tmp_path / "log", a_market(3_000)))
+        version = landscape_train.train(data, root, now_us=1_000_000).version
+
+        async def taken_up():
+            return bidder.service.bidder.serving.snapshot.landscape is not None
+
+        await eventually(taken_up)
+        price = (await bidder.a_bid())["price"]
+        assert price < 1.7
+        counts = await bidder.metrics()
+        assert counts['tagbid_first_price_total{by="constant"}'] == 1
+        assert counts['tagbid_first_price_total{by="model"}'] == 1
+        (root / "landscape" / version / "model.txt").write_text("tree")
+        (root / "landscape" / "current").write_text(f"{version}\n\n")  # the pointer moves, its target is broken
+        os.utime(bidder.service.settings.campaigns)
+
+        async def refused():
+            return (await bidder.metrics())['tagbid_snapshot_total{result="failed"}'] > 0
+
+        await eventually(refused)
+        assert (await bidder.a_bid())["price"] == price

@@ -20,6 +20,10 @@ from tests.models.price_world import Market, a_log, a_market, bids_of
 NOW_US = 20_001 * 86_400_000_000
 
 
+def shaded(land: Landscape | None, context: Context, quality: float, worth: float) -> landscape.Shaded:
+    return landscape.shade(landscape.terms(land, context, quality), worth)
+
+
 # ---- the shading table
 
 
@@ -55,7 +59,7 @@ def test_more_worth_is_never_bid_less(worth: float, factor: float, spread: float
 
 
 def test_on_nothing_a_constant_share_is_bid() -> None:
-    found = landscape.shade(None, Context(), math.nan, 1e6)
+    found = shaded(None, Context(), math.nan, 1e6)
     assert (found.bid, found.how) == (850_000.0, "constant")
 
 
@@ -95,9 +99,7 @@ def test_probabilities_of_winning_are_right(land: Landscape) -> None:
     fresh = a_market(4_000, seed=8)
     chances, won = [], []
     for context, m, bid in zip(fresh.contexts, fresh.m, bids_of(fresh, 9), strict=True):
-        place = land.manifest.spreads[landscape.segment("x", context.width, context.height)]
-        mu = landscape.centre(land, context, math.nan)
-        chances.append(landscape.win_chance(land, "x", bid, mu, place))
+        chances.append(landscape.chance_of(landscape.terms(land, context, math.nan), bid))
         won.append(bid >= m)
     p, w = np.array(chances), np.array(won)
     for part in np.array_split(np.argsort(p), 5):
@@ -107,7 +109,7 @@ def test_probabilities_of_winning_are_right(land: Landscape) -> None:
 def test_shading_earns_more_than_any_constant_share(land: Landscape) -> None:
     fresh = a_market(4_000, seed=10)
     worth = np.exp(np.random.default_rng(11).normal(14.3, 0.7, 4_000))
-    made = [landscape.shade(land, c, math.nan, v) for c, v in zip(fresh.contexts, worth.tolist(), strict=True)]
+    made = [shaded(land, c, math.nan, v) for c, v in zip(fresh.contexts, worth.tolist(), strict=True)]
     assert {one.how for one in made} == {"model"}
     bids = np.array([one.bid for one in made])
     ours = float(((worth - bids) * (bids >= fresh.m)).sum())
@@ -119,27 +121,27 @@ def test_shading_earns_more_than_any_constant_share(land: Landscape) -> None:
 
 def test_a_bid_is_never_above_its_worth(land: Landscape) -> None:
     for worth in (1.0, 1e4, 1e6, 1e9):
-        assert landscape.shade(land, Context(exchange="x"), math.nan, worth).bid <= worth
-    assert landscape.shade(land, Context(exchange="x"), math.nan, 0.0).bid == 0.0
+        assert shaded(land, Context(exchange="x"), math.nan, worth).bid <= worth
+    assert shaded(land, Context(exchange="x"), math.nan, 0.0).bid == 0.0
 
 
 def test_an_exchange_it_has_not_seen_gets_the_constant_share(land: Landscape) -> None:
-    assert landscape.shade(land, Context(exchange="y"), math.nan, 1e6).how == "constant"
+    assert shaded(land, Context(exchange="y"), math.nan, 1e6).how == "constant"
 
 
 def test_a_segment_without_a_model_gets_its_ratio(land: Landscape) -> None:
     poor = msgspec.structs.replace(land, manifest=msgspec.structs.replace(land.manifest, spreads={}))
     context = Context(exchange="x", width=300, height=250)
-    found = landscape.shade(poor, context, math.nan, 1.5e6)
+    found = shaded(poor, context, math.nan, 1.5e6)
     assert found.how == "segment"
     assert 0.2 * 1.5e6 <= found.bid <= 1.5e6
-    assert landscape.shade(poor, Context(exchange="x", width=1, height=1), math.nan, 1e6).how == "segment"
+    assert shaded(poor, Context(exchange="x", width=1, height=1), math.nan, 1e6).how == "segment"
 
 
 def test_where_only_a_part_of_the_bid_is_charged_more_is_bid(land: Landscape) -> None:
     mixed = msgspec.structs.replace(land, manifest=msgspec.structs.replace(land.manifest, paid={"x": 0.8}))
     context = Context(exchange="x", domain="s1.example", width=300, height=250, hour=3)
-    plain, more = (landscape.shade(one, context, math.nan, 2e6).bid for one in (land, mixed))
+    plain, more = (shaded(one, context, math.nan, 2e6).bid for one in (land, mixed))
     assert plain < more <= 2e6
 
 

@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+
+from bidder import pacer
+from bidder.budget import DAY_S, Account
+from bidder.pacer import Pacer
+from bidder.pacing import FULL, Pace
+from bidder.quoting import Quote
+from models import landscape
+from models.landscape import Terms
+from tests.bidder.factories import a_campaign
+
+DAY = 20_000
+START_S = DAY * DAY_S
+
+
+def an_account(budget: int = 1_000_000, spent: int = 0, synced_s: float = START_S, campaign: str = "acme") -> Account:
+    account = Account(campaign, DAY, budget)
+    account.spent, account.synced_s = spent, synced_s
+    return account
+
+
+class Day:
+    """One campaign's day: supply that would cost `full` micros a second at full pace."""
+
+    def __init__(self, full: float, kept: dict[str, Pace] | None = None, **fields: object) -> None:
+        self.campaign = (
+            a_campaign(goal="cpc", pacing="even", **fields) if "goal" not in fields else a_campaign(**fields)
+        )
+        self.saved: dict[str, bytes] = {}
+        self.pacer = Pacer(self.saved.__setitem__)
+        self.pacer.configure([self.campaign], kept or {}, START_S)
+        self.account = an_account()
+        self.full = full
+        self.rng = np.random.default_rng(1)
+
+    def run(self, seconds: int, news: bool = True) -> None:
+        """News of the spend come every 15 seconds, as from the store."""
+        for _ in range(seconds):
+            self.now = getattr(self, "now", START_S) + 1
+            pace = self.pacer.of.get("acme", FULL)
+            cost = self.full * pace.k**1.5 * pace.share * self.rng.uniform(0.5, 1.5)
+            self.unsettled = getattr(self, "unsettled", 0.0) + min(cost, self.account.budget - self.account.spent)
+            if news and self.now % 15 == 0:
+                self.account.spent += int(self.unsettled)
+                self.unsettled = 0.0
+                self.account.synced_s = self.now
+            self.pacer.tick([self.account], {"acme": self.campaign}, self.now)
+
+
+def test_a_click_campaign_follows_its_plan_by_the_multiplier() -> None:
+    day = Day(full=200.0)  # 17 budgets a day at full pace
+    day.run(3 * 3600)
+    before = day.account.spent
+    day.run(3 * 3600)
+    spent = day.account.spent - before
+    rest = (1_000_000 - before) * 3 / 21
+    assert spent == pytest.approx(rest, rel=0.15)
+    assert day.pacer.of["acme"].k < 0.5
+    assert day.pacer.of["acme"].share == 1
+
+
+def test_a_fixed_price_campaign_follows_its_plan_by_the_share_of_requests() -> None:
+    day = Day(full=200.0, goal="cpm", pacing="even")
+    day.run(4 * 3600)
+    before = day.account.spent
+    day.run(2 * 3600)
+    assert day.account.spent - before == pytest.approx((1_000_000 - before) * 2 / 20, rel=0.2)
+    assert day.pacer.of["acme"].k == 1
+    assert day.pacer.of["acme"].share < 0.2
+
+
+def test_a_campaign_that_cannot_spend_its_plan_bids_all_out() -> None:
+    day = Day(full=1.0)
+    day.run(3600)
+    assert day.pacer.of == {}
+
+
+def test_as_soon_as_possible_is_not_paced() -> None:
+    paced = Pacer(lambda *_: None)
+    paced.configure([a_campaign(pacing="asap")], {"acme": Pace(0.5)}, START_S)
+    assert paced.of == {}
+
+
+def test_without_news_paces_fade_and_after_ten_minutes_nothing_is_bid() -> None:
+    day = Day(full=200.0, kept={"acme": Pace(0.4, 1.0)})
+    day.run(44)
+    k = day.pacer.of["acme"].k
+    day.run(180, news=False)
+    age_s = day.now - day.account.synced_s
+    assert day.pacer.of["acme"].k == pytest.approx(k * 0.95 ** ((age_s - 60) / 60), rel=0.02)
+    day.run(500, news=False)
+    assert day.pacer.of["acme"] == Pace(0.0, 0.0)
+    day.run(30)
+    assert day.pacer.of["acme"].k > 0.2  # near where it was, once the store tells again
+
+
+def test_silence_is_not_taken_for_no_spend() -> None:
+    day = Day(full=200.0, kept={"acme": Pace(0.4, 1.0)})
+    day.run(44)
+    saved = day.saved["acme"]
+    day.run(50, news=False)
+    assert day.saved["acme"] == saved
+
+
+def test_where_a_pace_was_kept_it_starts_there() -> None:
+    day = Day(full=200.0, kept={"acme": Pace(0.25, 0.5)})
+    assert day.pacer.of["acme"] == Pace(0.25, 0.5)
+
+
+def test_the_first_minute_of_bids_gives_the_pace_of_the_day() -> None:
+    day = Day(full=0.0)
+    terms = Terms(0.85, mu=math.log(1e6), spread=0.5)
+    for _ in range(600):
+        day.pacer.saw("acme", Quote(2e6, 1.0, 1e6, terms=terms))
+    day.run(75)
+    k = day.pacer.of["acme"].k
+    shaded = landscape.shade(terms, 2e6 * k)
+    per_day = (
+        shaded.bid / 1000 * shaded.chance * 600 / 60 * (DAY_S - 60)
+    )  # known once the store told of the 60th second
+    assert per_day == pytest.approx(1_000_000, rel=0.02)
+
+
+def test_a_new_day_starts_at_the_pace_reached() -> None:
+    day = Day(full=200.0)
+    day.run(2 * 3600)
+    k = day.pacer.of["acme"].k
+    day.account = an_account(synced_s=START_S + DAY_S)
+    day.account.day = DAY + 1
+    day.now = START_S + DAY_S
+    day.run(30)
+    assert day.pacer.of["acme"].k == pytest.approx(k, rel=0.35)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{", b"[1]", b"[2.0, 1.0]", b"[0.5, 0.0]", b'["x", 1]', b"[NaN, 1]"])
+def test_what_cannot_be_a_pace_is_none(data: bytes | None) -> None:
+    assert pacer.decode(data) is None
+
+
+def test_a_kept_pace_is_read_back() -> None:
+    assert pacer.decode(pacer.encode(Pace(0.25, 0.5))) == Pace(0.25, 0.5)
+    assert pacer.decode(b"[0.25,0.5]") == Pace(0.25, 0.5)  # as version one wrote it
