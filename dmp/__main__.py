@@ -209,6 +209,8 @@ def run_store(config: ConfigFile = None) -> None:
             pass
 
 
+SCOPES = ("seeds", "events", "tags", "tags.longterm", "tags.realtime", "tags.audiences")
+_SCOPES = ", ".join(SCOPES)
 advertisers = typer.Typer(no_args_is_help=True, help="Who may upload: advertisers and their API keys.")
 app.add_typer(advertisers, name="advertisers")
 seed_files = typer.Typer(no_args_is_help=True, help="Audience seeds.")
@@ -242,13 +244,17 @@ def add_advertiser(
 def add_key(
     advertiser: Annotated[str, typer.Argument(metavar="ID")],
     days: Annotated[int, typer.Option(min=0, help="Days until it expires; 0: when revoked.")] = 0,
+    scope: Annotated[list[str] | None, typer.Option(help=f"What it opens: {_SCOPES}; default seeds.")] = None,
     config: ConfigFile = None,
 ) -> None:
     """Print another API key of an advertiser, which is shown this once."""
+    wanted = scope or ["seeds"]
+    if unknown := set(wanted) - set(SCOPES):
+        raise DmpError(f"no scope {', '.join(sorted(unknown))}; there are {_SCOPES}")
     with catalogue_of(config) as catalogue:
         now_us = time.time_ns() // 1000
         expires_us = now_us + days * 86_400_000_000 if days else 0
-        typer.echo(catalogue.issue_key(advertiser, now_us, expires_us=expires_us))
+        typer.echo(catalogue.issue_key(advertiser, now_us, tuple(wanted), expires_us))
 
 
 @advertisers.command("revoke")
@@ -298,10 +304,15 @@ def upload_seed(
 
 @app.command()
 def serve(config: ConfigFile = None) -> None:
-    """Take seed uploads over HTTP until Ctrl-C or SIGTERM."""
-    from dmp.app import Desk, listening
+    """Take events and seed uploads, and tell tags, over HTTP until Ctrl-C or SIGTERM."""
+    import uvloop
+
+    from dmp import sync
+    from dmp.app import listening
+    from dmp.desk import Desk
 
     settings_ = settings(config)
+    sync.check(settings_.collect.sync)
     ring = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key"))
 
     async def run(desk: Desk) -> None:
@@ -315,7 +326,7 @@ def serve(config: ConfigFile = None) -> None:
     with store.open_store(settings_) as tags, catalogue_of(config) as catalogue:
         client = tags.sync()
         try:
-            asyncio.run(run(Desk(settings_, catalogue, client, ring)))
+            uvloop.run(run(Desk(settings_, catalogue, client, ring, url=tags.url)))
         except OSError as error:
             raise DmpError(f"cannot listen on {settings_.host}:{settings_.port}: {error.strerror or error}") from None
         finally:

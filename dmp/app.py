@@ -5,6 +5,10 @@
 | `POST /v1/advertisers/{advertiser}/seeds?name=` | 202 and what matched; body: CSV (see `dmp.seeds`), plain or gzip |
 | `GET /v1/advertisers/{advertiser}/audiences` | all of the advertiser's audiences |
 | `GET /v1/advertisers/{advertiser}/audiences/{name}` | one |
+| `POST /v1/events` | 202 and what was refused; body: one event, an array, or lines (`dmp.incoming`, `dmp.collect`) |
+| `GET /v1/pixel.gif` | a 1x1 GIF; the event stands in the query (`dmp.pixel`) |
+| `GET /v1/sync/{partner}` | on to a partner with our id, where the user allows it (`dmp.sync`) |
+| `POST /v1/tags:lookup` | what is known of up to 100 users (`dmp.tags_lookup`) |
 | `GET /health` | 200 while the tag store answers |
 
 Every route below an advertiser passes `only_its_own`, which knows the advertiser from the key alone: for another
@@ -15,72 +19,35 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import redis
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from dmp import seeds, store
+from dmp import collect, pixel, seeds, store, sync, tags_lookup
 from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_rate
-from dmp.catalogue import AlreadyThere, Catalogue, Upload
+from dmp.catalogue import AlreadyThere, Upload
 from dmp.config import DmpConfig
-from dmp.limits import Buckets, Rates, Refused, answer, error, take
-from dmp.pseudonym import KeyRing
+from dmp.desk import DESK, PRINCIPAL, Desk
+from dmp.limits import Refused, answer, error, take
 from dmp.schema import IdType
 from dmp.seeds import BadSeed, SeedTooLarge
 
 CHUNK_BYTES = 1 << 16
 MIN_SHARE_PCT, MAX_SHARE_PCT, SHARE_PCT = 0.1, 25.0, 5.0
 UPLOAD_SCOPE = "seeds"
+MACHINES = {"/v1/events": "events", "/v1/tags:lookup": "tags"}
+"""{route for servers: scope of the key it needs}; "tags.realtime" is a part of "tags"."""
+FOR_BROWSERS = frozenset({"/v1/pixel.gif", "/v1/sync/{partner}"})
+"""Routes without a key."""
 T = TypeVar("T")
 _log = logging.getLogger("dmp.app")
 # aiohttp logs malformed HTTP with the bytes it stumbled over, which may be anybody's id (P-60).
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Desk:
-    """What the handlers share."""
-
-    def __init__(
-        self, config: DmpConfig, catalogue: Catalogue, client: redis.Redis, ring: KeyRing, rates: Rates | None = None
-    ) -> None:
-        self.config, self.catalogue, self.client, self.ring = config, catalogue, client, ring
-        self.rates = rates or Rates()
-        self.data_dir = Path(config.data_dir)
-        self.limits = seeds.Limits(unpacked_bytes=config.max_upload_bytes)
-        self.keys = Buckets(self.rates.key_per_s, self.rates.key_burst)
-        self.addresses = Buckets(self.rates.address_per_s, self.rates.address_burst)
-        self._uploading: dict[str, int] = {}
-
-    @contextmanager
-    def upload_slot(self, advertiser: str) -> Iterator[None]:
-        """Hold while an upload runs; raises Refused when the advertiser has enough of them."""
-        running = self._uploading.get(advertiser, 0)
-        if running >= self.rates.uploads:
-            detail = f"{running} uploads are running; wait for one of them"
-            raise Refused(429, "too_many_uploads", detail, {"Retry-After": "10"})
-        self._uploading[advertiser] = running + 1
-        try:
-            yield
-        finally:
-            self._uploading[advertiser] -= 1
-            if not self._uploading[advertiser]:
-                del self._uploading[advertiser]
-
-    def known_users(self) -> Path:
-        """The live generation's tags on this machine; raises Refused before the first build."""
-        path = store.generation_folder(self.config, store.live_generation(self.client)) / "tags.parquet"
-        if not path.exists():
-            raise Refused(503, "no_users", "there are no user tags to match with yet; try again after the next build")
-        return path
-
-
-DESK = web.AppKey("desk", Desk)
 
 
 def make_app(desk: Desk) -> web.Application:
@@ -89,6 +56,10 @@ def make_app(desk: Desk) -> web.Application:
     app.router.add_post("/v1/advertisers/{advertiser}/seeds", upload_seed)
     app.router.add_get("/v1/advertisers/{advertiser}/audiences", list_audiences)
     app.router.add_get("/v1/advertisers/{advertiser}/audiences/{name}", show_audience)
+    app.router.add_post("/v1/events", collect.take_events)
+    app.router.add_get("/v1/pixel.gif", pixel.take_pixel)
+    app.router.add_get("/v1/sync/{partner}", sync.send_on)
+    app.router.add_post("/v1/tags:lookup", tags_lookup.look_up)
     app.router.add_get("/health", health)
     return app
 
@@ -97,6 +68,8 @@ def make_app(desk: Desk) -> web.Application:
 async def listening(desk: Desk) -> AsyncIterator[str]:
     """Serve until left; the URL. Uploads that a killed server left are removed first."""
     seeds.sweep(desk.data_dir)
+    await asyncio.to_thread(desk.pressure.look, desk.client)
+    await desk.lookup.start()
     # Unpacking is bounded in `dmp.seeds`; aiohttp's own would hide the packed size from it.
     runner = web.AppRunner(make_app(desk), auto_decompress=False, access_log=None, logger=_log, shutdown_timeout=10)
     await runner.setup()
@@ -106,6 +79,7 @@ async def listening(desk: Desk) -> AsyncIterator[str]:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         await runner.cleanup()
+        await desk.lookup.close()
 
 
 @web.middleware
@@ -130,23 +104,27 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 @web.middleware
 async def only_its_own(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Rate limits, the key, and the one advertiser the key is for."""
+    """Rate limits, the key with the scope that the route needs, and the one advertiser the key is for."""
     desk = request.app[DESK]
-    take(desk.addresses, request.remote or "")
-    if not request.path.startswith("/v1/"):
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else ""
+    scope = MACHINES.get(route)
+    addresses, keys = (desk.machine_addresses, desk.machine_keys) if scope else (desk.addresses, desk.keys)
+    take(addresses, request.remote or "")
+    if not request.path.startswith("/v1/") or route in FOR_BROWSERS:
         return await handler(request)
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    principal = None
-    if kind.lower() == "bearer":
-        principal = await asyncio.to_thread(desk.catalogue.principal, key.strip(), _now_us())
+    principal = await desk.principal(key.strip(), scope is not None) if kind.lower() == "bearer" else None
     if principal is None:
         detail = "send a valid key as `Authorization: Bearer tb_...`"
         raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
-    take(desk.keys, principal.advertiser)
-    if request.match_info.get("advertiser") != principal.advertiser:
+    take(keys, principal.advertiser)
+    if scope is None and request.match_info.get("advertiser") != principal.advertiser:
         raise web.HTTPNotFound
-    if UPLOAD_SCOPE not in principal.scopes:
-        raise Refused(403, "forbidden", f"this key does not have the scope {UPLOAD_SCOPE!r}; ask for one that has")
+    needed = scope or UPLOAD_SCOPE
+    if not any(held == needed or held.startswith(f"{needed}.") for held in principal.scopes):
+        raise Refused(403, "forbidden", f"this key does not have the scope {needed!r}; ask for one that has")
+    request[PRINCIPAL] = principal
     return await handler(request)
 
 

@@ -25,14 +25,17 @@ class Basis(msgspec.Struct, frozen=True):
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """consent: CONSENT_* bits. cookie: whether our id may be stored in the browser and read back (purpose 1)."""
+    """consent: CONSENT_* bits. cookie: whether our id may be stored in the browser and read back (purpose 1). lookup:
+    whether it may be used to look tags up (purposes 1 and 4).
+    """
 
     consent: int
     cookie: bool
+    lookup: bool
 
 
-NOTHING = Allowed(0, False)
-EVERYTHING = Allowed(CONSENT_ALL, True)
+NOTHING = Allowed(0, False, False)
+EVERYTHING = Allowed(CONSENT_ALL, True, True)
 
 
 def basis(config: CollectConfig) -> Basis:
@@ -69,4 +72,4 @@ def _said(tc_string: str, us: Basis) -> Allowed:
 def _decoded(tc_string: str, vendor: int, declared: Declaration) -> Allowed:
     said = permissions(tcf.decode(tc_string, vendor), declared)
     bits = CONSENT_PROFILE * said.build_profile | CONSENT_MEASURE * said.measure | CONSENT_TRAIN * said.train
-    return Allowed(bits, bool(said.consented & tcf.purpose_bit(1)))
+    return Allowed(bits, bool(said.consented & tcf.purpose_bit(1)), said.use_ids)

@@ -17,9 +17,10 @@ import pytest
 import redis
 
 from dmp import keys, limits
-from dmp.app import Desk, listening, make_app
+from dmp.app import listening, make_app
 from dmp.catalogue import Catalogue, open_catalogue
 from dmp.config import DmpConfig
+from dmp.desk import Desk
 from dmp.limits import Buckets, Rates
 from dmp.pseudonym import KeyRing
 from dmp.store import Store, generation_folder
@@ -290,7 +291,7 @@ def tenant_routes() -> list[tuple[str, str]]:
     return sorted(
         (route.method, route.resource.canonical)
         for route in made.router.routes()
-        if route.resource is not None and route.resource.canonical.startswith("/v1/")
+        if route.resource is not None and route.resource.canonical.startswith("/v1/advertisers/")
     )
 
 

@@ -1,0 +1,100 @@
+"""Events over HTTP into the stream: `POST /v1/events`.
+
+The body is one event, an array of them (`application/json`), or one a line (`application/x-ndjson`), gzip allowed;
+`dmp.incoming` says what an event is. The answer is 202 once the store has acknowledged the good ones, with the others
+told by their place; 400 when none was good. After any other answer the same events may be sent again: copies count
+once. The key's owner is the events' source.
+
+A sender must wait (429 with Retry-After) while its rate is used up or events are not worked off (`dmp.pressure`).
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+from aiohttp import web
+
+from dmp import incoming, keys, limits, streams
+from dmp.desk import DESK, PRINCIPAL, Desk
+from dmp.errors import CorruptRecord
+from dmp.events import Behaviour
+from dmp.incoming import Format, Taken, Unusable
+from dmp.limits import Refused
+from dmp.optout import marks_in
+from dmp.schema import NO_UID, Uid
+
+FORMATS: dict[str, Format] = {
+    "application/json": "json",
+    "text/plain": "json",  # what a browser's sendBeacon says
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+}
+
+
+async def take_events(request: web.Request) -> web.Response:
+    desk, source = request.app[DESK], request[PRINCIPAL].advertiser
+    form = FORMATS.get(request.content_type)
+    if form is None:
+        raise Refused(415, "unsupported", f"the Content-Type is one of {', '.join(FORMATS)}")
+    await ready(desk)
+    body = await limits.body(request, desk.config.collect.max_body_bytes, desk.rates.body_s)
+    try:
+        taken = incoming.take(body, form, source, _now_us(), desk.ring, desk.basis)
+    except Unusable as why:
+        raise Refused(400, why.code, why.detail) from None
+    if taken.events:
+        await asyncio.to_thread(append, desk, taken.events)
+    return limits.answer(202 if taken.events else 400, told(taken))
+
+
+def told(taken: Taken) -> dict[str, Any]:
+    """What a sender learns. error, detail: as in every refusal, where nothing was taken."""
+    refused = [{"index": place, "error": why.code, "detail": why.detail} for place, why in taken.refused]
+    if taken.events:
+        return {"accepted": len(taken.events), "refused": refused}
+    return {"error": "no_event", "detail": "the body holds no good event", "accepted": 0, "refused": refused}
+
+
+async def ready(desk: Desk) -> None:
+    """Raises Refused (429) while senders have to wait, redis.exceptions.RedisError while the store is away."""
+    if desk.pressure.due():
+        await asyncio.to_thread(desk.pressure.look, desk.client)
+    if desk.pressure.wait_s:
+        detail = "more events wait than are worked off; send these again later"
+        raise Refused(429, "busy", detail, {"Retry-After": str(desk.pressure.wait_s)})
+
+
+def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
+    """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all."""
+    gone = opted_out(desk.client, {event.uid for event in happened} - {NO_UID})
+    kept = [without_id(event) if event.uid in gone else event for event in happened]
+    streams.append_events(desk.client, kept, desk.config.stream.partitions, _now_us())
+
+
+def opted_out(client: redis.Redis, uids: Iterable[Uid]) -> set[Uid]:
+    """Those of the users who want no personalised advertising, or are children (P-32); one round trip."""
+    asked = list(uids)
+    pipe = client.pipeline(transaction=False)
+    for uid in asked:
+        pipe.get(keys.audiences(uid))
+    return {uid for uid, record in zip(asked, pipe.execute(), strict=True) if _refuses(record)}
+
+
+def _refuses(record: bytes | None) -> bool:
+    try:
+        return bool(marks_in(record))
+    except CorruptRecord:  # of a later release: what cannot be read may be a refusal
+        return True
+
+
+def without_id(event: Behaviour) -> Behaviour:
+    """The event as it is kept of somebody who may not be known."""
+    return msgspec.structs.replace(event, uid=NO_UID, consent=0, address="", ip="")
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

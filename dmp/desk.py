@@ -1,0 +1,102 @@
+"""What the handlers of `tagbid dmp serve` share: configuration, catalogue, tag store, key ring, limits."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from aiohttp import web
+
+from dmp import permission, seeds, store
+from dmp.catalogue import Catalogue, Principal
+from dmp.config import DmpConfig
+from dmp.limits import Buckets, Rates, Refused
+from dmp.lookup import Lookup
+from dmp.pressure import Pressure
+from dmp.pseudonym import KeyRing
+
+REMEMBERED_S = 0.5  # a revoked key is refused within a second (S-20)
+MAX_REMEMBERED = 10_000
+
+
+class Desk:
+    """What the handlers share."""
+
+    def __init__(
+        self,
+        config: DmpConfig,
+        catalogue: Catalogue,
+        client: redis.Redis,
+        ring: KeyRing,
+        rates: Rates | None = None,
+        url: str = "",
+    ) -> None:
+        """url: of the tag store, where the configuration leaves it to be found."""
+        self.config, self.catalogue, self.client, self.ring = config, catalogue, client, ring
+        self.rates = rates or Rates()
+        self.data_dir = Path(config.data_dir)
+        self.limits = seeds.Limits(unpacked_bytes=config.max_upload_bytes)
+        self.keys = Buckets(self.rates.key_per_s, self.rates.key_burst)
+        self.addresses = Buckets(self.rates.address_per_s, self.rates.address_burst)
+        self.machine_keys = Buckets(self.rates.machine_per_s, self.rates.machine_burst)
+        self.machine_addresses = Buckets(self.rates.machine_per_s, self.rates.machine_burst)
+        self.basis = permission.basis(config.collect)
+        self.pressure = Pressure(config)
+        self.lookup = Lookup(url or config.redis_url, stall_s=1.0)
+        self._audiences: dict[str, tuple[float, dict[int, str]]] = {}
+        self._known: dict[str, tuple[float, Principal]] = {}
+        self._uploading: dict[str, int] = {}
+
+    async def principal(self, key: str, remembered: bool) -> Principal | None:
+        """Who a key speaks for, None for none. remembered: as of at most REMEMBERED_S ago will do."""
+        now_s = time.monotonic()
+        until_s, known = self._known.get(key, (0.0, None)) if remembered else (0.0, None)
+        if known is not None and now_s < until_s:
+            return known
+        found = await asyncio.to_thread(self.catalogue.principal, key, time.time_ns() // 1000)
+        if found is None:
+            self._known.pop(key, None)
+        else:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[key] = (now_s + REMEMBERED_S, found)
+        return found
+
+    async def audiences_of(self, advertiser: str) -> dict[int, str]:
+        """{number: name} of an advertiser's own audiences, as of at most REMEMBERED_S ago."""
+        now_s = time.monotonic()
+        until_s, known = self._audiences.get(advertiser, (0.0, {}))
+        if now_s >= until_s:
+            found = await asyncio.to_thread(self.catalogue.audiences, advertiser)
+            known = {audience.number: audience.name for audience in found}
+            self._audiences[advertiser] = (now_s + REMEMBERED_S, known)
+        return known
+
+    @contextmanager
+    def upload_slot(self, advertiser: str) -> Iterator[None]:
+        """Hold while an upload runs; raises Refused when the advertiser has enough of them."""
+        running = self._uploading.get(advertiser, 0)
+        if running >= self.rates.uploads:
+            detail = f"{running} uploads are running; wait for one of them"
+            raise Refused(429, "too_many_uploads", detail, {"Retry-After": "10"})
+        self._uploading[advertiser] = running + 1
+        try:
+            yield
+        finally:
+            self._uploading[advertiser] -= 1
+            if not self._uploading[advertiser]:
+                del self._uploading[advertiser]
+
+    def known_users(self) -> Path:
+        """The live generation's tags on this machine; raises Refused before the first build."""
+        path = store.generation_folder(self.config, store.live_generation(self.client)) / "tags.parquet"
+        if not path.exists():
+            raise Refused(503, "no_users", "there are no user tags to match with yet; try again after the next build")
+        return path
+
+
+DESK = web.AppKey("desk", Desk)
+PRINCIPAL = web.RequestKey("principal", Principal)
+"""Who is asking, on every request that needs a key."""
