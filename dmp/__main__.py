@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dmp import (
+    archive_commands,
     audience_commands,
     brushing_commands,
     commands,
@@ -191,6 +192,7 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
 app.add_typer(taxonomy_commands.app, name="taxonomy")
 app.add_typer(stream_commands.app, name="stream")
 app.add_typer(audience_commands.app, name="audience")
+app.command("archive")(archive_commands.archive)
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from dmp import incoming, keys, limits, streams
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.errors import CorruptRecord
-from dmp.events import Behaviour
+from dmp.events import Behaviour, unpack_ids
 from dmp.incoming import Format, Taken, Unusable
 from dmp.limits import Refused
 from dmp.optout import marks_in
@@ -70,8 +70,9 @@ async def ready(desk: Desk) -> None:
 
 def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
     """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all."""
-    gone = opted_out(desk.client, {event.uid for event in happened} - {NO_UID})
-    kept = [without_id(event) if event.uid in gone else event for event in happened]
+    persons = [{event.uid, *(uid for _, uid in unpack_ids(event.ids))} for event in happened]
+    gone = opted_out(desk.client, set().union(*persons) - {NO_UID})
+    kept = [event if gone.isdisjoint(ids) else without_id(event) for event, ids in zip(happened, persons, strict=True)]
     streams.append_events(desk.client, kept, desk.config.stream.partitions, _now_us())
 
 
@@ -93,7 +94,7 @@ def _refuses(record: bytes | None) -> bool:
 
 def without_id(event: Behaviour) -> Behaviour:
     """The event as it is kept of somebody who may not be known."""
-    return msgspec.structs.replace(event, uid=NO_UID, consent=0, address="", ip="")
+    return msgspec.structs.replace(event, uid=NO_UID, consent=0, ids=b"", address="", ip="")
 
 
 def _now_us() -> int:

@@ -1,8 +1,9 @@
 """What a site, an app or a server sends about its users -> behaviour events, each item judged by itself.
 
-An item is one JSON object: `kind`, `event_id`, `id` with its `id_type` (see `dmp.schema.IdType`), what the event may be
-used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC string), and the fields of its kind as
-`dmp.events` has them. `time_us` may be left out and is then now. Fields we do not know are dropped.
+An item is one JSON object: `kind`, `event_id`, `id` with its `id_type` (see `dmp.schema.IdType`), `ids` with further
+ids of the same person (a list of the same pairs), what the event may be used for (`consent` bits, or `gdpr` and
+`gdpr_consent` with the user's TC string), and the fields of its kind as `dmp.events` has them. `time_us` may be left
+out and is then now. Fields we do not know are dropped.
 
 Nothing raw leaves this file: an id becomes its pseudonym; addresses become marks; an event id, which senders make
 of what they have, is kept as a keyed digest, which also keeps two sources with the same numbers apart (P-60). An
@@ -11,7 +12,7 @@ event that may not build a profile is kept without any of them (P-16).
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -19,11 +20,12 @@ from dmp import events, permission
 from dmp.events import CONSENT_ALL, CONSENT_MEASURE, CONSENT_PROFILE, Behaviour
 from dmp.permission import Basis
 from dmp.pseudonym import KeyRing
-from dmp.schema import NO_UID, IdType
+from dmp.schema import ID_TYPES, NO_UID, IdType, Uid
 
 Format = Literal["json", "ndjson"]
 MAX_ITEMS = 1_000  # of one request
 MAX_TEXT_CHARS = 512
+MAX_FURTHER_IDS = 7
 MAX_TC_CHARS = 8_192
 MAX_NUMBER = 2**53 - 1  # what every JSON writer can say exactly
 AHEAD_US = 300_000_000  # clocks of different machines agree to five minutes
@@ -44,7 +46,6 @@ MARKED: tuple[Literal["address", "ip"], ...] = ("address", "ip")
 UNSTORED = {*MARKED, "event_id"}  # as text
 _STRUCTS = {events.kind_of(member): member for member in get_args(Behaviour)}
 _FIELDS = {kind: frozenset(field.name for field in msgspec.structs.fields(struct)) for kind, struct in _STRUCTS.items()}
-_ID_TYPES = frozenset(get_args(IdType))
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.")
 _DEVICE = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
@@ -90,7 +91,8 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
     if not isinstance(kind, str) or kind not in _STRUCTS:
         raise Unusable("unknown_kind", f"kind is one of {', '.join(_STRUCTS)}")
     consent = _consent(item, us)
-    fields = {name: _checked(name, item[name]) for name in _FIELDS[kind] & item.keys() if item[name] is not None}
+    said = (_FIELDS[kind] & item.keys()) - {"ids"}
+    fields = {name: _checked(name, item[name]) for name in said if item[name] is not None}
     given = fields.get("event_id")
     if not isinstance(given, str) or not given:
         raise Unusable("missing_event_id", "event_id is a text that is unique at its source; copies count once")
@@ -98,10 +100,12 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
     for name in MARKED:
         if isinstance(fields.get(name), str):
             fields[name] = ring.mark(name, fields[name]) if named else ""
+    ids = _ids(item, ring) if named else []
     fields |= {
         "kind": kind,
         "event_id": ring.event_id(source, given),
-        "uid": _uid(item, ring) if named else NO_UID,
+        "uid": ids[0][1] if named else NO_UID,
+        "ids": events.pack_ids(ids),
         "time_us": _time(fields.get("time_us", now_us), now_us),
         "source": source,
         "consent": consent,
@@ -142,16 +146,28 @@ def _consent(item: dict[str, Any], us: Basis) -> int:
     return permission.stated(consent, gdpr, text or "", us)
 
 
-def _uid(item: dict[str, Any], ring: KeyRing) -> bytes:
-    id_type, raw = item.get("id_type", "cookie"), item.get("id")
-    if not isinstance(id_type, str) or id_type not in _ID_TYPES:
-        raise Unusable("unknown_id_type", f"id_type is one of {', '.join(sorted(_ID_TYPES))}")
+def _ids(item: dict[str, Any], ring: KeyRing) -> list[tuple[IdType, Uid]]:
+    """The item's own id, then the further ones, each once."""
+    further = item.get("ids") or []
+    if (
+        not isinstance(further, list)
+        or len(further) > MAX_FURTHER_IDS
+        or not all(isinstance(one, dict) for one in further)
+    ):
+        raise Unusable("bad_id", f"ids is a list of at most {MAX_FURTHER_IDS} objects with id and id_type")
+    return list(dict.fromkeys(_id(one, ring) for one in (item, *further)))
+
+
+def _id(one: dict[str, Any], ring: KeyRing) -> tuple[IdType, Uid]:
+    id_type, raw = one.get("id_type", "cookie"), one.get("id")
+    if not isinstance(id_type, str) or id_type not in ID_TYPES:
+        raise Unusable("unknown_id_type", f"id_type is one of {', '.join(ID_TYPES)}")
     if raw is None:
         raise Unusable("missing_id", "say whose event this is: id and id_type")
-    uid = ring.uid(cast("IdType", id_type), raw) if isinstance(raw, str) else None
+    uid = ring.uid(id_type, raw) if isinstance(raw, str) else None
     if uid is None:
         raise Unusable("bad_id", "id is no id of its type: blank, all zeros, a placeholder, or malformed")
-    return uid
+    return id_type, uid
 
 
 def _time(time_us: Any, now_us: int) -> int:

@@ -1,7 +1,7 @@
 """A running `tagbid dmp serve` inside a test: real sockets, a real store, a source with keys of every scope."""
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from dmp.app import listening
 from dmp.catalogue import Catalogue, open_catalogue
 from dmp.config import CollectConfig, DmpConfig
 from dmp.desk import Desk
-from dmp.events import Behaviour
 from dmp.limits import Rates
 from dmp.pseudonym import KeyRing
 from dmp.store import Store
@@ -54,16 +53,11 @@ class Door:
         status, answer, got = await self.ask("POST", "/v1/events", data, bearer)
         return status, json.loads(answer), got
 
-    def stream(self) -> list[Behaviour]:
+    def stream(self) -> list[Any]:
         """Every event that the store holds."""
         partitions = DmpConfig().stream.partitions
         entries = [entry for p in range(partitions) for entry in self.client.xrange(keys.events(p))]
-        return [events.decode(record) for _, fields in entries for record in values(fields)]
-
-
-def values(fields: Any) -> Iterable[bytes]:
-    """Records of an entry."""
-    return fields.values() if isinstance(fields, dict) else fields[1::2]
+        return [events.decode(record) for _, fields in entries for record in fields.values()]
 
 
 @asynccontextmanager

@@ -152,6 +152,20 @@ def test_an_events_id_is_kept_as_a_digest_of_its_own_source() -> None:
 
 
 @pytest.mark.rule("P-60")
+def test_further_ids_of_the_person_become_pseudonyms() -> None:
+    found = one(ids=[{"id": "jo@example.com", "id_type": "email"}, {"id": "c-77"}])
+    cookie, email = RING.uid("cookie", "c-77"), RING.uid("email", "jo@example.com")
+    assert (found.uid, events.unpack_ids(found.ids)) == (cookie, [("cookie", cookie), ("email", email)])
+    assert one(ids=[]).ids == b""
+    assert one(ids=[{"id": "jo@example.com", "id_type": "email"}], consent=0).ids == b""
+
+
+@pytest.mark.parametrize("ids", ["AAAA", 5, [5], [{"id": "null"}], [{"id": "a", "id_type": "x"}], [{"id": "a"}] * 8])
+def test_further_ids_that_are_none_are_refused(ids: Any) -> None:
+    assert code(ids=ids) in ("bad_id", "unknown_id_type")
+
+
+@pytest.mark.rule("P-60")
 def test_addresses_become_marks() -> None:
     found = one(ip="192.0.2.7", address="1 High St.")
     assert (found.ip, found.address) == (RING.mark("ip", "192.0.2.7"), RING.mark("address", "1 high st"))

@@ -1,0 +1,239 @@
+"""The archive: the event stream as Parquet files that `tagbid dmp build` reads, each acknowledged event once.
+
+    <folder>/kind=view/date=2026-11-26/hour=17/000042-3.parquet     batch 42, its file 3; by time of the event, UTC
+    <folder>/archive.json                                           what is archived (`State`)
+    <folder>/.staging/000042/3.parquet.part                         a batch that is being written
+
+A batch is written to the staging folder first; then `archive.json` is replaced by one that has the batch's last stream
+positions and the list of its files; then the files are renamed into their places, and only then are the entries
+acknowledged, which lets them be trimmed. `archive.json` decides: a restart finishes the renames it names, throws other
+staged files away, and acknowledges redelivered entries that it knows as archived. So a kill at any moment loses no
+event and writes none twice.
+
+Events too late for the real-time tags are in the stream like all others and so reach the nightly build.
+"""
+
+import fcntl
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import redis
+
+from dmp import events, keys, streams
+from dmp.errors import CorruptRecord, DmpError
+from dmp.events import Behaviour
+
+CONSUMER = "archiver"  # one at a time (the folder's lock), so that it finds its own unfinished entries again
+READ_ENTRIES = 500  # of one partition and read
+HOUR_US = 3_600_000_000
+STATE, STAGING, LOCK = "archive.json", ".staging", "archive.lock"
+Positions = dict[Any, Any]  # {stream key: the id to read on from}
+_ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), bytes: pa.binary()}
+
+
+class AnotherArchiver(DmpError):
+    """The folder is being written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"another archiver writes into {folder}; stop it, or choose another folder with --into")
+
+
+class State(msgspec.Struct, frozen=True):
+    """`archive.json`. batch: number of the last one. positions: {partition: id of its last archived entry}. moves: the
+    last batch's files, from where they were staged to where they belong, under the folder. events: all archived.
+    """
+
+    batch: int = 0
+    positions: dict[int, str] = {}
+    moves: tuple[tuple[str, str], ...] = ()
+    events: int = 0
+
+
+class Entry(NamedTuple):
+    """A stream entry with its events."""
+
+    partition: int
+    id: str
+    events: list[Behaviour]
+
+
+class Archive:
+    """An open archive folder and the stream it is filled from. Raises AnotherArchiver."""
+
+    def __init__(self, folder: Path, client: redis.Redis, partitions: int) -> None:
+        self._folder, self._client, self._partitions = folder, client, partitions
+        self.state = recovered(folder)
+        self.waiting: list[Entry] = []
+        self.rows = 0
+        streams.ensure_groups(client, partitions)
+        self._take_back()
+
+    def read(self, block_ms: int) -> int:
+        """Take what is new in the stream, waiting up to block_ms for something; returns how many events that were."""
+        wanted: Positions = {keys.events(partition): ">" for partition in range(self._partitions)}
+        return self._take(self._deliver(wanted, block_ms))
+
+    def flush(self) -> int:
+        """Archive what was read; returns how many events that were."""
+        if not self.waiting:
+            return 0
+        positions, batch = dict(self.state.positions), self.state.batch + 1
+        for entry in self.waiting:
+            positions[entry.partition] = entry.id
+        moves = staged(self._folder, batch, [event for entry in self.waiting for event in entry.events])
+        self.state = State(batch, positions, moves, self.state.events + self.rows)
+        replace(self._folder / STATE, msgspec.json.encode(self.state))
+        finish(self._folder, moves)
+        self._acknowledge([(entry.partition, entry.id) for entry in self.waiting])
+        archived, self.waiting, self.rows = self.rows, [], 0
+        return archived
+
+    def _take_back(self) -> None:
+        """Read again what was delivered and not acknowledged: what is archived is acknowledged, the rest waits."""
+        after: Positions = dict.fromkeys(map(keys.events, range(self._partitions)), "0")
+        while after:
+            found = self._deliver(after, None)
+            after = {key: entries[-1][0].decode() for key, entries in found if entries}
+            self._take(found)
+
+    def _deliver(self, wanted: Positions, block_ms: int | None) -> list[Any]:
+        found: Any = self._client.xreadgroup(
+            streams.ARCHIVE,
+            CONSUMER,
+            wanted,
+            count=READ_ENTRIES,
+            block=block_ms,
+        )
+        return list(found)
+
+    def _take(self, found: Iterable[Any]) -> int:
+        known, before = [], self.rows
+        partitions = {keys.events(partition): partition for partition in range(self._partitions)}
+        for key, entries in found:
+            partition = partitions[key]
+            last = streams.parse_id(self.state.positions.get(partition, "0-0"))
+            for raw, fields in entries:
+                entry = raw.decode()
+                if streams.parse_id(entry) <= last:
+                    known.append((partition, entry))
+                elif fields:
+                    happened = [events.decode(record) for record in fields.values()]
+                    self.waiting.append(Entry(partition, entry, happened))  # type: ignore[arg-type]
+                    self.rows += len(happened)
+        self._acknowledge(known)
+        return self.rows - before
+
+    def _acknowledge(self, entries: Sequence[tuple[int, str]]) -> None:
+        by_partition: dict[int, list[str]] = defaultdict(list)
+        for partition, entry in entries:
+            by_partition[partition].append(entry)
+        pipe = self._client.pipeline(transaction=False)
+        for partition, ids in by_partition.items():
+            pipe.xack(keys.events(partition), streams.ARCHIVE, *ids)
+        pipe.execute()
+        for partition in by_partition:
+            streams.trim(self._client, partition)
+
+
+@contextmanager
+def opened(folder: Path, client: redis.Redis, partitions: int) -> Iterator[Archive]:
+    """The archive in a folder, which is made when absent; nobody else may write there as long as the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnotherArchiver(folder) from None
+        yield Archive(folder, client, partitions)
+
+
+def recovered(folder: Path) -> State:
+    """What is archived, once what a dead archiver began is finished or thrown away. Raises CorruptRecord."""
+    try:
+        state = msgspec.json.decode((folder / STATE).read_bytes(), type=State)
+    except FileNotFoundError:
+        state = State()
+    except msgspec.DecodeError as error:
+        raise CorruptRecord(f"{folder / STATE} cannot be read: {error}; restore it, or archive elsewhere") from None
+    finish(folder, state.moves)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    return state
+
+
+def staged(folder: Path, batch: int, happened: Iterable[Behaviour]) -> tuple[tuple[str, str], ...]:
+    """Write a batch's files to the staging folder; returns the moves that bring them to their places."""
+    places: dict[tuple[type, int], list[Behaviour]] = defaultdict(list)
+    for event in happened:
+        places[type(event), event.time_us // HOUR_US].append(event)
+    staging = folder / STAGING / f"{batch:06}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    moves = []
+    for number, ((kind, hour), rows) in enumerate(
+        sorted(places.items(), key=lambda item: (item[0][1], str(item[0][0])))
+    ):
+        part = staging / f"{number}.parquet.part"
+        pq.write_table(table(kind, rows), part, compression="zstd")
+        sync(part)
+        when = datetime.fromtimestamp(hour * 3600, UTC)
+        place = f"kind={events.kind_of(kind)}/date={when:%Y-%m-%d}/hour={when:%H}/{batch:06}-{number}.parquet"
+        moves.append((str(part.relative_to(folder)), place))
+    sync(staging)
+    return tuple(moves)
+
+
+def finish(folder: Path, moves: Iterable[tuple[str, str]]) -> None:
+    """Rename a batch's files into their places, those that are not there yet."""
+    for part, place in moves:
+        target = folder / place
+        if (folder / part).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / part).replace(target)
+            sync(target.parent)
+
+
+def table(kind: type, rows: Sequence[Behaviour]) -> pa.Table:
+    """Events of one kind as Arrow, a column per field."""
+    fields = msgspec.structs.fields(kind)
+    columns = {field.name: pa.array([getattr(row, field.name) for row in rows], arrow(field.type)) for field in fields}
+    columns["uid"] = columns["uid"].cast(pa.binary(16))
+    return pa.table({"kind": pa.array([events.kind_of(kind)] * len(rows)), **columns})
+
+
+def arrow(kind: Any) -> pa.DataType:
+    """The column type of a field's type.
+
+    >>> arrow(float | None), arrow(int)
+    (DataType(double), DataType(int64))
+    """
+    if kind in _ARROW:
+        return _ARROW[kind]
+    inner = [member for member in get_args(kind) if member is not type(None)]
+    return pa.float64() if inner == [float] else pa.string()  # else a Literal of texts
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Make a file hold `data`, on disk, or leave it as it was."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(data)
+    sync(draft)
+    draft.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
