@@ -7,6 +7,7 @@ stop accepting, answer what has arrived, hand back unused budget, write the log 
 
 import asyncio
 import gc
+import hmac
 import logging
 import signal
 import time
@@ -26,6 +27,8 @@ from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
 from bidder.campaigns import Campaign
 from bidder.config import BidderConfig
+from bidder.conversions import Conversions, Told
+from bidder.creatives import CLICK_ID
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
@@ -63,6 +66,7 @@ PIXEL = bytes.fromhex(
 )
 ROUTES: Mapping[str, Kind] = {
     "/win": "win", "/bill": "billing", "/loss": "loss", "/imp": "impression", "/click": "click",
+    "/view": "viewable", "/vast": "progress",
 }  # fmt: skip
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -108,6 +112,9 @@ class Service:
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
         self.paces = Paces()
         self.pacer = Pacer(self._keep_pace)
+        self.conversions = Conversions(
+            self.link, self.signer, self.budgets.now_s, settings, self.metrics, self.bidlog.put
+        )
         self._worker = worker
         self._stack: list[Callable[[], Awaitable[object]]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,6 +183,7 @@ class Service:
         self._listener = listener
         self._tasks += [
             asyncio.create_task(self._ticks(), name="ticks"),
+            asyncio.create_task(self._deferred(), name="deferred"),
             asyncio.create_task(self._sweeps(), name="sweeps"),
         ]
         self.pressure.start()
@@ -260,6 +268,13 @@ class Service:
             self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s())
             self.paces.of = self.pacer.of
 
+    async def _deferred(self) -> None:
+        """What browsers told while the store was away is booked when it is back: no browser tells it twice."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.link.up:
+                await self.notices.book_deferred()
+
     async def _sweeps(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
@@ -274,7 +289,33 @@ class Service:
             handler = partial(self._notice, kind)
             app.router.add_get(path, handler, allow_head=False)
             app.router.add_post(path, handler)
+        app.router.add_get("/conv", self._pixel_conversion, allow_head=False)
+        for method in ("GET", "POST"):
+            app.router.add_route(method, "/postback/{advertiser}", self._postback)
         return app
+
+    async def _pixel_conversion(self, http: web.Request) -> web.Response:
+        """From the page behind a conversion: always a pixel, whatever came of it."""
+        await self.conversions.book(self.conversions.token(http.query.get("t", "")), http.query)
+        return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
+
+    async def _postback(self, http: web.Request) -> web.Response:
+        """From an advertiser's server: 204 counted once, however often it is told; 503 = tell it again."""
+        advertiser = self.settings.advertisers.get(http.match_info["advertiser"])
+        given = http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if advertiser is None or not hmac.compare_digest(f"Bearer {advertiser.token}".encode(), given):
+            return web.Response(status=401)
+        token = self.conversions.token(http.query.get("t", ""))
+        if token is not None and self._advertiser_of(token.campaign) != http.match_info["advertiser"]:
+            token = None  # a click of somebody else
+        told = await self.conversions.book(token, http.query)
+        status = {Told.FORGED: 403, Told.UNAVAILABLE: 503, Told.BAD_VALUE: 400}.get(told, 204)
+        return web.Response(status=status, headers={"Retry-After": "1"} if status == 503 else None)
+
+    def _advertiser_of(self, campaign: str) -> str:
+        """The advertiser of a campaign; an empty text when it is not in the portfolio."""
+        portfolio = self.bidder.serving.snapshot.portfolio
+        return next((one.advertiser for one in portfolio.campaigns if one.id == campaign), "")
 
     async def _bid(self, http: web.Request) -> web.Response:
         """The ordinary route of a bid: what the lane must equal."""
@@ -320,11 +361,12 @@ class Service:
             landing = self.bidder.serving.landing.get(token.creative)
             if landing is None:
                 return web.Response(status=404, text="this ad is no longer known\n")
+            landing = landing.replace(CLICK_ID, http.query["t"])  # a token: it needs no escaping
             # A person is waiting: the click is let through even when it could not be counted.
             return web.Response(status=302, headers={"Location": landing, **_NO_STORE})
         if result is Result.UNAVAILABLE:
             return web.Response(status=503, headers={"Retry-After": "1"})
-        if kind == "impression":
+        if kind in ("impression", "viewable"):
             return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
         return web.Response(status=204)
 

@@ -32,6 +32,7 @@ from bidder.quoting import Quote
 from bidder.redact import permitted
 from bidder.serving import Serving
 from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
+from bidder.vast import PRICE
 from dmp.events import Bid, Event
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
@@ -269,6 +270,8 @@ class Bidder:
         counts[self._bids_slot] += len(bids)
         counts[self._statuses[OK]] += 1
         body = answer.response(request.id, bids, decision.currency, serving.urls)
+        if endpoint.exchange.price_macro != PRICE:
+            body = body.replace(PRICE.encode(), endpoint.exchange.price_macro.encode())
         self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
         return body
 

@@ -129,6 +129,10 @@ class Budgets:
                 account.shrink = True
                 self._sync(account, again=True)
 
+    def budget(self, campaign: str) -> int:
+        """The daily budget in micros, 0 for a campaign that may not spend."""
+        return self._budgets.get(campaign, 0)
+
     def reserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> bool:
         """Set aside what a bid can cost at most; False when there is not that much, and then nothing changes."""
         day = now_s // DAY_S

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +32,11 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     (the standard's default is 2, second price). event_of_record: the one notice that spends money and counts
     contacts. max_qps: requests a second answered with a decision, all workers together; more get a 204; 0 for no limit.
     utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`. open_bids:
-    bids sent for the open auction of one impression, beside those for its deals.
+    bids sent for the open auction of one impression, beside those for its deals. price_encoding: how prices stand in
+    notices; `google` needs its two keys in base64. price_unit: of that number, a decimal CPM, micros of a CPM or
+    micros of one impression. price_macro: what the exchange replaces with the price. loss_price: whether the price
+    told with a loss is worth learning from. nbr: answer no-bids with 200 and a reason code in place of 204. audits:
+    it shows only creatives it has approved. schain: supply chains that are bid on.
     """
 
     token: str = ""
@@ -42,7 +47,22 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_of_record: Literal["billing", "impression", "win"] = "billing"
     max_qps: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     utc_offset_min: int | None = None
+    price_encoding: Literal["plain", "google"] = "plain"
+    price_encryption_key: str = ""
+    price_integrity_key: str = ""
+    price_unit: Literal["cpm", "micros_cpm", "micros_cpi"] = "cpm"
+    price_macro: str = "${AUCTION_PRICE}"
+    loss_price: Literal["use", "ignore"] = "use"
+    nbr: bool = False
+    audits: bool = False
+    schain: Literal["any", "complete_if_present", "required"] = "complete_if_present"
     open_bids: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+
+
+class AdvertiserConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One advertiser: `[bidder.advertisers.<name>]`. token: bearer secret its server sends with conversions."""
+
+    token: Annotated[str, msgspec.Meta(min_length=16, max_length=256)]
 
 
 class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +91,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `bidder.overload`), more are answered 204. workers: processes that share the port. read_s: longest time a
     request may take to arrive (S-03). idle_s: how long a connection may say nothing. hold_s, app_hold_s,
     instl_hold_s: how long a bid's money stays reserved without a notice, on the web, in an app, for an interstitial.
+
+    conversion_days: how long after its bid a click may convert. advertisers: who may send conversions from a server.
+    trace_token: secret of `X-Tagbid-Trace`, which answers a single request with its trace; empty = no traces.
     """
 
     host: str = "127.0.0.1"
@@ -111,6 +134,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     read_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     idle_s: Annotated[float, msgspec.Meta(gt=0)] = 150.0
+    conversion_days: Annotated[int, msgspec.Meta(ge=1, le=180)] = 30
+    advertisers: dict[str, AdvertiserConfig] = {}
+    trace_token: str = ""
     hold_s: Hold = 120
     app_hold_s: Hold = 600
     instl_hold_s: Hold = 2_400
@@ -127,6 +153,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> B
     if problems:
         raise ConfigError(str(path or files.CONFIG_FILE), problems)
     return found
+
+
+def key_bytes(text: str) -> bytes:
+    """A key as Google shows it: base64, of either alphabet. Raises ValueError."""
+    return urlsafe_b64decode(text.translate(str.maketrans("+/", "-_")).rstrip("=") + "=" * (-len(text.rstrip("=")) % 4))
 
 
 def declaration(config: BidderConfig) -> Declaration:
@@ -161,6 +192,13 @@ def problems_of(config: BidderConfig) -> list[str]:
         where = f"[bidder.exchanges.{name}]"
         if not EXCHANGE_NAME.fullmatch(name):
             problems.append(f"{where} the name stands in its endpoint's path: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        if exchange.price_encoding == "google":
+            try:
+                keys = [key_bytes(text) for text in (exchange.price_encryption_key, exchange.price_integrity_key)]
+            except ValueError:
+                keys = []
+            if [len(key) for key in keys] != [32, 32]:
+                problems.append(f"{where} price_encryption_key and price_integrity_key are 32 bytes each, in base64")
         if exchange.network_ms + exchange.margin_ms >= exchange.default_tmax_ms:
             problems.append(f"{where} network_ms and margin_ms leave nothing of default_tmax_ms to decide in")
     if config.public_url and urlsplit(config.public_url).scheme not in ("http", "https"):

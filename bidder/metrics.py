@@ -32,6 +32,7 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_notices_total": ("counter", "Notices by kind and result."),
     "tagbid_workers": ("gauge", "Worker processes by state."),
     "tagbid_worker_exits_total": ("counter", "Worker processes that ended without being told to."),
+    "tagbid_conversions_total": ("counter", "Conversions told by pixels and servers, by result."),
     "tagbid_snapshot_total": ("counter", "Attempts to load new campaigns or models, by result."),
     "tagbid_snapshot_timestamp_seconds": ("gauge", "When the snapshot in use was made."),
     "tagbid_errors_total": ("counter", "Defects caught at the edge of the process; each is a bug."),

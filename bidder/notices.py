@@ -1,4 +1,4 @@
-"""Win, billing, loss, impression and click: every notice counted once, whoever repeats it (S-11..S-16).
+"""Win, billing, loss, impression, view, playback and click: every notice counted once, whoever repeats it (S-11..S-16).
 
 The token in the URL says which bid it is; one script books it: mark, record in the stream, money (`notices.lua`). Only
 an exchange's event of record spends money and counts a contact, under a mark on the user's own slot. What the
@@ -10,37 +10,41 @@ like any other, because sending it again would not make it right.
 """
 
 import hashlib
-import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-import msgspec
 import redis.exceptions
 
 from bidder import contact
 from bidder.budget import DAY_S, KEEP_S, Budgets, cost_micros
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.metrics import Metrics
+from bidder.prices import PriceUnusable, reported_micros
 from bidder.tokens import ONE_MILLI, SKEW_S, Forged, Signer, Token
+from bidder.vast import EVENTS
 from dmp import events, keys
 from dmp.lookup import Link
 
-Kind = Literal["win", "billing", "loss", "impression", "click"]
-KINDS: tuple[Kind, ...] = ("win", "billing", "loss", "impression", "click")
-BROWSER_KINDS: frozenset[Kind] = frozenset({"impression", "click"})
-VALID_S: Mapping[Kind, int] = {
-    "win": 86_400, "billing": 86_400, "loss": 86_400, "impression": 86_400, "click": 30 * 86_400,
-}  # fmt: skip
+Kind = Literal["win", "billing", "loss", "impression", "click", "viewable", "progress"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+BROWSER_KINDS: frozenset[Kind] = frozenset({"impression", "click", "viewable", "progress"})
+VALID_S: Mapping[Kind, int] = dict.fromkeys(KINDS, 86_400) | {"click": 30 * 86_400}
 """S-11: how long after the bid a notice counts; marks live as long."""
 
+POINTS = frozenset({*EVENTS, "error"})
+"""What `progress` may tell."""
+
+PRICED: frozenset[Kind] = frozenset({"win", "billing", "loss", "impression"})
+"""Notices whose `p` is a price."""
+
+MAX_DEFERRED = 50_000
 STREAM_MAX = 250_000  # entries of one of 16 streams, about 60 MB
 SCRIPT = (Path(__file__).parent / "notices.lua").read_text()
 SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-_NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?", re.ASCII)
 
 
 class Result(IntEnum):
@@ -54,29 +58,9 @@ class Result(IntEnum):
     QUARANTINED = 5
     FORGED = 6
     UNAVAILABLE = 7
-
-
-class PriceUnusable(Exception):
-    """A price that cannot be booked; the message is why."""
-
-
-def price_micros(text: str) -> int:
-    """CPM micros of a price macro's value. Raises PriceUnusable on anything but a number >= 0.
-
-    >>> price_micros("1.25"), price_micros("0.000001"), price_micros("1E-3")
-    (1250000, 1, 1000)
-    """
-    if not text:
-        raise PriceUnusable("empty")
-    if not _NUMBER.fullmatch(text):
-        raise PriceUnusable("unexpanded" if text.startswith(("${", "%24%7B")) else "no number")
-    try:
-        micros = int((Decimal(text) * 1_000_000).to_integral_value())
-    except InvalidOperation:  # more digits than decimals are computed with
-        raise PriceUnusable("no number") from None
-    if micros < 0 or text.startswith("-"):
-        raise PriceUnusable("negative")
-    return micros
+    UNKNOWN = 8
+    OVER_BUDGET = 9
+    DEFERRED = 10
 
 
 class Notices:
@@ -93,6 +77,8 @@ class Notices:
     ) -> None:
         self.contacts_keep_s = contact.KEEP_S
         """The longest live frequency window (P-70)."""
+        self.deferred: deque[tuple[Kind, Token, dict[str, str]]] = deque(maxlen=MAX_DEFERRED)
+        """What a browser told while the store was away; it will not tell it again."""
         self._link = link
         self._signer = signer
         self._budgets = budgets
@@ -118,8 +104,21 @@ class Notices:
         if token is not None and token.browser is not (kind in BROWSER_KINDS):
             token = None
         result = Result.FORGED if token is None else await self._book(kind, token, query)
+        if result is Result.UNAVAILABLE and token is not None and kind in BROWSER_KINDS:
+            self.deferred.append((kind, token, dict(query)))
+            result = Result.DEFERRED
         self._counts[self._slots[kind, result]] += 1
         return result, token
+
+    async def book_deferred(self) -> None:
+        """Book what browsers told while the store was away, in order, until it is away again."""
+        while self.deferred:
+            kind, token, query = self.deferred[0]
+            result = await self._book(kind, token, query)
+            if result is Result.UNAVAILABLE or not self.deferred:
+                return
+            self.deferred.popleft()
+            self._counts[self._slots[kind, result]] += 1
 
     async def _book(self, kind: Kind, token: Token, query: Mapping[str, str]) -> Result:
         price = query.get("p", "").strip()
@@ -136,9 +135,11 @@ class Notices:
         of_record = kind == exchange.event_of_record
         local_micros = paid_micros = 0
         problem = ""
-        if kind != "click":
+        if kind == "progress" and query.get("e") not in POINTS:
+            return Result.UNKNOWN
+        if kind in PRICED and (kind != "loss" or exchange.loss_price == "use"):
             try:
-                local_micros = price_micros(price)
+                local_micros = reported_micros(price, exchange, now_s)
                 if kind != "loss":
                     paid_micros = self._paid_micros(local_micros, token)
             except PriceUnusable as error:
@@ -149,8 +150,8 @@ class Notices:
             problem = ""
         event = _event(kind, token, query, local_micros, int(time.time() * 1e6))
         try:
-            fresh = await self._store(kind, token, events.encode(event), paid_micros, of_record, problem)
-            if of_record and not problem and token.uid is not None and token.counts_contact:
+            fresh, over = await self._store(kind, token, event, paid_micros, of_record, problem, now_s)
+            if of_record and not problem and not over and token.uid is not None and token.counts_contact:
                 await contact.record(
                     self._link,
                     token.uid,
@@ -164,6 +165,8 @@ class Notices:
             return Result.UNAVAILABLE
         if not fresh:
             return Result.DUPLICATE
+        if over:
+            return Result.OVER_BUDGET
         if problem:
             return Result.QUARANTINED
         self._log(lambda: event)
@@ -180,13 +183,24 @@ class Notices:
         return min(paid, token.ceiling_micros)
 
     async def _store(
-        self, kind: Kind, token: Token, record: bytes, paid_micros: int, of_record: bool, problem: str
-    ) -> bool:
-        """Run the booking script and tell the budget; whether this event was new."""
+        self,
+        kind: Kind,
+        token: Token,
+        event: events.Notice,
+        paid_micros: int,
+        of_record: bool,
+        problem: str,
+        now_s: int,
+    ) -> tuple[bool, bool]:
+        """Run the booking script and tell the budget: (whether this event was new, whether the budget had no room).
+
+        A bill that comes after its bid's hold finds its money given to other bids: it is paid only out of what is free.
+        """
         campaign, day = token.campaign, token.issued_s // DAY_S
         spends = of_record and not problem
         settles = spends or kind == "loss"
-        mark = f"{token.bid_id}:{kind}" + (":q" if problem else "")
+        late = spends and now_s >= token.issued_s + token.hold_s
+        mark = event.event_id + (":q" if problem else "")
         arguments = (
             4,
             keys.money_mark(campaign, mark),
@@ -196,20 +210,21 @@ class Notices:
             VALID_S[kind] + SKEW_S,
             reserved_micros(paid_micros, token.multiplier_milli) if spends else 0,
             token.worker,
-            record,
+            events.encode(event),
             STREAM_MAX,
             int(settles),
             "q" if problem else "e",
             KEEP_S,
+            self._budgets.budget(campaign) if late else -1,
         )
         try:
-            fresh, first, lease = await self._link.execute("EVALSHA", SHA1, *arguments)
+            fresh, first, lease, over = await self._link.execute("EVALSHA", SHA1, *arguments)
         except redis.exceptions.NoScriptError:
-            fresh, first, lease = await self._link.execute("EVAL", SCRIPT, *arguments)
+            fresh, first, lease, over = await self._link.execute("EVAL", SCRIPT, *arguments)
         if settles and token.worker == self._budgets.worker:
             reserved = reserved_micros(token.ceiling_micros, token.multiplier_milli)
             self._budgets.settled(campaign, token.issued_s, token.hold_s, reserved, lease, bool(first))
-        return bool(fresh)
+        return bool(fresh), bool(over)
 
 
 def reserved_micros(ceiling_micros: int, multiplier_milli: int = ONE_MILLI) -> int:
@@ -221,12 +236,13 @@ def reserved_micros(ceiling_micros: int, multiplier_milli: int = ONE_MILLI) -> i
     return cost_micros(ceiling_micros * multiplier_milli // 1000)
 
 
-_EVENTS: Mapping[Kind, type[events.Win | events.Billing | events.Impression | events.Click]] = {
+_EVENTS: Mapping[Kind, type[events.Notice]] = {
     "win": events.Win, "billing": events.Billing, "impression": events.Impression, "click": events.Click,
+    "viewable": events.Viewable,
 }  # fmt: skip
 
 
-def _event(kind: Kind, token: Token, query: Mapping[str, str], price: int, now_us: int) -> events.Event:
+def _event(kind: Kind, token: Token, query: Mapping[str, str], price: int, now_us: int) -> events.Notice:
     common = {
         "event_id": f"{token.bid_id}:{kind}",
         "bid_id": token.bid_id,
@@ -238,7 +254,15 @@ def _event(kind: Kind, token: Token, query: Mapping[str, str], price: int, now_u
         "uid": token.uid,
     }
     if kind == "loss":
-        reason = query.get("l", "").strip()
-        known = int(reason) if reason.isascii() and reason.isdigit() and len(reason) <= 5 else 0
-        return msgspec.convert({**common, "reason": known, "min_to_win_micros": price}, events.Loss)
-    return msgspec.convert({**common, "price_micros": price}, _EVENTS[kind])
+        return events.Loss(**common, reason=_code(query.get("l", "")), min_to_win_micros=price)  # type: ignore[arg-type]
+    if kind == "progress":
+        point = query["e"]
+        named = common | {"event_id": f"{token.bid_id}:{point}"}
+        return events.Progress(**named, point=point, code=_code(query.get("c", "")))  # type: ignore[arg-type]
+    return _EVENTS[kind](**common, price_micros=price)  # type: ignore[arg-type]
+
+
+def _code(text: str) -> int:
+    """A reason or error code from a URL; 0 for what is none."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0

@@ -190,6 +190,20 @@ class Click(_Notice, frozen=True, tag="click"):
     """The ad was clicked."""
 
 
+class Viewable(_Notice, frozen=True, tag="viewable"):
+    """At least half of the ad was in view for a second, or two for a video (MRC)."""
+
+
+class Progress(_Notice, frozen=True, tag="progress"):
+    """A video or audio player reached a point: start, firstQuartile, midpoint, thirdQuartile, complete, or error.
+
+    code: of an error (VAST 3.0, 2.4.2.3), 0 = none was told.
+    """
+
+    point: str = ""
+    code: int = 0
+
+
 class Loss(_Notice, frozen=True, tag="loss"):
     """The auction was lost; reason from OpenRTB 3.0, List: Loss Reason Codes."""
 
@@ -198,7 +212,7 @@ class Loss(_Notice, frozen=True, tag="loss"):
 
 
 Behaviour = View | Search | Cart | Purchase | Install | Location | AppUse | Crm | Conversion
-Notice = Win | Billing | Impression | Click | Loss
+Notice = Win | Billing | Impression | Click | Loss | Viewable | Progress
 Event = Behaviour | Bid | Notice
 
 

@@ -1,0 +1,141 @@
+"""Conversions: an advertiser's pixel or server tells that a click of ours led to something, counted once (S-12).
+
+The click redirect puts the click's id, which is the bid's browser token, into the landing address (`${CLICK_ID}`); the
+advertiser hands it back. A pixel (`/conv`) needs nothing else; a server (`/postback/<advertiser>`) also sends the
+advertiser's secret. Orders have ids: an order counts once per campaign, whatever told it how often. What has no
+order id counts once per click.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+import redis.exceptions
+
+from bidder.budget import DAY_S, KEEP_S
+from bidder.config import BidderConfig
+from bidder.metrics import Metrics
+from bidder.notices import SCRIPT, SHA1, STREAM_MAX
+from bidder.prices import PriceUnusable, price_micros
+from bidder.tokens import SKEW_S, Forged, Signer, Token
+from dmp import events, keys
+from dmp.lookup import Link
+from dmp.schema import NO_UID
+
+MAX_ORDER_CHARS = 256
+MAX_VALUE_MICROS = 10**15
+
+
+class Told(StrEnum):
+    """How a conversion ended; the metric label."""
+
+    COUNTED = "counted"
+    DUPLICATE = "duplicate"
+    TEST = "test"
+    LATE = "late"
+    BAD_VALUE = "bad_value"
+    FORGED = "forged"
+    UNAVAILABLE = "unavailable"
+
+
+class Conversions:
+    """Books conversions over the link that notices use."""
+
+    def __init__(
+        self,
+        link: Link,
+        signer: Signer,
+        now_s: Callable[[], int],
+        settings: BidderConfig,
+        metrics: Metrics,
+        log: Callable[[Callable[[], events.Event]], None],
+    ) -> None:
+        self._link = link
+        self._signer = signer
+        self._now_s = now_s
+        self._settings = settings
+        self._log = log
+        self._counts = metrics.counts
+        self._slots = {told: metrics.slot("tagbid_conversions_total", result=told.value) for told in Told}
+
+    def token(self, text: str) -> Token | None:
+        """The click behind an id; None when it is none of ours."""
+        try:
+            token = self._signer.read(text)
+        except Forged:
+            return None
+        return token if token.browser else None
+
+    async def book(self, token: Token | None, query: Mapping[str, str]) -> Told:
+        """One conversion. query: `v` its value and `cur` the currency of that (USD), `o` the order's id; all
+        optional.
+        """
+        told = Told.FORGED if token is None else await self._book(token, query)
+        self._counts[self._slots[told]] += 1
+        return told
+
+    async def _book(self, token: Token, query: Mapping[str, str]) -> Told:
+        if token.test:
+            return Told.TEST
+        now_s = self._now_s()
+        if now_s - token.issued_s > self._settings.conversion_days * DAY_S:
+            return Told.LATE
+        try:
+            value = self._value_micros(query.get("v", "").strip(), query.get("cur", "").strip() or "USD")
+        except PriceUnusable:
+            return Told.BAD_VALUE
+        order = query.get("o", "").strip()[:MAX_ORDER_CHARS]
+        # An order's id is the advertiser's text: only its hash goes into a key (S-22).
+        name = f"order:{hashlib.blake2b(order.encode(), digest_size=16).hexdigest()}" if order else token.bid_id
+        mark = f"{keys.number(token.campaign)}:{name}:conversion"
+        event = events.Conversion(
+            event_id=mark,
+            uid=token.uid or NO_UID,
+            time_us=time.time_ns() // 1000,
+            source="advertiser",
+            consent=events.CONSENT_MEASURE if token.uid is not None else 0,
+            value_micros=value,
+            campaign=token.campaign,
+            bid_id=token.bid_id,
+            order_id=order,
+        )
+        arguments = (
+            4,
+            keys.money_mark(token.campaign, mark),
+            keys.money_mark(token.campaign, f"{token.bid_id}:settled"),
+            keys.spend(token.campaign, token.issued_s // DAY_S),
+            keys.notices(keys.money_partition(token.campaign)),
+            self._settings.conversion_days * DAY_S + SKEW_S,
+            0,
+            token.worker,
+            events.encode(event),
+            STREAM_MAX,
+            0,
+            "e",
+            KEEP_S,
+            -1,
+        )
+        try:
+            try:
+                fresh, *_ = await self._link.execute("EVALSHA", SHA1, *arguments)
+            except redis.exceptions.NoScriptError:
+                fresh, *_ = await self._link.execute("EVAL", SCRIPT, *arguments)
+        except redis.exceptions.RedisError:
+            return Told.UNAVAILABLE
+        if not fresh:
+            return Told.DUPLICATE
+        self._log(lambda: event)
+        return Told.COUNTED
+
+    def _value_micros(self, text: str, currency: str) -> int:
+        """Micro-USD; 0 when no value was told. Raises PriceUnusable on a value nobody can book."""
+        if not text:
+            return 0
+        rate = self._settings.rates.get(currency.upper())
+        if rate is None:
+            raise PriceUnusable("no rate")
+        micros = round(price_micros(text) * rate)
+        if micros > MAX_VALUE_MICROS:
+            raise PriceUnusable("too much")
+        return micros
