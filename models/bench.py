@@ -36,7 +36,14 @@ def _shading(options: Options) -> Iterable[Figure]:
     return shading_bench.figures(options)
 
 
+def _delay(options: Options) -> Iterable[Figure]:
+    from models import delay_bench
+
+    return delay_bench.figures(options)
+
+
 PARTS: dict[str, Part] = {
+    "delay": _delay,
     "shading": _shading,
     "offpolicy": _offpolicy,
 }
