@@ -88,13 +88,14 @@ def bench_command(
     rounds: Annotated[int, typer.Option(min=1, help="turns of each server")] = 5,
     seconds: Annotated[float, typer.Option(min=0.5, help="of load in each turn")] = 4.0,
     campaigns: Annotated[int, typer.Option(min=1, help="campaigns all servers decide about")] = 100,
-    users: Annotated[int, typer.Option(min=100, help="users with tags in the store")] = 20_000,
+    users: Annotated[int, typer.Option(min=100, help="users with tags in the store")] = 100_000,
+    drill_s: Annotated[float, typer.Option("--overload", min=1, help="seconds of twice the possible load")] = 60.0,
 ) -> None:
     """Measure the bidder against the same job done the obvious way: CPU per request, ratios, latency."""
     from loadtest import bench
 
     console = Console(highlight=False)
-    bench.print_tables(console, bench.run(json_out, work, rounds, seconds, campaigns, users, console))
+    bench.print_tables(console, bench.run(json_out, work, rounds, seconds, campaigns, users, console, drill_s))
     console.print(f"figures in {json_out}", markup=False)
 
 

@@ -7,17 +7,16 @@ are compared one by one.
 """
 
 import json
-import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -26,25 +25,17 @@ from dmp.config import DmpConfig
 from dmp.errors import TagbidError
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store, open_store
-from loadtest import floors, generator, machine, scenario, scrape
-from loadtest.children import Child, started, wait_until
-from loadtest.load import Load, Result
+from loadtest import bench_markers, generator, machine, scenario
+from loadtest.bench_servers import BUSY_CAMPAIGNS, MARKERS, PORTS, Server, commands, play, saturate, serving
+from loadtest.load import Load
 from loadtest.scenario import Scenario
-from models import forest
 
-SERVER_CORE = 0  # loaded servers share this core in turns; the generator and the store have the others
 PROBE_RATE = 300  # requests per second when bids are compared: within what any of them can do
 MAX_RATE = 40_000  # more would measure the generator
-CONNECTIONS = 32
 COMPARED = 400
+LATENCIES = ("p50_us", "p99_us", "p999_us")
 ALIKE = ("bidder", "bidder_numpy", "rival", "fastapi")
 """Servers that must make the same bids."""
-PORTS = {
-    name: 8180 + 2 * i
-    for i, name in enumerate(
-        ("bidder", "bidder_numpy", "rival", "fastapi", "aiohttp204", "lane204", "nginx204", "bidder_1k", "bidder_10k")
-    )
-}
 
 
 GOALS = {
@@ -53,6 +44,7 @@ GOALS = {
     "ours_over_aiohttp204": "c <= 2, numpy <= 3.5",
     "floor_over_nginx": ">= 0.7 (requests per CPU second)",
     "campaigns_10k_over_1k": "<= 2",
+    "workers_2_over_1": "<= 1.1",
     "p99_over_rival": "<= 0.5",
     "rival_over_aiohttp204": "<= 25, or the rival is no honest one",
     "fastapi_over_aiohttp204": "<= 35, likewise",
@@ -63,25 +55,24 @@ class Differs(TagbidError):
     """The rival does not make the bids the bidder makes, so their costs cannot be compared."""
 
 
-class Server(msgspec.Struct):
-    """One server under load. cpu_us: CPU per request of each round. rate: requests per second it is offered."""
-
-    name: str
-    url: str
-    child: Child
-    rate: float = 4_000
-    cpu_us: list[float] = []
-    p99_us: list[float] = []
-
-
 def run(
-    out: Path, work: Path, rounds: int, seconds: float, campaigns: int, users: int, console: Console
+    out: Path,
+    work: Path,
+    rounds: int,
+    seconds: float,
+    campaigns: int,
+    users: int,
+    console: Console,
+    drill_s: float = 60.0,
 ) -> dict[str, Any]:
-    """Prepare, compare, measure; writes `out` as JSON and returns it. work: folder for state, emptied first."""
+    """Prepare, compare, measure; writes `out` as JSON and returns it. work: folder for state, emptied first.
+
+    drill_s: how long the bidder is overloaded.
+    """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, mode=0o700)
     with Progress(console=Console(stderr=True)) as bar, ExitStack() as stack:
-        task = bar.add_task("world", total=5 + rounds * len(PORTS))
+        task = bar.add_task("world", total=8 + rounds * (len(PORTS) - len(MARKERS)))
 
         def step(what: str) -> None:
             bar.update(task, advance=1, description=what)
@@ -90,26 +81,31 @@ def run(
         store = stack.enter_context(open_store(config))
         made = prepare(work, config, store, campaigns, users, step)
         servers = [
-            stack.enter_context(_server(name, command, environ, work))
+            stack.enter_context(serving(name, command, environ, work))
             for name, (command, environ) in commands(work, store).items()
         ]
         by_name = {server.name: server for server in servers}
         step("comparing bids")
         for server in servers:
-            _play(server, made.bodies, PROBE_RATE, len(made.bodies) / PROBE_RATE / 3)  # caches warm, budgets leased
+            play(server, made.bodies, PROBE_RATE, len(made.bodies) / PROBE_RATE / 3)  # caches warm, budgets leased
+        timed = [server for server in servers if server.name not in MARKERS]
         same, bid_rate = compare([by_name[name] for name in ALIKE if name in by_name], made.bodies[:COMPARED])
         step("first look")
-        for server in servers:
+        for server in timed:
             for _ in range(2):  # a request costs less the more of them there are, so the rate is found in steps
-                server.rate = min(MAX_RATE, 2e6 / max(1.0, _saturate(server, made.bodies, 1.0)))
+                server.rate = min(MAX_RATE, 2e6 / max(1.0, saturate(server, made.bodies, 1.0)))
         for number in range(rounds):
-            for server in servers:
+            for server in timed:
                 step(f"round {number + 1} of {rounds}: {server.name}")
-                server.cpu_us.append(_saturate(server, made.bodies, seconds))
+                server.cpu_us.append(saturate(server, made.bodies, seconds))
             for server in (by_name[name] for name in ("bidder", "rival")):
                 half = 0.5e6 / statistics.median(server.cpu_us)
-                server.p99_us.append(_p99(_play(server, made.bodies, half, seconds)))
-        found = report(servers, same, bid_rate, campaigns, users, rounds, seconds)
+                latency = play(server, made.bodies, half, seconds).latency_us
+                for figures, q in ((server.p50_us, 50), (server.p99_us, 99), (server.p999_us, 99.9)):
+                    figures.append(float(np.percentile(latency[latency >= 0], q)))
+        found = report(timed, same, bid_rate, campaigns, users, rounds, seconds)
+        found["markers"], nulls = bench_markers.markers(by_name, store, made, bid_rate, campaigns, drill_s, step)
+        found["why_null"] |= nulls
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     return found
@@ -128,93 +124,11 @@ def prepare(
     (work / "campaigns.toml").write_text(text)
     step("model")
     scenario.train(made, text, store, ring, now_us, work / "models")
-    for more in (1_000, 10_000):
+    for more in (1_000, BUSY_CAMPAIGNS, 10_000):
         (work / f"campaigns_{more}.toml").write_text(scenario.portfolio(made, more))
+    (work / "campaigns_free.toml").write_text(scenario.portfolio(made, campaigns, free=campaigns // 2))
     step("servers")
     return made
-
-
-def commands(work: Path, store: Store) -> dict[str, tuple[list[object], dict[str, str]]]:
-    """{server: (command, environment)}; a server that cannot run here is left out."""
-    python = sys.executable
-    bidder = [python, "-m", "bidder", "serve", "--config"]
-    shared = ["--campaigns", work / "campaigns.toml", "--models", work / "models"]
-    shared += ["--key", work / "data" / "pseudonym.key", "--store", store.url]
-    found: dict[str, tuple[list[object], dict[str, str]]] = {
-        "bidder": ([*bidder, configure(work, store, "bidder", "campaigns.toml")], {}),
-        "bidder_numpy": (
-            [*bidder, configure(work, store, "bidder_numpy", "campaigns.toml")],
-            {"TAGBID_KERNEL": "numpy"},
-        ),
-        "rival": ([python, "-m", "loadtest.rival", "--port", PORTS["rival"], *shared, "--log", work / "rival.log"], {}),
-        "fastapi": ([python, "-m", "loadtest.rival_fastapi", "--port", PORTS["fastapi"], *shared], {}),
-        "aiohttp204": ([python, "-m", "loadtest.floors", "aiohttp", "--port", PORTS["aiohttp204"]], {}),
-        "lane204": ([python, "-m", "loadtest.floors", "lane", "--port", PORTS["lane204"]], {}),
-        "bidder_1k": ([*bidder, configure(work, store, "bidder_1k", "campaigns_1000.toml")], {}),
-        "bidder_10k": ([*bidder, configure(work, store, "bidder_10k", "campaigns_10000.toml")], {}),
-    }
-    if forest.kernel() is None:
-        del found["bidder_numpy"]
-    if nginx := shutil.which("nginx"):
-        found["nginx204"] = ([nginx, "-e", "stderr", "-c", floors.nginx(work, PORTS["nginx204"])], {})
-    return found
-
-
-def configure(work: Path, store: Store, name: str, campaigns: str) -> Path:
-    """A bidder's configuration file. Every bidder has a data directory of its own for its log."""
-    data = work / name
-    data.mkdir(mode=0o700)
-    shutil.copy(work / "data" / "pseudonym.key", data)
-    (data / "pseudonym.key").chmod(0o600)
-    path = work / f"{name}.toml"
-    path.write_text(
-        f"[dmp]\ndata_dir = {json.dumps(str(data))}\nredis_url = {json.dumps(store.url)}\n"
-        f"[bidder]\nport = {PORTS[name]}\nadmin_port = {PORTS[name] + 1}\n"
-        f"campaigns = {json.dumps(str(work / campaigns))}\nmodels_dir = {json.dumps(str(work / 'models'))}\n"
-        "gdpr_when_unknown = 'never'\n"
-    )
-    return path
-
-
-@contextmanager
-def _server(name: str, command: Sequence[object], environ: Mapping[str, str], work: Path) -> Iterator[Server]:
-    pinned = ["taskset", "-c", str(SERVER_CORE)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
-    with started(name, [*pinned, *map(str, command)], work / f"{name}.txt", environ) as child:
-        if name == "nginx204":
-            wait_until(child, lambda: (work / "nginx.pid").exists())
-        else:
-            wait_until(child, lambda: "ready" in child.log.read_text(errors="replace"), timeout_s=60)
-        yield Server(name, f"http://127.0.0.1:{PORTS[name]}/bid/{scenario.EXCHANGE}", child)
-
-
-def _play(server: Server, bodies: Sequence[bytes], rate: float, seconds: float) -> Result:
-    """One open-loop burst, Poisson arrivals."""
-    result = generator.play(
-        Load(server.url, bodies, rate=rate, duration_s=seconds, poisson=True, keep_every=0, tmax_ms=1_000)
-    )
-    if result.answered < len(result.status) // 2:
-        raise TagbidError(
-            f"{server.name} answered {result.answered} of {len(result.status)} requests; {server.child.tail()}"
-        )
-    return result
-
-
-def _saturate(server: Server, bodies: Sequence[bytes], seconds: float) -> float:
-    """CPU µs per request with more offered than the server can do, over `CONNECTIONS` connections.
-
-    A request that finds no free connection is not sent, so the server always has work and never a growing queue.
-    """
-    before = scrape.cpu_s([server.child.process.pid])
-    result = generator.play(
-        Load(
-            server.url, bodies, rate=server.rate, duration_s=seconds, keep_every=0, tmax_ms=1_000,
-            connections=CONNECTIONS, max_connections=CONNECTIONS,
-        )
-    )  # fmt: skip
-    spent = scrape.cpu_s([server.child.process.pid]) - before
-    if not result.answered or int((result.status >= 400).sum()):
-        raise TagbidError(f"{server.name} answered with errors or not at all; {server.child.tail()}")
-    return spent * 1e6 / result.answered
 
 
 def compare(servers: Sequence[Server], bodies: Sequence[bytes]) -> tuple[int, float]:
@@ -245,11 +159,6 @@ def _bids(answer: bytes) -> list[tuple[Any, ...]]:
         for seat in found.get("seatbid", ())
         for bid in seat["bid"]
     )
-
-
-def _p99(result: Result) -> float:
-    times = sorted(result.latency_us[result.latency_us >= 0].tolist())
-    return times[int(len(times) * 0.99)] if times else float("nan")
 
 
 def report(
@@ -289,7 +198,14 @@ def report(
                 "cpu_us_min": round(min(server.cpu_us), 1),
                 "cpu_us_max": round(max(server.cpu_us), 1),
                 "requests_per_cpu_s": round(1e6 / statistics.median(server.cpu_us)),
-                "p99_us": round(statistics.median(server.p99_us)) if server.p99_us else None,
+                **{
+                    name: round(statistics.median(figures)) if figures else None
+                    for name, figures in (
+                        ("p50_us", server.p50_us),
+                        ("p99_us", server.p99_us),
+                        ("p999_us", server.p999_us),
+                    )
+                },
             }
             for server in servers
         },
@@ -299,6 +215,7 @@ def report(
             "ours_over_aiohttp204": both("ours", "aiohttp204"),
             "floor_over_nginx": ratio("nginx204", "lane204"),
             "campaigns_10k_over_1k": ratio("bidder_10k", "bidder_1k"),
+            "workers_2_over_1": ratio("bidder_2w", "bidder"),
             "p99_over_rival": round(statistics.median(latency), 3),
             "rival_over_aiohttp204": ratio("rival", "aiohttp204"),
             "fastapi_over_aiohttp204": ratio("fastapi", "aiohttp204"),
@@ -331,7 +248,22 @@ def print_tables(console: Console, found: dict[str, Any]) -> None:
             text += f" ({low:.2f} to {high:.2f})" + (", inconclusive" if low < 1 < high else "")
         ratios.add_row(name, text, GOALS[name])
     console.print(ratios)
+    table = Table("marker", "measured", "goal")
+    for name, value in _flat(found["markers"]):
+        table.add_row(name, "null" if value is None else f"{value:,}", bench_markers.GOALS.get(name, ""))
+    console.print(table)
+    for name, reason in found["why_null"].items():
+        console.print(f"{name} is null: {reason}")
     console.print(
         f"{found['same_bids']} requests: the same bids from both ({found['bid_rate']:.0%} bid on), "
         f"{found['campaigns']} campaigns, {found['users']:,} users, {found['machine']['cpu']}"
     )
+
+
+def _flat(markers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested figures as dotted names; tables of reasons are left to the JSON."""
+    for name, value in markers.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

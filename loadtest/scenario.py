@@ -50,8 +50,10 @@ def make(seed: int, users: int, requests: int) -> Scenario:
     return Scenario(world, drawn, [worlds.request_body(world, drawn, i) for i in range(requests)])
 
 
-def portfolio(scenario: Scenario, campaigns: int) -> str:
+def portfolio(scenario: Scenario, campaigns: int, free: int = 0) -> str:
     """TOML of a portfolio of which about `CANDIDATES` ads fit a request.
+
+    free: so many of the campaigns, the first ones, ask nothing about the user: no tag, no audience, no cap.
 
     Every campaign has two sizes, sites and apps it wants, caps; a third asks for a tag, a tenth for an audience,
     half have hours, and a third pay per click.
@@ -77,10 +79,13 @@ def portfolio(scenario: Scenario, campaigns: int) -> str:
             f"domains = {[names[s] for s in chosen]}",
             f"apps = {[bundles[s] for s in chosen]}",
         ]
+        asks = len(targeting)
         if rng.random() < 0.33:
             targeting.append(f"tags = {{ 'interest.{vertical}' = {int(rng.integers(10, 60))} }}")
         elif rng.random() < 0.1:
             targeting.append("audiences = ['bench/a', 'bench/b']")
+        if i < free:
+            del targeting[asks:]
         if rng.random() < 0.5:
             hours = sorted(int(hour) for hour in rng.choice(24, 21, replace=False))
             targeting.append(f"hours = {hours}")
@@ -88,7 +93,8 @@ def portfolio(scenario: Scenario, campaigns: int) -> str:
             f"[[campaign]]\nid = 'c{i}'\nadvertiser = 'a{i % 40}'\nadomain = 'a{i % 40}.example'\n"
             f"cat = ['{category}']\n"
             f"interest = 'interest.{vertical}'\ngoal = '{'cpc' if per_click else 'cpm'}'\nprice_micros = {price}\n"
-            f"daily_budget_micros = 1000000000000\ncaps = [{{ limit = 20, window_s = 86400 }}]\n"
+            f"daily_budget_micros = 1000000000000\n"
+            f"caps = [{'' if i < free else '{ limit = 20, window_s = 86400 }'}]\n"
             f"targeting = {{ {', '.join(targeting)} }}\n"
         )
         for s in rng.choice(len(SIZES), 2, replace=False, p=shares):

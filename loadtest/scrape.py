@@ -5,12 +5,14 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from dmp.errors import TagbidError
 
 TIMEOUT_S = 5.0
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, proc(5)
 CPU = "process_cpu_seconds_total"
 _NO_BID = re.compile(r'tagbid_no_bid_total\{(?:[^}]*,)?reason="([^"]*)"[^}]*\}')
 
@@ -67,6 +69,27 @@ def no_bid_reasons(before: Mapping[str, float], after: Mapping[str, float]) -> d
         if (match := _NO_BID.fullmatch(name)) and (delta := round(value - before.get(name, 0.0))):
             grown[match.group(1)] = grown.get(match.group(1), 0) + delta
     return dict(sorted(grown.items(), key=lambda item: (-item[1], item[0])))
+
+
+def children(pid: int, listening: int | None = None) -> list[int]:
+    """Child processes of a process; when a port is named, only those that listen on it (TCP over IPv4); Linux only."""
+    found = []
+    for path in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if path.name.isdigit() and int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.name))
+    return found if listening is None else [child for child in found if _listens(child, listening)]
+
+
+def _listens(pid: int, port: int) -> bool:
+    sockets = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(str(path.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(
+        row[3] == _LISTEN and row[1].endswith(f":{port:04X}") and f"socket:[{row[9]}]" in sockets for row in rows
+    )
 
 
 def cpu_s(pids: Iterable[int]) -> float:
