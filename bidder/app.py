@@ -45,7 +45,7 @@ from dmp import keys
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
 from dmp.lookup import Link, Lookup, encode
-from dmp.pseudonym import KeyRing, load_key
+from dmp.pseudonym import key_ring
 from dmp.store import Store
 
 log = logging.getLogger("tagbid.bidder")
@@ -105,7 +105,7 @@ class Service:
         self.report = Reporter()
         self.bidlog = BidLog(data_dir / "bidlog")
         self.signer = Signer(load_keys(data_dir))
-        self.ring = KeyRing(load_key(data_dir / "pseudonym.key"))
+        self.ring = key_ring(data_dir)
         self.endpoints = Endpoints(settings, self.metrics)
         worker = new_worker()
         self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)

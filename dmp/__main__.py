@@ -23,7 +23,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dmp import (
@@ -35,9 +35,9 @@ from dmp import (
     keys,
     optout,
     pseudonym,
+    rights_commands,
     store,
     stream_commands,
-    taxonomy,
     taxonomy_commands,
 )
 from dmp import config as configuration
@@ -130,31 +130,29 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Show what the bidder knows of a user right now."""
+    from dmp import explain
+
     settings_ = settings(config)
     uid = _uid(settings_, raw_id, id_type)
     with store.open_store(settings_) as tags:
-        client = tags.sync()
-        (user,) = store.read_users(client, [uid], int(time.time()))
-        generation = store.live_generation(client)
-    named = {taxonomy.tag_name(tag): score for tag, score in sorted(user.tags.items())}
+        found = explain.explain(settings_, tags.sync(), uid, time.time_ns() // 1000)
     if as_json:
-        typer.echo(
-            msgspec.json.encode(
-                {
-                    "user": keys.text(uid).decode(),
-                    "generation": generation,
-                    "tags": named,
-                    "audiences": sorted(user.audiences),
-                    "contacts": user.contacts,
-                }
-            )
-        )
+        told = msgspec.to_builtins(found) | {
+            "tags": {tag.tag: tag.weight for tag in found.tags},
+            "explained": found.tags,
+        }
+        typer.echo(msgspec.json.encode(told))
         return
-    table = Table("tag", "score", title=f"user {keys.text(uid).decode()}, generation {generation}")
-    for name, score in named.items():
-        table.add_row(name, str(score))
+    title = f"user {found.user}, generation {found.generation}"
+    columns = ("weight", "as of", "source", "half-life", "lives", "made by", "")
+    table = Table(Column("tag", no_wrap=True), *columns, title=title)
+    for tag in (*found.tags, *found.realtime):
+        lasting = (f"{tag.half_life_days} d" if tag.half_life_days else "none", f"{tag.ttl_days} d")
+        made_by = f"{tag.rule} {tag.rule_sha256[:8]}".rstrip()
+        label = f"{tag.label_en} {tag.label_zh}".strip()
+        table.add_row(tag.tag, str(tag.weight), tag.as_of or "now", tag.source, *lasting, made_by, label)
     console.print(table)
-    console.print(f"in {len(user.audiences)} audiences, {sum(c.count for c in user.contacts)} counted contacts")
+    console.print(f"in {len(found.audiences)} audiences, {sum(c.count for c in found.contacts)} counted contacts")
 
 
 @app.command()
@@ -183,7 +181,10 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
         kind = msgspec.convert(id_type, IdType)
     except msgspec.ValidationError:
         raise DmpError(f"id type {id_type!r} is none of {', '.join(IdType.__args__)}") from None  # type: ignore[attr-defined]
-    uid = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key")).uid(kind, raw_id)
+    ring = pseudonym.key_ring(settings_.data_dir)
+    uid = ring.uid(kind, raw_id)
+    if uid is None and ring.pseudonym(kind, raw_id) is not None:
+        raise DmpError("this user was forgotten: nothing is held about them, and nothing will be")
     if uid is None:
         raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
     return uid
@@ -193,6 +194,7 @@ app.add_typer(taxonomy_commands.app, name="taxonomy")
 app.add_typer(stream_commands.app, name="stream")
 app.add_typer(audience_commands.app, name="audience")
 app.command("archive")(archive_commands.archive)
+rights_commands.register(app)
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
 
@@ -315,7 +317,7 @@ def serve(config: ConfigFile = None) -> None:
 
     settings_ = settings(config)
     sync.check(settings_.collect.sync)
-    ring = pseudonym.KeyRing(pseudonym.load_key(Path(settings_.data_dir) / "pseudonym.key"))
+    ring = pseudonym.key_ring(settings_.data_dir)
 
     async def run(desk: Desk) -> None:
         stop = asyncio.Event()
@@ -430,7 +432,7 @@ def replay_quarantine(into: IntoFolder, mapping: MappingName, config: ConfigFile
 
 
 def key_ring(path: Path | None) -> pseudonym.KeyRing:
-    return pseudonym.KeyRing(pseudonym.load_key(Path(settings(path).data_dir) / "pseudonym.key"))
+    return pseudonym.key_ring(settings(path).data_dir)
 
 
 def tell_ingested(report: "Report", seconds: float, into: Path, as_json: bool) -> None:

@@ -194,6 +194,11 @@ class Catalogue:
         with self._engine.connect() as db:
             return [_audience(row) for row in db.execute(statement).mappings()]
 
+    def all_audiences(self) -> list[Audience]:
+        """Of every tenant: for the operator only."""
+        with self._engine.connect() as db:
+            return [_audience(row) for row in db.execute(sql.select(*_FIELDS).order_by(_audiences.c.id)).mappings()]
+
     def audience(self, advertiser: str, name: str) -> Audience | None:
         statement = sql.select(*_FIELDS).where(_audiences.c.advertiser == advertiser, _audiences.c.name == name)
         with self._engine.connect() as db:

@@ -107,7 +107,7 @@ def _typed(settings: DmpConfig, text: str) -> tuple[IdType, Uid]:
     kind = next((kind for kind in ID_TYPES if kind == name), None)
     if not colon or kind is None:
         raise DmpError(f"give an id with its type, as email:ann@example.com; types: {', '.join(ID_TYPES)}")
-    uid = pseudonym.KeyRing(pseudonym.load_key(Path(settings.data_dir) / "pseudonym.key")).uid(kind, raw)
+    uid = pseudonym.key_ring(settings.data_dir).uid(kind, raw)
     if uid is None:
         raise DmpError(f"that is no usable {kind} id (blank, all zeros, a placeholder, or malformed)")
     return kind, uid

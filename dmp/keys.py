@@ -129,6 +129,11 @@ def event_owner(partition: int) -> bytes:
     return b"owner:{e%d}" % partition
 
 
+def rewritten(stream: bytes) -> bytes:
+    """Where a stream is written anew before it takes its name back; in the same slot."""
+    return stream + b":anew"
+
+
 def contact_mark(uid: Uid, event_id: str) -> bytes:
     return b"seen:{%b}:%b" % (text(uid), event_id.encode())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,7 +26,8 @@ from dmp.config import DmpConfig
 from dmp.decisions import decisions_file, read
 from dmp.engine import DuckEngine, Engine, family_sql, query_names
 from dmp.errors import BadEvents, DmpError, StoreUnavailable
-from dmp.grouped import grouped
+from dmp.forgotten import Forgotten
+from dmp.grouped import Grouped, grouped
 from dmp.schema import SOURCES
 from dmp.store import Store, flip, generation_folder, live_generation
 from dmp.tables import EVENT_COLUMNS
@@ -179,10 +181,9 @@ def _publish(
 ) -> Generation:
     started = time.monotonic()
     root = Path(config.data_dir) / "generations"
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_build(root), _patient(store) as client:
+    with only_build(root), _patient(store) as client:
         made = make()
-        tags = grouped(made.tags)
+        tags = _remembered(grouped(made.tags), Forgotten(config.data_dir))
         made = made._replace(tags=tags.table())
         live = live_generation(client)
         before = live_tags(config, client)
@@ -252,6 +253,13 @@ def _patient(store: Store) -> Iterator[redis.Redis]:
         client.close()
 
 
+def _remembered(tags: Grouped, forgotten: Forgotten) -> Grouped:
+    """Without users who were forgotten: event files may have come back from a backup (P-71)."""
+    if not len(forgotten):
+        return tags
+    return tags.some(np.array([user for user in range(tags.users) if tags.uid(user) not in forgotten], np.int64))
+
+
 def _likeness(before: pa.Table | None, users: int, drift: float) -> None:
     if before is not None and users < MIN_USERS_KEPT * len(pc.unique(before["uid"])):
         raise generations.GenerationRefused(
@@ -265,7 +273,9 @@ def _likeness(before: pa.Table | None, users: int, drift: float) -> None:
 
 
 @contextmanager
-def _only_build(root: Path) -> Iterator[None]:
+def only_build(root: Path) -> Iterator[None]:
+    """Hold while generations in the folder `root` are changed; raises DmpError when somebody else does."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (root / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,7 +314,7 @@ def rollback(config: DmpConfig, store: Store) -> int:
     Raises DmpError when there is none, or when a newer build has begun to overwrite it.
     """
     root = Path(config.data_dir) / "generations"
-    with _only_build(root), _patient(store) as client:
+    with only_build(root), _patient(store) as client:
         live = live_generation(client)
         manifest = generation_folder(config, live) / "manifest.json"
         if not manifest.exists():

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import redis
@@ -276,6 +276,13 @@ def read_users(client: redis.Redis, uids: Sequence[Uid], now_s: int) -> list[Use
     for uid in uids:
         pipe.mget(keys.user_keys(uid))
     return [codec.decode_user(values, live, now_s) for values in pipe.execute()]
+
+
+def read_profile(client: redis.Redis, uid: Uid) -> codec.Profile | None:
+    """All that the live generation holds of a user's long-term tags; None when it knows nothing of them."""
+    banks: Any = client.mget(keys.profile(uid, 0), keys.profile(uid, 1))
+    seen = codec.visible(banks[0], banks[1], live_generation(client))
+    return None if seen is None else codec.decode_profile(seen)
 
 
 def forget(client: redis.Redis, uid: Uid) -> int:

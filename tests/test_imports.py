@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 FRONT_ROOM = {
     "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
-    "taxonomy", "catalogue", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
+    "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape", "artefacts"}
 HEAVY = (
