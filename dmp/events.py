@@ -34,6 +34,8 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     region: ISO 3166 code or another label of a place. due_us: end of a contract or date of a replacement, UTC
     microseconds, 0 for none. seller: who sold. address, ip: keyed marks (`dmp.pseudonym`), never the text itself.
     ids: every id of the person that the event told (`pack_ids`), b"" when it told `uid` alone.
+    other: pseudonym of the person the act pays heed to: who is followed or quoted, whose invitation or shared link was
+    taken up; b"" for none.
     """
 
     event_id: str
@@ -54,6 +56,7 @@ class _Behaviour(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field=
     address: str = ""
     ip: str = ""
     ids: bytes = b""
+    other: bytes = b""
 
 
 class View(_Behaviour, frozen=True, tag="view"):

@@ -9,3 +9,6 @@ WEIGHT_COLUMNS = pa.schema(
     [("source", pa.string()), ("event_id", pa.string()), ("weight", pa.float64()), ("reason", pa.string())]
 )
 """reason: codes of what was found, joined by "+", for the manifest."""
+
+NOTES = b"notes"
+"""Key in the metadata of a family's table: JSON that the manifest keeps, what the model found."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import bitmaps, events, generations, persons, tagging
+from dmp import bitmaps, carried, events, generations, persons, tagging
 from dmp.config import DmpConfig
 from dmp.decisions import decisions_file, read
 from dmp.engine import DuckEngine, Engine, family_sql, query_names
@@ -50,6 +50,7 @@ class Generation(msgspec.Struct, frozen=True):
     joined: ids that share their profile with another id of the same person (`dmp.persons`). doubted: {codes of
     `dmp.brushing`: events} that count for less than one, or not at all. excluded: tags that a better one of their
     exclusion group beat. engine: what ran the queries, "" for none. steps: {step or family: seconds}.
+    notes: {family that is a model: what it found}. vectors: ids with a long-term preference.
     """
 
     number: int
@@ -75,6 +76,8 @@ class Generation(msgspec.Struct, frozen=True):
     excluded: int = 0
     engine: str = ""
     steps: dict[str, float] = {}
+    notes: dict[str, msgspec.Raw] = {}
+    vectors: int = 0
 
 
 def live_tags(config: DmpConfig, client: redis.Redis) -> pa.Table | None:
@@ -103,7 +106,9 @@ def build(
         decided = read(decisions_file(config.data_dir))
         with closing(open_engine(config, engine_name)) as engine:
             tagging.scan(engine, paths, now_us, config.build.utc_offset_min)
-            return tagging.make(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress)
+            with store.sync(timeout_s=30.0) as client:
+                before = carried.carried(config, client)
+            return tagging.make(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress, before)
 
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress, engine_name)
 
@@ -163,7 +168,9 @@ def write_events(path: Path, records: Iterable[events.Behaviour]) -> int:
         "VARCHAR": pa.string(), "BLOB": pa.binary(16), "BIGINT": pa.int64(), "INTEGER": pa.int32(),
         "DOUBLE": pa.float64(),
     }  # fmt: skip
-    columns = {name: kinds[kind] for name, (kind, _) in EVENT_COLUMNS.items()} | {"ids": pa.binary()}  # no fixed size
+    columns = {name: kinds[kind] for name, (kind, _) in EVENT_COLUMNS.items()} | dict.fromkeys(
+        ("ids", "other"), pa.binary()
+    )
     schema = pa.schema(list(columns.items()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return len(rows)
@@ -196,6 +203,8 @@ def _publish(
         work.mkdir(mode=0o700)
         pq.write_table(made.tags, work / "tags.parquet.part", compression="zstd")
         (work / "tags.parquet.part").rename(work / "tags.parquet")  # whole, or not there: the next build reads it
+        if made.space is not None:
+            carried.write(work, made.space, made.vectors)
         progress("bitmaps", users, users)
         bitmaps.make(work, tags, now_us)
         others = _others(root, client, live, number)
@@ -206,8 +215,8 @@ def _publish(
             done += count
             progress("publish", done, users + len(others))
 
-        published = generations.publish(client, tags, number, live, others, progress=advance)
-        generations.verify(client, tags, number, others)
+        published = generations.publish(client, tags, number, live, others, vectors=made.vectors, progress=advance)
+        generations.verify(client, tags, number, others, made.vectors)
         counts = {SOURCES[e["values"].as_py()]: e["counts"].as_py() for e in made.tags["source"].value_counts()}
         generation = Generation(
             number=number,
@@ -228,6 +237,8 @@ def _publish(
             excluded=made.excluded,
             engine=engine_name,
             steps=made.steps,
+            notes=made.notes,
+            vectors=len(made.vectors),
             drift=drift,
             written=published.written,
             unchanged=published.unchanged,

@@ -5,6 +5,8 @@ that a bid that names any of them is answered in the one read it may make; an al
 that opted out joins nobody: what it did is not used on other devices, nor the other way round.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -89,6 +91,16 @@ def opted_out(client: redis.Redis, uids: list[Uid]) -> list[Uid]:
             pipe.get(keys.audiences(uid))
         found += [uid for uid, record in zip(asked, pipe.execute(), strict=True) if optout.marks_in(record)]
     return found
+
+
+def of_members(engine: Engine, held: Mapping[Uid, bytes]) -> dict[Uid, bytes]:
+    """What persons hold, as held by each of their ids; those who share no person keep theirs."""
+    shared = engine.sql("SELECT uid, person FROM persons").to_pydict()
+    every = dict(held)
+    for uid, person in zip(shared["uid"], shared["person"], strict=True):
+        if person in held:
+            every[uid] = held[person]
+    return every
 
 
 def _blocked(uids: list[Uid]) -> Records:

@@ -32,18 +32,19 @@ class Space(msgspec.Struct, frozen=True):
     """Vectors of everything one can like.
 
     rows: {tag id (or number of an item): its row}. factors: float32 (rows, DIMENSIONS). gram: factors' transpose
-    times factors, float32 (DIMENSIONS, DIMENSIONS).
+    times factors, float32 (DIMENSIONS, DIMENSIONS). learnt_us: when; vectors of another space point elsewhere.
     """
 
     rows: dict[int, int]
     factors: Floats
     gram: Floats
+    learnt_us: int = 0
 
 
-def space_of(items: Sequence[int], factors: Floats) -> Space:
+def space_of(items: Sequence[int], factors: Floats, learnt_us: int = 0) -> Space:
     """A space from its item numbers and their vectors, in the same order."""
     held = np.ascontiguousarray(factors, np.float32)
-    return Space({item: row for row, item in enumerate(items)}, held, held.T @ held)
+    return Space({item: row for row, item in enumerate(items)}, held, held.T @ held, learnt_us)
 
 
 def unit(vector: Floats) -> Floats | None:
@@ -99,9 +100,13 @@ def instant(
     long: Floats | None,
     recent: Sequence[tuple[int, float]],
     session_acts: float,
-    how: Literal["solve", "mean"] = "solve",
+    how: Literal["mean", "solve"] = "mean",
 ) -> Floats | None:
-    """What the person would like now, a unit vector; None when nothing is known. Arguments as `fold_in` and `mix`."""
+    """What the person would like now, a unit vector; None when nothing is known. Arguments as `fold_in` and `mix`.
+
+    The mean is served: it costs about 12 us against 75 us with ten acts, and foretells the next day no worse
+    (`tagbid dmp preference evaluate --simulate 600`: NDCG@20 .265 against .252).
+    """
     return mix(long, fold_in(space, recent, how), session_acts)
 
 
@@ -145,11 +150,13 @@ class _Stored(msgspec.Struct, frozen=True):
     dimensions: int
     items: list[int]
     factors: bytes
+    learnt_us: int
 
 
 def encode_space(space: Space) -> bytes:
     items = sorted(space.rows, key=space.rows.__getitem__)
-    return msgspec.msgpack.encode(_Stored(SPACE_VERSION, DIMENSIONS, items, space.factors.astype("<f4").tobytes()))
+    factors = space.factors.astype("<f4").tobytes()
+    return msgspec.msgpack.encode(_Stored(SPACE_VERSION, DIMENSIONS, items, factors, space.learnt_us))
 
 
 def decode_space(data: bytes) -> Space:
@@ -168,4 +175,4 @@ def decode_space(data: bytes) -> Space:
     factors = np.frombuffer(stored.factors, "<f4").astype(np.float32).reshape(-1, DIMENSIONS)
     if not np.isfinite(factors).all():
         raise CorruptRecord("a preference space with vectors that are no numbers; build again")
-    return space_of(stored.items, factors)
+    return space_of(stored.items, factors, stored.learnt_us)

@@ -32,6 +32,7 @@ EVENT_COLUMNS: dict[str, tuple[str, str | None]] = {
     "address": ("VARCHAR", "''"),
     "ip": ("VARCHAR", "''"),
     "ids": ("BLOB", "CAST('' AS BLOB)"),
+    "other": ("BLOB", "CAST('' AS BLOB)"),
 }
 """Columns read from event files (fields of `dmp.events`): SQL type, default, None where the column must be there."""
 
@@ -72,6 +73,10 @@ TABLES: dict[str, Table] = {
         {"uid": "BLOB", "tag": "BIGINT", "score": "INT", "as_of_day": "INT", "source": "INT"},
         (frozenset({"uid", "tag", "source"}),),
     ),
+    # Tags that a grouping of users looks at, the names of groups, and who was in which in the live generation.
+    "behaviour_tags": Table({"tag": "BIGINT"}, (frozenset({"tag"}),)),
+    "cluster_names": Table({"tag": "BIGINT"}, (frozenset({"tag"}),)),
+    "before": Table({"uid": "BLOB", "tag": "BIGINT"}, (frozenset({"uid", "tag"}),)),
     "proven": Table({"source": "INT"}, (frozenset({"source"}),)),
     "clashes": Table({"uid": "BLOB", "one_of": "BIGINT"}, (frozenset({"uid", "one_of"}),)),
     "losers": Table({"uid": "BLOB", "tag": "BIGINT", "source": "INT"}, (frozenset({"uid", "tag", "source"}),)),

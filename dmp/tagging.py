@@ -10,17 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dmp import events, families, persons, standardise, taxonomy, words
+from dmp import events, factors, families, persons, standardise, taxonomy, words
+from dmp.carried import NOTHING, Carried
 from dmp.decisions import Decision, replay
 from dmp.engine import Engine, family_sql
 from dmp.errors import BadEvents
 from dmp.events import BEHAVIOUR
-from dmp.family_columns import FAMILY_COLUMNS, WEIGHT_COLUMNS
+from dmp.family_columns import FAMILY_COLUMNS, NOTES, WEIGHT_COLUMNS
 from dmp.generations import TAG_COLUMNS
-from dmp.schema import SOURCES
+from dmp.preference import Space
+from dmp.schema import SOURCES, Uid
 from dmp.tables import EVENT_COLUMNS
 from dmp.words import DAY_US, MINUTE_US
 
@@ -30,7 +33,10 @@ Progress = Callable[[str, int, int], None]
 
 
 class Made(NamedTuple):
-    """What the families made of the events; fields as in `dmp.offline.Generation`."""
+    """What the families made of the events; fields as in `dmp.offline.Generation`.
+
+    space, vectors: see `dmp.factors.learn`.
+    """
 
     tags: pa.Table
     events: int = 0
@@ -42,6 +48,9 @@ class Made(NamedTuple):
     doubted: dict[str, int] = {}  # noqa: RUF012 - never changed
     excluded: int = 0
     steps: dict[str, float] = {}  # noqa: RUF012 - never changed
+    notes: dict[str, msgspec.Raw] = {}  # noqa: RUF012 - never changed
+    space: Space | None = None
+    vectors: dict[Uid, bytes] = {}  # noqa: RUF012 - never changed
 
 
 def scan(engine: Engine, paths: Sequence[Path], now_us: int, utc_offset_min: int = 0) -> None:
@@ -63,12 +72,14 @@ def make(
     decided: Sequence[Decision],
     learn_persons: Callable[[], int],
     progress: Progress = lambda step, done, total: None,
+    before: Carried = NOTHING,
 ) -> Made:
     """The tags of the scanned events. learn_persons: makes the table `persons` (`dmp.persons.learn`).
+    before: from the live generation.
 
     Raises BadEvents for files that cannot be read or make no tag.
     """
-    watch = _Watch(4 + len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES), progress)
+    watch = _Watch(5 + len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES), progress)
     with watch("clean"):
         used, joined = _clean(engine, learn_persons)
     with watch("weigh"):
@@ -81,11 +92,20 @@ def make(
     for name in families.SQL_FAMILIES:
         with watch(name):
             made.append(_family(engine, name))
+    engine.table("before", before.clusters)
+    notes = {}
     for name, family in families.MODEL_FAMILIES.items():
         with watch(name):
             _view_tags(engine, made)
-            engine.table(f"tags_{name}", _sourced(family(engine, now_us), name))
+            found = family(engine, now_us)
+            if told := (found.schema.metadata or {}).get(NOTES):
+                notes[name] = msgspec.Raw(told)
+            engine.table(f"tags_{name}", _sourced(found, name))
             made.append(name)
+    with watch("preference"):
+        space, vectors = factors.learn(engine, now_us, before.space, before.vectors) or (None, {})
+        if joined:
+            vectors = persons.of_members(engine, vectors)
     with watch("exclude"):
         _view_tags(engine, made)
         excluded = _exclude(engine)
@@ -103,6 +123,9 @@ def make(
         doubted=doubted,
         excluded=excluded,
         steps=watch.seconds,
+        notes=notes,
+        space=space,
+        vectors=vectors,
     )
 
 

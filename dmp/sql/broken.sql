@@ -10,6 +10,7 @@ WITH faults AS (
             WHEN r.time_us < 0 THEN 'a time_us before 1970'
             WHEN r.consent IS NULL THEN 'no consent flags'
             WHEN k.behaviour AND (r.uid IS NULL OR OCTET_LENGTH(r.uid) <> 16) THEN 'a uid that is no 16-byte pseudonym'
+            WHEN k.behaviour AND OCTET_LENGTH(r.other) NOT IN (0, 16) THEN 'an other that is no 16-byte pseudonym'
             WHEN k.behaviour AND OCTET_LENGTH(r.ids) % 17 <> 0 THEN 'ids that are no list of types and pseudonyms'
         END AS what
     FROM raw_events AS r

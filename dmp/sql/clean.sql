@@ -1,6 +1,6 @@
 -- Events fit to build profiles from: behaviour with consent for profiling (bit 1), not from the future, each
 -- (source, event_id) once; one copy without consent stands for all. Advertising events in the same files are left out.
--- uid: the person's, by the table `persons` of `dmp/persons.py`.
+-- uid, other: the person's, by the table `persons` of `dmp/persons.py`.
 WITH usable AS (
     SELECT r.*
     FROM raw_events AS r
@@ -24,6 +24,7 @@ chosen AS (
                 u.order_id ASC NULLS FIRST, CAST(ROUND(100e0 * u.lat) AS BIGINT) ASC NULLS FIRST,
                 CAST(ROUND(100e0 * u.lon) AS BIGINT) ASC NULLS FIRST, u.due_us ASC NULLS FIRST,
                 u.seller ASC NULLS FIRST, u.address ASC NULLS FIRST, u.ip ASC NULLS FIRST, u.ids ASC NULLS FIRST,
+                u.other ASC NULLS FIRST,
                 u.file ASC NULLS FIRST
         ) AS place
     FROM usable AS u
@@ -33,16 +34,18 @@ chosen AS (
 SELECT
     u.kind, COALESCE(m.person, u.uid) AS uid, u.time_us, u.source, u.event_id, u.category, u.value_micros, u.gender,
     u.birth_year, u.site, u.item, u.brand, u.device, u.channel, u.region, u.query, u.order_id, u.lat, u.lon, u.due_us,
-    u.seller, u.address, u.ip
+    u.seller, u.address, u.ip, COALESCE(o.person, u.other) AS other
 FROM usable AS u
 LEFT JOIN copies AS c ON u.source = c.source AND u.event_id = c.event_id
 LEFT JOIN persons AS m ON u.uid = m.uid
+LEFT JOIN persons AS o ON u.other = o.uid
 WHERE c.event_id IS NULL AND u.consent % 2 = 1
 UNION ALL
 SELECT
     u.kind, COALESCE(m.person, u.uid) AS uid, u.time_us, u.source, u.event_id, u.category, u.value_micros, u.gender,
     u.birth_year, u.site, u.item, u.brand, u.device, u.channel, u.region, u.query, u.order_id, u.lat, u.lon, u.due_us,
-    u.seller, u.address, u.ip
+    u.seller, u.address, u.ip, COALESCE(o.person, u.other) AS other
 FROM chosen AS u
 LEFT JOIN persons AS m ON u.uid = m.uid
+LEFT JOIN persons AS o ON u.other = o.uid
 WHERE u.place = 1 AND u.consent % 2 = 1
