@@ -7,12 +7,15 @@ claims and applies what was delivered to the dead and not acknowledged, then goe
 work, not about truth: should two consumers hold one, `dmp.stream` still counts once.
 """
 
+import multiprocessing
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from dmp.store import Store
 from dmp.stream import Counts, Entry, Processor, Watch
 from dmp.streams import TAGS
 
-LEASE_S, BEAT_S = 3.0, 0.5
+LEASE_S, BEAT_S = 1.5, 0.3
 TRIM_S = 1.0
 TURN_EVENTS = 2_048  # about what a turn takes: some 100 ms, far less than a lease
 MOST_ENTRIES = 2_048
@@ -190,6 +193,22 @@ class Consumer:
         pipe.xack(keys.events(partition), TAGS, *(entry.id for entry in entries))
         pipe.execute()
         self.totals.add(turn.counts)
+
+
+def work(url: str, config: DmpConfig) -> None:
+    """A consumer as a child process: works until SIGTERM, or until its parent is gone."""
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel, stop), daemon=True).start()
+    Consumer(Store(url), config).run(stop)
+
+
+def _follow(sentinel: int, stop: threading.Event) -> None:
+    connection.wait([sentinel])
+    stop.set()
 
 
 def _entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ from rich.table import Table
 from dmp import config as configuration
 from dmp import keys, streams
 from dmp.config import DmpConfig
-from dmp.consumer import Consumer
+from dmp.consumer import work
 from dmp.store import Store, open_store
 from dmp.stream import Counts
 
@@ -120,24 +119,9 @@ def status(config: ConfigFile = None, as_json: Json = False) -> None:
     console.print(f"{found.consumers} consumers; events so far: {became or 'none'}", highlight=False)
 
 
-def _work(store: Store, settings: DmpConfig) -> None:
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 - started below
-
-    def follow_parent() -> None:
-        connection.wait([parent.sentinel])
-        stop.set()
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-    Consumer(store, settings).run(stop)
-
-
 def _started(store: Store, settings: DmpConfig) -> BaseProcess:
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(Store(store.url), settings), daemon=True)
+    process = context.Process(target=work, args=(store.url, settings), daemon=True)
     process.start()
     return process
 
