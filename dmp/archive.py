@@ -10,7 +10,9 @@ acknowledged, which lets them be trimmed. `archive.json` decides: a restart fini
 staged files away, and acknowledges redelivered entries that it knows as archived. So a kill at any moment loses no
 event and writes none twice.
 
-Events too late for the real-time tags are in the stream like all others and so reach the nightly build.
+Events too late for the real-time tags are in the stream like all others and so reach the nightly build. Beside its
+fields an event has its position in the stream, `entry` and `place`: when the store took it is in there, and decides
+whether it was late and which of two copies came first, for the batch as for the stream.
 """
 
 import fcntl
@@ -58,6 +60,14 @@ class State(msgspec.Struct, frozen=True):
     events: int = 0
 
 
+class Came(NamedTuple):
+    """An event and its position: the id of its entry, and its place in there."""
+
+    event: Behaviour
+    entry: str
+    place: int
+
+
 class Entry(NamedTuple):
     """A stream entry with its events."""
 
@@ -89,7 +99,8 @@ class Archive:
         positions, batch = dict(self.state.positions), self.state.batch + 1
         for entry in self.waiting:
             positions[entry.partition] = entry.id
-        moves = staged(self._folder, batch, [event for entry in self.waiting for event in entry.events])
+        came = [Came(event, entry.id, n) for entry in self.waiting for n, event in enumerate(entry.events)]
+        moves = staged(self._folder, batch, came)
         self.state = State(batch, positions, moves, self.state.events + self.rows)
         replace(self._folder / STATE, msgspec.json.encode(self.state))
         finish(self._folder, moves)
@@ -169,11 +180,11 @@ def recovered(folder: Path) -> State:
     return state
 
 
-def staged(folder: Path, batch: int, happened: Iterable[Behaviour]) -> tuple[tuple[str, str], ...]:
+def staged(folder: Path, batch: int, came: Iterable[Came]) -> tuple[tuple[str, str], ...]:
     """Write a batch's files to the staging folder; returns the moves that bring them to their places."""
-    places: dict[tuple[type, int], list[Behaviour]] = defaultdict(list)
-    for event in happened:
-        places[type(event), event.time_us // HOUR_US].append(event)
+    places: dict[tuple[type, int], list[Came]] = defaultdict(list)
+    for one in came:
+        places[type(one.event), one.event.time_us // HOUR_US].append(one)
     staging = folder / STAGING / f"{batch:06}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -201,11 +212,15 @@ def finish(folder: Path, moves: Iterable[tuple[str, str]]) -> None:
             sync(target.parent)
 
 
-def table(kind: type, rows: Sequence[Behaviour]) -> pa.Table:
-    """Events of one kind as Arrow, a column per field."""
-    fields = msgspec.structs.fields(kind)
-    columns = {field.name: pa.array([getattr(row, field.name) for row in rows], arrow(field.type)) for field in fields}
+def table(kind: type, rows: Sequence[Came]) -> pa.Table:
+    """Events of one kind as Arrow, a column per field, and their positions."""
+    columns = {
+        field.name: pa.array([getattr(row.event, field.name) for row in rows], arrow(field.type))
+        for field in msgspec.structs.fields(kind)
+    }
     columns["uid"] = columns["uid"].cast(pa.binary(16))
+    columns["entry"] = pa.array([row.entry for row in rows], pa.string())
+    columns["place"] = pa.array([row.place for row in rows], pa.int32())
     return pa.table({"kind": pa.array([events.kind_of(kind)] * len(rows)), **columns})
 
 
