@@ -20,6 +20,7 @@ from bidder.choosing import choose
 from bidder.config import BidderConfig
 from bidder.decide import Decision, Offer, decide
 from bidder.endpoints import Endpoint
+from bidder.experiments import Assignment, assign
 from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
@@ -198,9 +199,10 @@ class Bidder:
             privacy, uid, user = narrowed, None, None
             self._counts[self._by_law] += 1
         now_us = time.time_ns() // 1000
+        assigned = assign(serving.snapshot.experiments, uid or request.id.encode(), now_us)
         decision = decide(
             request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
-            self._no_money(serving), lambda: time.monotonic() > deadline_s,
+            self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
         )  # fmt: skip
         if decision.reason is not Reason.BID:
             return self._nothing(decision.reason, arrived_s)
@@ -216,7 +218,7 @@ class Bidder:
             return self._nothing(Reason.BUDGET, arrived_s)
         try:
             return self._sent(
-                request, endpoint, privacy, uid, user, serving, decision, chosen, issued_s, now_us, arrived_s
+                request, endpoint, privacy, uid, user, serving, decision, chosen, assigned, issued_s, now_us, arrived_s
             )
         except DEFECTS:
             for offer, hold_s in chosen:  # nothing of it was sent, so nothing of it can cost anything
@@ -233,6 +235,7 @@ class Bidder:
         serving: Serving,
         decision: Decision,
         chosen: list[tuple[Offer, int]],
+        assigned: Assignment,
         issued_s: int,
         now_us: int,
         arrived_s: float,
@@ -264,7 +267,8 @@ class Bidder:
                 self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            permitted(user, privacy) if privacy.train else None)
+                            permitted(user, privacy) if privacy.train else None,
+                            assigned.arm_of.get(serving.snapshot.by_ad[offer.ad_index].id, ""))
                 )  # fmt: skip
         counts = self._counts
         counts[self._bids_slot] += len(bids)
@@ -355,6 +359,7 @@ def bid_event(
     now_us: int,
     uid: Uid | None,
     user: User | None,
+    arm: str = "",
 ) -> Bid:
     """The bid as the log keeps it: what was known, what was offered, and the vector the model saw.
 
@@ -388,6 +393,7 @@ def bid_event(
         context=b"" if where is None else encode_context(where),
         user=user,
         ad=encode_ad(ad),
+        arm=arm,
         worth_micros=offer.worth_micros,
         pace=quote.pace,
         shading=quote.how,

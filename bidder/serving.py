@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bidder import campaigns, snapshot
+from bidder import campaigns, experiments, snapshot
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
@@ -51,7 +51,9 @@ def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) ->
     model = None if version is None else registry.load(root, MODEL, version)
     prices = None if artefacts.current(root, landscape.KIND) is None else landscape.load(root)
     name = f"{portfolio.digest}/{version or 'no model'}/{'no landscape' if prices is None else prices.version}"
-    made = snapshot.build(portfolio, model, settings, name, prices, paces)
+    budgets = {campaign.id: campaign.daily_budget_micros for campaign in portfolio.campaigns}
+    tests = experiments.load(Path(settings.experiments), budgets) if settings.experiments else ()
+    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -67,16 +69,21 @@ def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) ->
 
 def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
     """Changes whenever `load` may give something else; a few microseconds."""
-    try:
-        status = Path(settings.campaigns).stat()
-        file: tuple[object, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
-    except OSError as error:
-        file = (error.errno,)
+    file = _changes(settings.campaigns) + (_changes(settings.experiments) if settings.experiments else ())
     try:
         root = Path(settings.models_dir)
         return *file, registry.current(root, MODEL), artefacts.current(root, landscape.KIND)
     except BadArtefact as error:  # told by `load`, once
         return *file, str(error)
+
+
+def _changes(path: str) -> tuple[object, ...]:
+    """What changes when a file does, or why it cannot be looked at."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        return (error.errno,)
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 async def follow(

@@ -13,6 +13,7 @@ from bidder import indexing
 from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.creatives import Creative
+from bidder.experiments import Experiment
 from bidder.pacing import Pace
 from bidder.pricing import value_micros
 from bidder.targeting import Index
@@ -64,6 +65,7 @@ class Snapshot(Struct, frozen=True):
     version: str
     landscape: Landscape | None
     paces: Paces
+    experiments: tuple[Experiment, ...]
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
         """The ads of some campaigns, for `decide`'s `exhausted`; ids that are not in the portfolio are ignored."""
@@ -80,6 +82,7 @@ def build(
     version: str,
     landscape: Landscape | None = None,
     paces: Paces | None = None,
+    experiments: tuple[Experiment, ...] = (),
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
@@ -126,6 +129,7 @@ def build(
         version=version,
         landscape=landscape,
         paces=paces or Paces(),
+        experiments=experiments,
     )
 
 

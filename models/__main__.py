@@ -19,7 +19,7 @@ from dmp import config as configuration
 from dmp.audiences import Audience, told
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
-from models import landscape_commands, registry_commands
+from models import experiment_commands, landscape_commands, registry_commands
 from models.bench_commands import bench
 from models.config import ModelsConfig
 
@@ -33,6 +33,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; de
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 app.command()(bench)
 app.add_typer(landscape_commands.app, name="landscape")
+app.add_typer(experiment_commands.app, name="experiment")
 app.command()(registry_commands.card)
 
 
