@@ -52,6 +52,15 @@ def bid(sent: Sent, urls: UrlParts) -> bytes:
     return b"".join(parts)
 
 
+def no_bid(request_id: str, code: int) -> bytes:
+    """A BidResponse that only says why there is no bid (4.2.1).
+
+    >>> no_bid("r1", 8)
+    b'{"id":"r1","nbr":8}'
+    """
+    return b'{"id":%b,"nbr":%d}' % (_encode(request_id), code)
+
+
 def response(request_id: str, bids: Sequence[Sent], currency: str, urls: UrlParts) -> bytes:
     """A BidResponse of one bid or more, grouped by seat; its `bidid` is the id of the first."""
     head = b'{"id":%b,"bidid":"%b","cur":"%b","seatbid":[' % (_encode(request_id), bids[0].bid_id, currency.encode())

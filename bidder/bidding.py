@@ -7,7 +7,7 @@ is there, when the store says it will not be, or at the deadline.
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from secrets import token_bytes
 
@@ -24,7 +24,8 @@ from bidder.experiments import Assignment, assign
 from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
-from bidder.openrtb import BadRequest, Imp, Reason, Request
+from bidder.openrtb import BadRequest, Imp, Reason, Request, nbr
+from bidder.openrtb import User as RequestUser
 from bidder.overload import Pressure
 from bidder.privacy import PrivacyDecision, after_lookup
 from bidder.privacy import decide as decide_privacy
@@ -141,9 +142,9 @@ class Bidder:
             pressure.since_s(arrived_s) + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
         )
         if deadline_s <= time.monotonic():
-            return self._nothing(Reason.NO_TIME, arrived_s)
+            return self._no_bids(Reason.NO_TIME, arrived_s, request, endpoint)
         privacy = decide_privacy(request, self._policy)
-        uid = user_uid(request, endpoint.name, self._ring) if privacy.use_ids else None
+        uid = user_uid(request, endpoint.name, self._ring, self._settings.eid_sources) if privacy.use_ids else None
         if uid is not None and privacy.lookup_tags:
             resume = partial(self._resume, request, endpoint, privacy, uid, self.serving, arrived_s, deadline_s, done)
             if not crowded and self._lookup.get(uid, deadline_s, resume):
@@ -205,7 +206,7 @@ class Bidder:
             self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
         )  # fmt: skip
         if decision.reason is not Reason.BID:
-            return self._nothing(decision.reason, arrived_s)
+            return self._no_bids(decision.reason, arrived_s, request, endpoint)
         issued_s = self._budgets.now_s()
         chosen: list[tuple[Offer, int]] = []
         for imp, offers in zip(request.imp, decision.offers, strict=True):
@@ -215,7 +216,7 @@ class Bidder:
                 sent = choose(imp, offers, serving.snapshot, endpoint.exchange.open_bids, take)
                 chosen += [(offer, hold_s) for offer in sent]
         if not chosen:
-            return self._nothing(Reason.BUDGET, arrived_s)
+            return self._no_bids(Reason.BUDGET, arrived_s, request, endpoint)
         try:
             return self._sent(
                 request, endpoint, privacy, uid, user, serving, decision, chosen, assigned, issued_s, now_us, arrived_s
@@ -316,6 +317,13 @@ class Bidder:
             self._exhausted = (serving, self._budgets.version, mask)
         return mask
 
+    def _no_bids(self, reason: Reason, arrived_s: float, request: Request, endpoint: Endpoint) -> Answer:
+        """No bid on a sound request: 204, or 200 with the reason's code where the exchange wants to know."""
+        if not endpoint.exchange.nbr:
+            return self._nothing(reason, arrived_s)
+        self._nothing(reason, arrived_s, OK)
+        return answer.no_bid(request.id, nbr(reason))
+
     def _nothing(self, reason: Reason, arrived_s: float, status: int = NO_CONTENT) -> int:
         self._counts[self._no_bid[reason]] += 1
         self._counts[self._statuses[status]] += 1
@@ -334,15 +342,33 @@ def multiplier_milli(imp: Imp) -> int:
     return 1000 if told is None else round(told * 1000)
 
 
-def user_uid(request: Request, exchange: str, ring: KeyRing) -> Uid | None:
+def _eid_uid(user: RequestUser, sources: Sequence[str], ring: KeyRing) -> Uid | None:
+    """The pseudonym by the best extended id there is, of either place it may stand in."""
+    found = {
+        eid.source: uid.id
+        for eid in (*((user.ext.eids or ()) if user.ext is not None else ()), *(user.eids or ()))
+        for uid in eid.uids or ()
+        if eid.source and uid.id
+    }
+    for source in sources:
+        name = found.get(source)
+        if name and ring.uid("exchange", name):  # the id itself must be one
+            return ring.uid("exchange", f"{source}:{name}")
+    return None
+
+
+def user_uid(request: Request, exchange: str, ring: KeyRing, sources: Sequence[str] = ()) -> Uid | None:
     """The pseudonym of the user a request is about, by the id we know best; None without a usable id.
 
-    Our own id as the exchange stored it, then the device's, then the exchange's own within that exchange.
+    Our own id as the exchange stored it, then the device's, then extended ids of `sources`, then the exchange's own
+    within that exchange.
     """
     user, device = request.user, request.device
     if user is not None and user.buyeruid and (uid := ring.uid("cookie", user.buyeruid)):
         return uid
     if device is not None and device.ifa and (uid := ring.uid("device", device.ifa)):
+        return uid
+    if user is not None and sources and (uid := _eid_uid(user, sources, ring)):
         return uid
     if user is not None and user.id and ring.uid("exchange", user.id):  # the id itself must be one
         return ring.uid("exchange", f"{exchange}:{user.id}")

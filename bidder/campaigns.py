@@ -42,12 +42,19 @@ class Radius(Struct, frozen=True, forbid_unknown_fields=True):
     km: Annotated[float, Meta(gt=0, le=1_000)]
 
 
+Latitude = Annotated[float, Meta(ge=-90, le=90)]
+Longitude = Annotated[float, Meta(ge=-180, le=180)]
+Polygon = Annotated[tuple[tuple[Latitude, Longitude], ...], Meta(min_length=3, max_length=1_000)]
+"""The corners of an area as (lat, lon), in order, not crossing the 180th meridian."""
+
+
 class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     """Who and where; an empty rule does not restrict, the rules of a campaign must all hold.
 
-    Lists hold alternatives. Geo (countries ISO alpha-3, regions "USA-CA", cities "USA-New York", radius) is one
-    rule: any of them. domains: with their subdomains. categories: IAB content taxonomy 1.0, a parent covers its
-    children. keywords: one of the page's own. hours, weekdays (0 = Monday): user-local, else at `utc_offset_min`.
+    Lists hold alternatives. Geo (countries ISO alpha-3, regions "USA-CA", cities "USA-New York", radius, polygons) is
+    one rule: any of them. domains: with their subdomains. categories: IAB content taxonomy 1.0, a parent covers its
+    children. keywords: one of what the page is about, or a word the taxonomy knows for the same. segments: of the
+    request's `user.data`, "<provider>/<id>". hours, weekdays (0 = Monday): user-local, else at `utc_offset_min`.
     tags: taxonomy name -> least score (1..100), any one of them. audiences: "<advertiser>/<name>".
     at: auction types. not_*: the opposite; a user who cannot be looked up matches no tag and no audience rule.
     """
@@ -56,6 +63,7 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     regions: tuple[str, ...] = ()
     cities: tuple[str, ...] = ()
     radius: tuple[Radius, ...] = ()
+    polygons: Annotated[tuple[Polygon, ...], Meta(max_length=100)] = ()
     not_countries: tuple[str, ...] = ()
     not_regions: tuple[str, ...] = ()
     devices: tuple[Literal["mobile", "phone", "tablet", "desktop", "tv", "connected", "ooh"], ...] = ()
@@ -68,6 +76,8 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     not_categories: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     not_keywords: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
+    not_segments: tuple[str, ...] = ()
     hours: tuple[Hour, ...] = ()
     weekdays: tuple[Weekday, ...] = ()
     utc_offset_min: Annotated[int, Meta(ge=-720, le=840)] = 0

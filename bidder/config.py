@@ -92,6 +92,11 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request may take to arrive (S-03). idle_s: how long a connection may say nothing. hold_s, app_hold_s,
     instl_hold_s: how long a bid's money stays reserved without a notice, on the web, in an app, for an interstitial.
 
+    refuse_bots: no bids for those who say they are machines; refuse_mismatched: whose client hints name another system
+    than their User-Agent; refuse_missing_ids: who have neither an id nor an address nor a User-Agent.
+    datacenter_networks: file of CIDRs that are not bid on. ads_txt_dir: folder of `<domain>.txt`; sellers_json_dir: of
+    `<selling system>.json`. blocked_sellers: "system" or "system/seller" in a supply chain. eid_sources: sources of
+    extended ids by which a user may be known, the best first.
     conversion_days: how long after its bid a click may convert. advertisers: who may send conversions from a server.
     trace_token: secret of `X-Tagbid-Trace`, which answers a single request with its trace; empty = no traces.
     """
@@ -134,6 +139,14 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     read_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     idle_s: Annotated[float, msgspec.Meta(gt=0)] = 150.0
+    refuse_bots: bool = True
+    refuse_mismatched: bool = True
+    refuse_missing_ids: bool = False
+    datacenter_networks: str = ""
+    ads_txt_dir: str = ""
+    sellers_json_dir: str = ""
+    blocked_sellers: tuple[str, ...] = ()
+    eid_sources: tuple[str, ...] = ()
     conversion_days: Annotated[int, msgspec.Meta(ge=1, le=180)] = 30
     advertisers: dict[str, AdvertiserConfig] = {}
     trace_token: str = ""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bidder import targeting
+from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.openrtb_media import Timed
@@ -122,6 +122,9 @@ def decide(
         return no_bid(request, Reason.RESTRICTION_UNREADABLE)
     if not privacy.bid:
         return no_bid(request, Reason.PRIVACY)
+    refused = traffic.refusal(request, exchange, settings, snapshot.quality)
+    if refused is not None:
+        return no_bid(request, refused)
     if not snapshot.ads:
         return no_bid(request, Reason.NO_CAMPAIGNS)
     imps = request.imp

@@ -7,15 +7,15 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from bidder import targeting
-from bidder.campaigns import Campaign, FrequencyCap, Radius, Targeting
+from bidder.campaigns import Campaign, FrequencyCap, Polygon, Radius, Targeting
 from bidder.creatives import Creative, is_secure
 from bidder.fitting import Fitting
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
-from bidder.targeting import AnyOf, Circle, Index, Labels, cell
+from bidder.targeting import AnyOf, Area, Circle, Index, Labels, cell
 from bidder.view import WEEK_HOURS, View
 from dmp import keys
-from dmp.taxonomy import tag_id
+from dmp.taxonomy import TAGS, tag_id
 
 K = TypeVar("K", bound=Hashable)
 Rows = Sequence[tuple[Campaign, Creative]]
@@ -67,19 +67,19 @@ def _up(domain: str) -> list[str]:
     return [".".join(labels[i:]) for i in range(len(labels))]
 
 
-def build(rows: Rows) -> Index:
-    """The index of ads in the order given: bit i of every mask is rows[i]."""
+def build(rows: Rows, auditors: frozenset[str] = frozenset()) -> Index:
+    """The index of ads in the order given: bit i of every mask is rows[i]. auditors: exchanges that approve ads."""
     n = len(rows)
     rules = [campaign.targeting for campaign, _ in rows]
     everything = (1 << n) - 1
     changes, running = _running(rows, n)
     local, by_utc = _schedule(rows, n)
-    geo_rows = [t.countries + t.regions + t.cities + t.radius for t in rules]
+    geo_rows = [t.countries + t.regions + t.cities + t.radius + t.polygons for t in rules]
     taxonomies = {1} | {int(name) for campaign, _ in rows for name in campaign.cat_in}
     attrs = [frozenset(campaign.attr) | frozenset(creative.attr) for campaign, creative in rows]
     banners = [creative if creative.media == "banner" else None for _, creative in rows]
     needs_user = [
-        bool(t.tags or t.not_tags or t.audiences or t.not_audiences)
+        bool(t.tags or t.not_tags or t.audiences or t.not_audiences or t.not_segments)
         or (bool(campaign.caps) and campaign.cap_without_user == "skip")
         for (campaign, _), t in zip(rows, rules, strict=True)
     ]
@@ -102,6 +102,7 @@ def build(rows: Rows) -> Index:
         countries=_by_value((t.countries for t in rules), n),
         regions=_by_value((t.regions for t in rules), n),
         cities=_by_value(([_city(name) for name in t.cities] for t in rules), n),
+        polygons=_polygons([t.polygons for t in rules], n),
         circles=_circles([t.radius for t in rules], n),
         not_countries=_by_value((t.not_countries for t in rules), n),
         not_regions=_by_value((t.not_regions for t in rules), n),
@@ -112,7 +113,10 @@ def build(rows: Rows) -> Index:
         not_apps=_by_value((t.not_apps for t in rules), n),
         categories=_any_of([t.categories for t in rules], n),
         not_categories=_by_value((t.not_categories for t in rules), n),
-        keywords=_any_of([[word.lower() for word in t.keywords] for t in rules], n),
+        keywords=_any_of([related(t.keywords) for t in rules], n),
+        segments=_any_of([t.segments for t in rules], n),
+        not_segments=_by_value((t.not_segments for t in rules), n),
+        audits=_audits(rows, auditors, n),
         not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
         labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
         advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
@@ -148,6 +152,7 @@ def _with_rules(index: Index) -> Index:
     request_rules: list[tuple[bool, Reason, Callable[[Index, View], int]]] = [
         (index.running != (everything,), Reason.NOT_RUNNING, t.running),
         (True, Reason.SEAT, t.seat),
+        (bool(index.audits), Reason.AUDIT, t.audit),
         (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, t.auction_type),
         (index.devices_free != everything, Reason.DEVICE, t.device),
         (bool(index.os.masks), Reason.OS, t.system),
@@ -167,6 +172,7 @@ def _with_rules(index: Index) -> Index:
         (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, t.audience),
         (bool(index.tags or index.not_tags), Reason.TAGS, t.tags),
         (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, t.keyword),
+        (bool(index.segments.masks or index.not_segments), Reason.SEGMENT, t.segment),
         (bool(index.caps), Reason.FREQUENCY_CAP, t.frequency_cap),
     ]
     banner_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
@@ -257,6 +263,48 @@ def _schedule(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         for quarter in range(WEEK_HOURS * 4)
     )
     return local, by_utc
+
+
+def _audits(rows: Rows, auditors: frozenset[str], n: int) -> dict[str, int]:
+    """Exchange -> the ads it may be sent; exchanges that are not in it may be sent all."""
+    names = auditors | {name for _, creative in rows for name, told in creative.audit.items() if told == "refused"}
+    found = {}
+    for name in names:
+        fits = ("approved",) if name in auditors else ("approved", "pending", "")
+        found[name] = _mask((i for i, (_, creative) in enumerate(rows) if creative.audit.get(name, "") in fits), n)
+    return found
+
+
+def related(words: Sequence[str]) -> list[str]:
+    """Keywords with the other words the taxonomy has for the same thing, lower case.
+
+    >>> "trips" in related(["Travel"]) or "travel" in related(["Travel"])
+    True
+    """
+    found = {word.lower() for word in words}
+    for tag in TAGS:
+        names = {tag.label_en.lower(), tag.label_zh, tag.name.rpartition(".")[2], *(a.lower() for a in tag.aliases)} - {
+            ""
+        }
+        if tag.kind == "score" and not names.isdisjoint(found):
+            found |= names
+    return sorted(found)
+
+
+def _polygons(rows: Sequence[tuple[Polygon, ...]], n: int) -> dict[tuple[int, int], tuple[Area, ...]]:
+    """Areas by every one-degree cell their bounding box touches."""
+    owners: dict[Polygon, list[int]] = {}
+    for bit, areas in enumerate(rows):
+        for area in areas:
+            owners.setdefault(area, []).append(bit)
+    cells: dict[tuple[int, int], list[Area]] = {}
+    for corners, bits in owners.items():
+        made = Area(corners, _mask(bits, n))
+        lats, lons = [lat for lat, _ in corners], [lon for _, lon in corners]
+        for lat in range(floor(min(lats)), floor(max(lats)) + 1):
+            for lon in range(floor(min(lons)), floor(max(lons)) + 1):
+                cells.setdefault(cell(lat, lon), []).append(made)
+    return {at: tuple(found) for at, found in cells.items()}
 
 
 def _circles(rows: Sequence[tuple[Radius, ...]], n: int) -> dict[tuple[int, int], tuple[Circle, ...]]:

@@ -40,12 +40,19 @@ class Reason(StrEnum):
     OVERLOAD = "overload"
     RATE_LIMIT = "rate_limit"
     PRIVACY = "privacy"
+    CRAWLER = "crawler"
+    SUSPECT = "suspect"
+    DATACENTER = "datacenter"
+    SCHAIN = "schain"
+    SCHAIN_NODE = "schain_node"
+    ADS_TXT = "ads_txt"
     NO_CAMPAIGNS = "no_campaigns"
     CURRENCY = "currency"
     SEAT = "seat"
     IMP_UNUSABLE = "imp_unusable"
     NO_MEDIA_FIT = "no_media_fit"
     NOT_RUNNING = "not_running"
+    AUDIT = "audit"
     AUCTION_TYPE = "auction_type"
     SCHEDULE = "schedule"
     DEAL = "deal"
@@ -69,6 +76,7 @@ class Reason(StrEnum):
     OS = "os"
     CATEGORY = "category"
     KEYWORD = "keyword"
+    SEGMENT = "segment"
     NO_USER = "no_user"
     TAGS = "tags"
     AUDIENCE = "audience"
@@ -83,13 +91,20 @@ NBR: dict[Reason, int] = {
     Reason.INVALID_REQUEST: 2,
     Reason.RESTRICTION_UNREADABLE: 2,
     Reason.IMP_UNUSABLE: 2,
+    Reason.CRAWLER: 3,
+    Reason.SUSPECT: 4,
+    Reason.DATACENTER: 5,
     Reason.DEVICE: 6,
+    Reason.INVENTORY: 7,
     Reason.NO_USER: 8,
     Reason.TAGS: 8,
     Reason.AUDIENCE: 8,
     Reason.FREQUENCY_CAP: 9,
+    Reason.ADS_TXT: 12,
     Reason.NO_TIME: 15,
     Reason.OVERLOAD: 15,
+    Reason.SCHAIN: 16,
+    Reason.SCHAIN_NODE: 17,
 }
 """OpenRTB 3.0, List: No-Bid Reason Codes; a reason not listed here is 0, unknown."""
 
@@ -109,10 +124,6 @@ class BadRequest(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class Present(Struct, frozen=True, gc=False):
-    """An object of which only the presence matters."""
 
 
 class Deal(Struct, frozen=True, gc=False):
@@ -161,6 +172,10 @@ class Publisher(Struct, frozen=True, gc=False):
 class Content(Struct, frozen=True, gc=False):
     cat: Strs | None = None
     keywords: Str | None = None
+    kwarray: Strs | None = None
+    title: Str | None = None
+    series: Str | None = None
+    genre: Str | None = None
     language: Str | None = None
 
 
@@ -175,6 +190,7 @@ class Site(Struct, frozen=True, gc=False):
     pagecat: Strs | None = None
     keywords: Str | None = None
     kwarray: Strs | None = None
+    search: Str | None = None
     publisher: Publisher | None = None
     content: Content | None = None
 
@@ -192,6 +208,15 @@ class App(Struct, frozen=True, gc=False):
     content: Content | None = None
 
 
+class Dooh(Struct, frozen=True, gc=False):
+    """Screens in public places."""
+
+    id: Str | None = None
+    domain: Str | None = None
+    keywords: Str | None = None
+    publisher: Publisher | None = None
+
+
 class Geo(Struct, frozen=True, gc=False):
     """country: ISO alpha-3 by the standard, alpha-2 in practice too. utcoffset: minutes."""
 
@@ -203,8 +228,22 @@ class Geo(Struct, frozen=True, gc=False):
     utcoffset: Annotated[int, Meta(ge=-720, le=840)] | None = None
 
 
+class Brand(Struct, frozen=True, gc=False):
+    brand: Str | None = None
+    version: Strs | None = None
+
+
+class UserAgent(Struct, frozen=True, gc=False):
+    """Client hints (3.2.29); they beat `ua` where both are there."""
+
+    browsers: list[Brand] | None = None
+    platform: Brand | None = None
+    mobile: Flag | None = None
+
+
 class Device(Struct, frozen=True, gc=False):
     ua: Str | None = None
+    sua: UserAgent | None = None
     ip: Str | None = None
     ipv6: Str | None = None
     geo: Geo | None = None
@@ -218,8 +257,32 @@ class Device(Struct, frozen=True, gc=False):
     dnt: StrictFlag | None = None
 
 
+class Segment(Struct, frozen=True, gc=False):
+    id: Str | None = None
+
+
+class Data(Struct, frozen=True, gc=False):
+    """What somebody else says of the user: segments of one provider."""
+
+    id: Str | None = None
+    name: Str | None = None
+    segment: list[Segment] | None = None
+
+
+class ExtendedUid(Struct, frozen=True, gc=False):
+    id: Str | None = None
+
+
+class Eid(Struct, frozen=True, gc=False):
+    """Ids of the user in one source, such as a login alliance (3.2.27)."""
+
+    source: Str | None = None
+    uids: list[ExtendedUid] | None = None
+
+
 class UserExt(Struct, frozen=True, gc=False):
     consent: str | None = None
+    eids: list[Eid] | None = None
 
 
 class User(Struct, frozen=True, gc=False):
@@ -230,6 +293,8 @@ class User(Struct, frozen=True, gc=False):
     keywords: Str | None = None
     consent: str | None = None
     geo: Geo | None = None
+    data: list[Data] | None = None
+    eids: list[Eid] | None = None
     ext: UserExt | None = None
 
 
@@ -251,10 +316,29 @@ class Regs(Struct, frozen=True, gc=False):
     ext: Annotated[RegsExt, Meta(extra=STRICT)] | None = None
 
 
+class Node(Struct, frozen=True, gc=False):
+    asi: Str | None = None
+    sid: Str | None = None
+
+
+class SupplyChain(Struct, frozen=True, gc=False):
+    """Who sold the impression to whom, owner first; complete: 1 = all of them are there."""
+
+    complete: Flag | None = None
+    nodes: list[Node] | None = None
+
+
+class ChainExt(Struct, frozen=True, gc=False):
+    schain: SupplyChain | None = None
+
+
 class Source(Struct, frozen=True, gc=False):
-    """tid: common to every exchange that sells this impression."""
+    """tid: common to every exchange that sells this impression. fd: 1 = somebody upstream decides what is shown."""
 
     tid: Str | None = None
+    fd: Flag | None = None
+    schain: SupplyChain | None = None
+    ext: ChainExt | None = None
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -268,7 +352,7 @@ class Request(Struct, frozen=True, gc=False):
     imp: Annotated[list[Imp], Meta(min_length=1, max_length=MAX_IMPS)]
     site: Site | None = None
     app: App | None = None
-    dooh: Present | None = None
+    dooh: Dooh | None = None
     device: Device | None = None
     user: User | None = None
     regs: Annotated[Regs, Meta(extra=STRICT)] | None = None
@@ -285,6 +369,8 @@ class Request(Struct, frozen=True, gc=False):
     badv: StrictStrs | None = None
     bapp: StrictStrs | None = None
     wlang: StrictStrs | None = None
+    wlangb: StrictStrs | None = None
+    ext: ChainExt | None = None
     refuse: str | None = field(default=None, name="tagbid:refuse")
 
 

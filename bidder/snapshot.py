@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from bidder import indexing
+from bidder import indexing, traffic
 from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.creatives import Creative
@@ -17,6 +17,7 @@ from bidder.experiments import Experiment
 from bidder.pacing import Pace
 from bidder.pricing import value_micros
 from bidder.targeting import Index
+from bidder.traffic import Quality
 from dmp import keys
 from dmp.taxonomy import tag_id
 from models import features
@@ -59,6 +60,7 @@ class Snapshot(Struct, frozen=True):
     bounds: tuple[int, ...]
     lengths: tuple[float, ...]
     campaign_bits: dict[str, int]
+    quality: Quality
     model: Model | None
     masks: npt.NDArray[np.uint64] | None
     values: tuple[list[float], ...]
@@ -115,7 +117,10 @@ def build(
     return Snapshot(
         portfolio=portfolio,
         settings=settings,
-        index=indexing.build([(campaign, creative) for _, campaign, creative in rows]),
+        index=indexing.build(
+            [(campaign, creative) for _, campaign, creative in rows],
+            frozenset(name for name, exchange in settings.exchanges.items() if exchange.audits),
+        ),
         ads=tuple(ads[i] for i in order),
         owners=owners,
         by_ad=tuple(campaign for _, campaign, _ in rows),
@@ -123,6 +128,7 @@ def build(
         bounds=tuple(bounds[i] for i in order),
         lengths=tuple(0.0 if creative.clip is None else creative.clip.duration_s for _, _, creative in rows),
         campaign_bits=bits,
+        quality=traffic.load(settings),
         model=model,
         masks=None if masks is None else np.ascontiguousarray(masks[order]),
         values=tuple(values[i] for i in order),

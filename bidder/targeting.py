@@ -40,6 +40,13 @@ class Circle(msgspec.Struct, frozen=True):
     mask: int
 
 
+class Area(msgspec.Struct, frozen=True):
+    """Ads that accept a place inside a polygon; corners: (lat, lon)."""
+
+    corners: tuple[tuple[float, float], ...]
+    mask: int
+
+
 class Labels(msgspec.Struct, frozen=True):
     """Ads by the categories they advertise, in one taxonomy. owners: code -> ads under it or under a child of it, "" ->
     ads without a label; exact: code -> ads with exactly it.
@@ -80,6 +87,7 @@ class Index(msgspec.Struct, frozen=True):
     regions: dict[str, int]
     cities: dict[str, int]
     circles: dict[tuple[int, int], tuple[Circle, ...]]
+    polygons: dict[tuple[int, int], tuple[Area, ...]]
     not_countries: dict[str, int]
     not_regions: dict[str, int]
     inventory_free: int
@@ -91,6 +99,9 @@ class Index(msgspec.Struct, frozen=True):
     not_categories: dict[str, int]
     keywords: AnyOf
     not_keywords: dict[str, int]
+    segments: AnyOf
+    not_segments: dict[str, int]
+    audits: dict[str, int]
     labels: dict[int, Labels]
     advertisers: dict[str, int]
     bundles: dict[str, int]
@@ -158,12 +169,49 @@ def geo(index: Index, seen: View) -> int:
         for circle in index.circles.get(cell(seen.lat, seen.lon), ()):
             if km_between(seen.lat, seen.lon, circle.lat, circle.lon) <= circle.km:
                 mask |= circle.mask
+    if index.polygons and seen.lat is not None and seen.lon is not None:
+        for area in index.polygons.get(cell(seen.lat, seen.lon), ()):
+            if inside(seen.lat, seen.lon, area.corners):
+                mask |= area.mask
     return mask & ~(index.not_countries.get(seen.country, 0) | index.not_regions.get(seen.region, 0))
 
 
 def cell(lat: float, lon: float) -> tuple[int, int]:
     """The one-degree cell of a point; 180 degrees east is 180 degrees west."""
     return floor(lat), (floor(lon) + 180) % 360 - 180
+
+
+def inside(lat: float, lon: float, corners: tuple[tuple[float, float], ...]) -> bool:
+    """Whether a point lies in a polygon, by the edges a line from it to the east crosses.
+
+    >>> inside(1, 1, ((0, 0), (0, 3), (3, 3), (3, 0))), inside(1, 4, ((0, 0), (0, 3), (3, 3), (3, 0)))
+    (True, False)
+    """
+    odd = False
+    south, west = corners[-1]
+    for north, east in corners:
+        if (north > lat) != (south > lat) and lon < west + (lat - south) / (north - south) * (east - west):
+            odd = not odd
+        south, west = north, east
+    return odd
+
+
+def audit(index: Index, seen: View) -> int:
+    """Creatives this exchange has not refused; of an exchange that approves creatives, those it has approved."""
+    return index.audits.get(seen.exchange, index.everything)
+
+
+def segment(index: Index, seen: View) -> int:
+    """`user.data`: segments of a provider, known by its id or its name. Gone when privacy does not allow them."""
+    user = seen.request.user
+    mask, blocked = index.segments.free, 0
+    for data in (user.data or ()) if user is not None else ():
+        for part in data.segment or ():
+            for provider in {data.id, data.name}:
+                if provider and part.id:
+                    mask |= index.segments.masks.get(f"{provider}/{part.id}", 0)
+                    blocked |= index.not_segments.get(f"{provider}/{part.id}", 0)
+    return mask & ~blocked
 
 
 def inventory(index: Index, seen: View) -> int:
@@ -243,12 +291,13 @@ def blocked_app(index: Index, seen: View) -> int:
 
 
 def language(index: Index, seen: View) -> int:
-    """With `wlang`, only creatives known to be in a listed language, or in none ("xx")."""
-    if not seen.request.wlang:
+    """With `wlang` or `wlangb`, only creatives known to be in a listed language, or in none ("xx")."""
+    wanted = seen.request.wlang or seen.request.wlangb
+    if not wanted:
         return index.everything
     mask = index.languages.get("xx", 0)
-    for name in seen.request.wlang:
-        mask |= index.languages.get(name.lower(), 0)
+    for name in wanted:
+        mask |= index.languages.get(name.lower(), 0) | index.languages.get(name.lower().partition("-")[0], 0)
     return mask
 
 

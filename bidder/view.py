@@ -1,10 +1,12 @@
 """What a request says, normalised once: targeting and features read the same values."""
 
+import re
+
 from msgspec import Struct
 
 from bidder.config import ExchangeConfig
 from bidder.geo import country
-from bidder.openrtb import App, Imp, Request, Site
+from bidder.openrtb import App, Dooh, Imp, Request, Site
 from bidder.useragent import families, os_name
 from dmp.schema import User
 from models.features import Context
@@ -47,16 +49,13 @@ def view(
     request: Request, user: User | None, now_us: int, exchange: ExchangeConfig, name: str, counted: bool = True
 ) -> View:
     """Read a request that privacy has already stripped. name: the exchange's, as configured."""
-    domain = bundle = ""
+    bundle = ""
     categories: tuple[str, ...] = ()
-    page: Site | App | None = request.site or request.app
+    domain = domain_of(request)
+    page = request.site or request.app
     if page is not None:
-        domain = page.domain or ""
         if isinstance(page, App):
             bundle = page.bundle or ""
-        elif not domain and page.page:
-            domain = host(page.page)
-        domain = domain.lower().removeprefix("www.")
         categories = (*(page.pagecat or ()), *(page.sectioncat or ()), *(page.cat or ()))
     where = region = city = system = browser = ""
     lat = lon = offset = None
@@ -68,6 +67,8 @@ def view(
             device_type = device.devicetype
         if device.os:
             system = os_name(device.os)
+        if device.sua is not None and device.sua.platform is not None and device.sua.platform.brand:
+            system = os_name(device.sua.platform.brand)
         geo = device.geo
         if geo is not None:
             where, lat, lon, offset = country(geo.country), geo.lat, geo.lon, geo.utcoffset
@@ -101,6 +102,17 @@ def view(
     )
 
 
+def domain_of(request: Request) -> str:
+    """The domain of the site, app or screens, lower case without "www."; "" unknown."""
+    place: Site | App | Dooh | None = request.site or request.app or request.dooh
+    if place is None:
+        return ""
+    domain = place.domain or ""
+    if not domain and isinstance(place, Site) and place.page:
+        domain = host(place.page)
+    return domain.lower().removeprefix("www.")
+
+
 def host(url: str) -> str:
     """The host name of a page URL; a bare host is one too.
 
@@ -113,17 +125,28 @@ def host(url: str) -> str:
     return rest.rpartition("@")[2].partition(":")[0]
 
 
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
 def keywords(request: Request) -> set[str]:
-    """The page's own keywords in lower case."""
-    page: Site | App | None = request.site or request.app
-    if page is None:
+    """What the page is about in its own words, lower case: its keywords and those of its content, search terms, and the
+    words of its address, title, series and genre.
+    """
+    place: Site | App | Dooh | None = request.site or request.app or request.dooh
+    if place is None:
         return set()
-    found = ",".join(
-        filter(
-            None, (page.keywords, *(page.kwarray or ()), page.content.keywords if page.content is not None else None)
-        )
-    )
-    return {word for part in found.lower().split(",") if (word := part.strip())}
+    lists, texts = [place.keywords], [""]
+    if not isinstance(place, Dooh):
+        lists += place.kwarray or ()
+        if place.content is not None:
+            content = place.content
+            lists += [content.keywords, *(content.kwarray or ()), content.genre]
+            texts += [content.title or "", content.series or ""]
+    if isinstance(place, Site):
+        lists.append(place.search)
+        texts += [place.search or "", (place.page or "").partition("://")[2].partition("/")[2]]
+    found = {word for part in ",".join(filter(None, lists)).lower().split(",") if (word := part.strip())}
+    return found.union(*(_WORD.findall(text.lower()) for text in texts))
 
 
 def context(seen: View, imp: Imp, floor_usd_micros: int) -> Context:

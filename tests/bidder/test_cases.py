@@ -4,6 +4,7 @@ Anyone can add one. `request` holds top-level keys that replace those of an ordi
 each of `campaigns` those of an ordinary campaign of CPM 2.00 (`factories`). `user`: tags by name, audiences, and
 `shown`: impressions within this hour by campaign; null = the store could not be read; absent = nothing is known.
 `expect`: one entry per imp, either a reason or the campaign and price (and currency, deal, creative) of the best offer.
+`sent`: per imp, the campaigns whose bids go out together (deals beside the open auction, pods), in their order.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bidder.choosing import choose
 from bidder.config import ExchangeConfig
 from bidder.decide import decide
 from bidder.privacy import decide as decide_privacy
@@ -23,7 +25,7 @@ from dmp.taxonomy import tag_id
 from tests.bidder.factories import NOW_US, a_campaign, a_request, a_snapshot
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "auction").glob("*.json"))
-KEYS = {"rule", "request", "campaigns", "user", "settings", "exchange", "exhausted", "expect"}
+KEYS = {"rule", "request", "campaigns", "user", "settings", "exchange", "exhausted", "expect", "sent"}
 
 
 def user_of(case: dict[str, Any]) -> User | None:
@@ -40,7 +42,7 @@ def user_of(case: dict[str, Any]) -> User | None:
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 40
+    assert len(CASES) >= 150
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -68,3 +70,12 @@ def test_auction(path: Path) -> None:
         }
         got.append({key: told[key] for key in expected} if isinstance(expected, dict) else told)
     assert got == case["expect"], case["rule"]
+    if "sent" in case:
+        chosen = [
+            [
+                snapshot.by_ad[offer.ad_index].id
+                for offer in choose(imp, offers, snapshot, exchange.open_bids, lambda _: True)
+            ]
+            for imp, offers in zip(request.imp, found.offers, strict=True)
+        ]
+        assert chosen == case["sent"], case["rule"]
