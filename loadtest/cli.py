@@ -41,11 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lend_parts() -> None:
-    """The parts of `tagbid models bench` that drive the bidder, which the models' room may not import."""
-    from loadtest import replay_bench
+    """The parts of `tagbid models bench` that need the world or the bidder, which the models' room may not import."""
+    from loadtest import click_bench, replay_bench, training_bench, world_bench
     from models import bench
 
     bench.PARTS[replay_bench.PART] = replay_bench.figures
+    bench.PARTS[click_bench.PART] = click_bench.figures
+    bench.PARTS[world_bench.PART] = world_bench.figures
+    bench.PARTS[world_bench.LEAK_PART] = world_bench.leak
+    bench.PARTS[training_bench.PART] = training_bench.figures
 
 
 def _print_rooms(out: Console) -> None:

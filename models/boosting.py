@@ -70,7 +70,9 @@ def sequences(frame: frames.Frame, keep: Bools, encoder: Encoder, blank_seed: in
 def parameters(rows: int, positives: int, threads: int = 0, seed: int = 1) -> dict[str, Any]:
     """LightGBM parameters by how many positives there are to learn from: few, and trees are small and careful."""
     leaves, min_leaf, rate, share = (
-        (63, 500, 0.05, 0.7)
+        (63, 1_000, 0.05, 0.7)
+        if positives >= 200_000
+        else (31, 1_000, 0.08, 0.7)
         if positives >= 10_000
         else (31, 100, 0.05, 0.7)
         if positives >= 2_000

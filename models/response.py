@@ -249,7 +249,24 @@ def split(frame: Frame, fold: int = 0) -> tuple[Bools, Bools, Bools]:
     return ~test & ~valid, valid, test
 
 
-def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: int, negatives: float) -> Trained:
+def predictions(frame: Frame, *, seed: int = 1, threads: int = 0, baseline: bool = True) -> tuple[Floats, Floats]:
+    """Click probabilities of the test rows of a timed frame, by the model and by the logistic baseline.
+
+    baseline: False to do without the latter, which then is the base rate.
+    """
+    trained = _fit(frame, split(frame), threads, seed, 1.0, baseline=baseline)
+    return trained.p, trained.linear
+
+
+def _fit(
+    frame: Frame,
+    slices: tuple[Bools, Bools, Bools],
+    threads: int,
+    seed: int,
+    negatives: float,
+    *,
+    baseline: bool = True,
+) -> Trained:
     clicks = frame.column("clicked").astype(np.float64)
     weights = frame.column("weight")
     train, valid, test = slices
@@ -259,7 +276,8 @@ def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: i
             f"{positives} clicks in {int(train.sum())} training impressions, {MIN_CLICKS} are needed; "
             f"bid longer, or bid at the prior click rate until then"
         )
-    encoder = encoding.fit(frame, train)
+    all_codes = encoding.fit(frame, train)
+    encoder = all_codes.without_rated()
     params = boosting.parameters(int(train.sum()), positives, threads, seed)
     weighted = bool((weights != 1).any())
     if positives < FEW_CLICKS and negatives == 1 and not weighted and int(train.sum()) <= MOST_ROWS_OF_FEW:
@@ -272,6 +290,7 @@ def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: i
     raw = sigmoid(boosting.raw_scores(booster, frame, valid, encoder, threads))
     x, y, method = calibration.fit(raw, clicks[valid])
     scored = sigmoid(boosting.raw_scores(booster, frame, test, encoder, threads))
+    base = np.full(int(test.sum()), positives / int(train.sum()))
     return Trained(
         booster=booster,
         encoder=encoder,
@@ -282,8 +301,8 @@ def _fit(frame: Frame, slices: tuple[Bools, Bools, Bools], threads: int, seed: i
         clicks=(positives, int(clicks[valid].sum())),
         slices=slices,
         p=np.interp(scored, x, y),
-        base=np.full(int(test.sum()), positives / int(train.sum())),
-        linear=logistic.baseline(frame, slices, encoder, seed),
+        base=base,
+        linear=logistic.baseline(frame, slices, all_codes, seed) if baseline else base,
     )
 
 

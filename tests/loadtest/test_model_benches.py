@@ -1,0 +1,58 @@
+"""The benchmark's parts over the world and real logs, at a size that takes seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from loadtest import click_bench, training_bench, world_bench
+from models.figures import Options
+
+
+def by_metric(figures):
+    return {figure.metric: figure for figure in figures}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(world_bench, "SEEDS", 2)
+    return Options(Path("unused"), rows=40_000)
+
+
+def test_the_world_is_judged_against_its_own_truth(small):
+    found = by_metric(world_bench.figures(small))
+    truth = found["normalised entropy of the true probabilities"].value
+    ours = found["normalised entropy, ours"].value
+    # Nothing that does not know the truth predicts better than the truth; what learnt anything is below 1.
+    assert truth < ours < 1
+    assert 0 < found["share of the reachable gain, ours"].value < 1
+    assert found["normalised-entropy gain over hashed logistic regression"].se > 0
+    assert found["global calibration of the true probabilities"].value == pytest.approx(1, abs=0.2)
+
+
+def test_labels_dealt_out_at_random_teach_nothing(small):
+    (figure,) = world_bench.leak(small)
+    # 5,000 test rows a seed with about 140 clicks: an AUC of chance has a standard error of .025 a seed.
+    assert figure.value == pytest.approx(0.5, abs=4 * 0.025 / 3**0.5)
+
+
+def test_open_bandit_keeps_its_clicks_and_policies(shared):
+    rows = click_bench.open_bandit(shared / "data" / "open_bandit")
+    assert (len(rows), int(rows.clicks.sum())) == (29_161, 138)
+    assert {context.exchange for context, *_ in rows.items} == {"random", "bts"}
+
+
+@pytest.mark.long
+def test_real_clicks_of_ipinyou_are_predicted_no_worse_than_by_logistic_regression(shared):
+    figures = list(click_bench.figures(Options(shared / "data")))
+    gains = [figure for figure in figures if figure.goal and figure.data.startswith("ipinyou")]
+    assert len(gains) == 3
+    assert [figure.data for figure in gains if not figure.met] == []
+
+
+def test_training_costs_are_ratios_of_two_processes(monkeypatch):
+    monkeypatch.setattr(training_bench, "ROUNDS", 2)
+    monkeypatch.setattr(training_bench, "TREES", 3)
+    wall, memory = training_bench.figures(Options(Path("unused"), rows=4_000))
+    assert memory.value > 0.5  # libraries alone are most of it at this size
+    assert wall.value > 0
+    assert len(wall.about["ours"]) == 2
