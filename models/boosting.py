@@ -116,10 +116,10 @@ def fit(
     lot. The rest is made up for in the logit: logit(p) = logit(p') + ln w (decision science 1.3), by moving the leaves
     of the first tree, so no scorer has to know of it.
     """
-    shift = 0.0
+    moved = 0.0
     if negatives < 1:
         train = train & ((labels > 0) | (frame.column("lot") < negatives))
-        shift = float(np.log(negatives))
+        moved = float(np.log(negatives))
     data = lightgbm.Dataset(
         sequences(frame, train, encoder, blank_seed=seed),
         labels[train],
@@ -134,7 +134,7 @@ def fit(
         labels[valid],
         reference=data,
         weight=None if weights is None else weights[valid],
-        init_score=np.full(int(valid.sum()), shift) if shift else None,
+        init_score=np.full(int(valid.sum()), moved) if moved else None,
         params=dict(params),
     )
     booster = lightgbm.train(
@@ -146,11 +146,16 @@ def fit(
     )
     # Early stopping keeps the surplus trees; the artefact holds the best ones only.
     booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
-    if shift:
-        leaves = booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]
-        for leaf in range(leaves):
-            booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + shift)
+    if moved:
+        shift(booster, moved)
     return booster
+
+
+def shift(booster: lightgbm.Booster, by: float) -> None:
+    """Add a constant to every raw score, through the leaves of the first tree."""
+    leaves = booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]
+    for leaf in range(leaves):
+        booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + by)
 
 
 def fit_few(

@@ -26,7 +26,7 @@ from models.artefacts import BadArtefact as BadArtefact
 from models.artefacts import current as current
 from models.artefacts import versions as versions
 from models.features import Vocabulary
-from models.forest import Forest, UnsupportedModel
+from models.forest import Forest, UnsupportedModel, sigmoid
 
 Floats = npt.NDArray[np.float64]
 
@@ -110,6 +110,10 @@ class Model(msgspec.Struct, frozen=True):
         if not len(self.knots_x):
             return probabilities
         return np.interp(probabilities, self.knots_x, self.knots_y)
+
+    def predicted(self, scores: Floats) -> Floats:
+        """What raw scores mean: calibrated probabilities, or amounts where the link is the logarithm."""
+        return np.exp(scores) if self.manifest.link == "log" else self.calibrate(sigmoid(scores))
 
 
 def publish(root: Path, kind: str, artefact: Artefact) -> str:
