@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import redis
@@ -19,12 +19,9 @@ from dmp import config as configuration
 from dmp.audiences import Audience, told
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
-from models import experiment_commands, landscape_commands, registry_commands
+from models import experiment_commands, landscape_commands, registry_commands, train_commands
 from models.bench_commands import bench
 from models.config import ModelsConfig
-
-if TYPE_CHECKING:
-    from models.response import Report
 
 app = typer.Typer(no_args_is_help=True, help="Click models and look-alike audiences.")
 console = Console()
@@ -35,6 +32,7 @@ app.command()(bench)
 app.add_typer(landscape_commands.app, name="landscape")
 app.add_typer(experiment_commands.app, name="experiment")
 app.command()(registry_commands.card)
+app.command()(train_commands.train)
 
 
 @app.callback()
@@ -91,51 +89,6 @@ def expand(
         finally:
             client.close()
             catalogue.close()
-
-
-@app.command()
-def train(
-    bidlog: Annotated[Path, typer.Argument(help="Folder of bid log files (*.mpk) of bids, impressions and clicks.")],
-    force: Annotated[bool, typer.Option(help="Publish even when the gate refuses.")] = False,
-    config: ConfigFile = None,
-    as_json: Json = False,
-) -> None:
-    """Train the click model from the bid log, judge it on the latest impressions, make it live if it is any good."""
-    from models import dataset, response
-
-    settings = configuration.load("models", ModelsConfig, config)
-    with errors.status("reading the bid log") as status:
-        rows = dataset.rows(bidlog, click_wait_us=settings.click_wait_s * 1_000_000)
-        status.update(f"training on {len(rows):,} impressions")
-        report = response.train(
-            rows, Path(settings.models_dir), now_us=time.time_ns() // 1000, force=force, threads=settings.threads
-        )
-    if as_json:
-        typer.echo(msgspec.json.encode({"read": rows.counts, **msgspec.to_builtins(report)}))
-    else:
-        _print_report(report, rows.counts)
-    if report.version is None:
-        raise typer.Exit(1)
-
-
-def _print_report(report: "Report", read: dict[str, int]) -> None:
-    metrics, base, linear = report.metrics, report.over_base, report.over_logistic
-    table = Table(title=f"click model {report.version or 'not published'}", show_header=False)
-    table.add_row("read", ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in read.items()))
-    table.add_row("impressions (train, validation, test)", ", ".join(f"{n:,}" for n in report.rows))
-    table.add_row("clicks (train, validation, test)", ", ".join(f"{n:,}" for n in report.clicks))
-    if metrics.auc is not None and metrics.auc_se is not None:
-        table.add_row("AUC", f"{metrics.auc:.4f} ± {metrics.auc_se:.4f}")
-    table.add_row("log-loss gain over the constant click rate", f"{base.value:+.2%} ± {base.se:.2%}")
-    table.add_row("log-loss gain over hashed logistic regression", f"{linear.value:+.2%} ± {linear.se:.2%}")
-    if metrics.calibration is not None:
-        table.add_row("predicted / observed clicks", f"{metrics.calibration:.3f} ({report.method})")
-    table.add_row("trees", f"{report.trees}")
-    table.add_row("strongest features", ", ".join(f"{n} {g:.0%}" for n, g in list(report.importance.items())[:6]))
-    console.print(table)
-    if report.refused:
-        verb = "published against the gate" if report.version else "not published"
-        console.print(f"[yellow]{verb}:[/yellow] {report.refused}" + ("" if report.version else "; --force publishes"))
 
 
 @app.command(name="list")

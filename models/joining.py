@@ -14,7 +14,6 @@ out; what may still convert is for soft labels.
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -71,10 +70,11 @@ _user_decoder = msgspec.msgpack.Decoder(User)
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What training reads. frame: rows in order of time. counts: what was read and left out."""
+    """What training reads. frame: rows in order of time. counts: what was read and left out. until_us: when it ends."""
 
     frame: Frame
     counts: dict[str, int]
+    until_us: int
 
 
 def frame_of(
@@ -118,7 +118,7 @@ def frame_of(
     if not len(frame):
         raise BadEvents(f"{bidlog}: no impression to learn from, only {counts}")
     _forget(cache / "days", paths)
-    return Log(frame, counts)
+    return Log(frame, counts, ripe_us + click_wait_us)
 
 
 def transcode(path: Path, into: Path) -> Path:
@@ -316,8 +316,3 @@ def _forget(cache: Path, kept: Sequence[Path | None]) -> None:
         if path not in kept:
             path.unlink()
     shutil.rmtree(cache.parent / "spill", ignore_errors=True)
-
-
-def summary(counts: dict[str, int]) -> str:
-    """Counts in words."""
-    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in Counter(counts).items())
