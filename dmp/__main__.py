@@ -34,6 +34,8 @@ from dmp import (
     identity_commands,
     keys,
     optout,
+    partner_commands,
+    preference_commands,
     pseudonym,
     rights_commands,
     store,
@@ -197,6 +199,8 @@ app.command("archive")(archive_commands.archive)
 rights_commands.register(app)
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
+app.add_typer(preference_commands.app, name="preference")
+app.add_typer(partner_commands.app, name="partners")
 
 
 @app.command("store")

@@ -73,6 +73,14 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lateness_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3_600
 
 
+class PartnersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.partners]` table: what each partner's run in a build may take (`dmp.partner`)."""
+
+    seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
+    memory_mb: Annotated[int, msgspec.Meta(ge=50)] = 2_048
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] = 50_000_000
+
+
 class BuildConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp.build]` table: builds of tags.
 
@@ -106,6 +114,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collect: CollectConfig = CollectConfig()
     stream: StreamConfig = StreamConfig()
     build: BuildConfig = BuildConfig()
+    partners: PartnersConfig = PartnersConfig()
 
 
 def load(

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import bitmaps, carried, events, generations, persons, tagging
+from dmp import bitmaps, carried, events, generations, partner, persons, tagging
 from dmp.config import DmpConfig
 from dmp.decisions import decisions_file, read
 from dmp.engine import DuckEngine, Engine, family_sql, query_names
@@ -108,7 +109,14 @@ def build(
             tagging.scan(engine, paths, now_us, config.build.utc_offset_min)
             with store.sync(timeout_s=30.0) as client:
                 before = carried.carried(config, client)
-            return tagging.make(engine, now_us, decided, lambda: persons.learn(engine, config, store), progress, before)
+            partners = partial(
+                partner.family,
+                root=partner.partners_folder(config.data_dir),
+                spill=Path(config.data_dir) / "spill",
+                limits=config.partners,
+            )
+            learn = partial(persons.learn, engine, config, store)
+            return tagging.make(engine, now_us, decided, learn, progress, before, {"partner": partners})
 
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress, engine_name)
 

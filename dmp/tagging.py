@@ -5,9 +5,10 @@ Everything here is queries to an engine (`dmp.engine`); what to do with the tags
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ from dmp.tables import EVENT_COLUMNS
 from dmp.words import DAY_US, MINUTE_US
 
 MAX_UNMAPPED = 100  # labels told: enough to extend the taxonomy by; rare free text may be about single persons
+NO_FAMILIES: Mapping[str, families.ModelFamily] = MappingProxyType({})
 Progress = Callable[[str, int, int], None]
 """Told the step, how many are done and how many there are."""
 
@@ -73,13 +75,14 @@ def make(
     learn_persons: Callable[[], int],
     progress: Progress = lambda step, done, total: None,
     before: Carried = NOTHING,
+    further: Mapping[str, families.ModelFamily] = NO_FAMILIES,
 ) -> Made:
     """The tags of the scanned events. learn_persons: makes the table `persons` (`dmp.persons.learn`).
-    before: from the live generation.
+    before: from the live generation. further: families that this installation adds, run last.
 
     Raises BadEvents for files that cannot be read or make no tag.
     """
-    watch = _Watch(5 + len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES), progress)
+    watch = _Watch(5 + len(families.SQL_FAMILIES) + len(families.MODEL_FAMILIES) + len(further), progress)
     with watch("clean"):
         used, joined = _clean(engine, learn_persons)
     with watch("weigh"):
@@ -94,7 +97,7 @@ def make(
             made.append(_family(engine, name))
     engine.table("before", before.clusters)
     notes = {}
-    for name, family in families.MODEL_FAMILIES.items():
+    for name, family in {**families.MODEL_FAMILIES, **further}.items():
         with watch(name):
             _view_tags(engine, made)
             found = family(engine, now_us)

@@ -12,6 +12,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from importlib.resources import files
 from types import MappingProxyType
 
@@ -81,12 +82,22 @@ INTERESTS: tuple[int, ...] = tuple(tag.id for tag in TAGS if tag.parent == "inte
 """Ids of the interest tags, one per vertical, in file order."""
 
 
+FIRST_PARTNER_TAG = 2**31
+
+
+def partner_tag(name: str) -> int:
+    """The number of a tag that a partner declares (`dmp.partner`): made of its name alone, above all of ours."""
+    return FIRST_PARTNER_TAG + int.from_bytes(blake2b(name.encode(), digest_size=4).digest()) % FIRST_PARTNER_TAG
+
+
 def tag_id(name: str) -> int:
-    """The id of a tag by name; raises UnknownTag with the nearest names.
+    """The id of a tag by name; raises UnknownTag with the nearest names. Any `partner.<who>.<what>` has one.
 
     >>> tag_id("demographic.gender.male")
     101
     """
+    if name.startswith("partner.") and name.count(".") == 2:
+        return partner_tag(name)
     try:
         return BY_NAME[name].id
     except KeyError:
