@@ -124,9 +124,9 @@ async def test_a_tc_string_decides_what_an_event_may_do(door: Door) -> None:
         (b"{}", {"Content_Type": "application/x-www-form-urlencoded"}, 415, "unsupported"),
         (b"{}", {"Content_Encoding": "br"}, 415, "unsupported"),
         (b"no gzip", {"Content_Encoding": "gzip"}, 400, "bad_gzip"),
-        (gzip.compress(b"{}")[:-4], {"Content_Encoding": "gzip"}, 400, "bad_gzip"),
-        (gzip.compress(b"{}") * 2, {"Content_Encoding": "gzip"}, 400, "bad_gzip"),
-        (gzip.compress(b" " * 1_000_000), {"Content_Encoding": "gzip"}, 413, "too_large"),
+        (gzip.compress(b"{}", mtime=0)[:-4], {"Content_Encoding": "gzip"}, 400, "bad_gzip"),
+        (gzip.compress(b"{}", mtime=0) * 2, {"Content_Encoding": "gzip"}, 400, "bad_gzip"),
+        (gzip.compress(b" " * 1_000_000, mtime=0), {"Content_Encoding": "gzip"}, 413, "too_large"),
     ],
 )
 async def test_what_cannot_be_read_is_refused(
