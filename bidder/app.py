@@ -17,22 +17,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, notices, pacer, serving
+from bidder import budget, contact, notices, pacer, serving, trace
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
 from bidder.campaigns import Campaign
-from bidder.config import BidderConfig
+from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
+from bidder.openrtb import BadRequest
 from bidder.overload import Pressure
 from bidder.pacer import KEEP_S as KEEP_PACE_S
 from bidder.pacer import Pacer
@@ -289,10 +291,27 @@ class Service:
             handler = partial(self._notice, kind)
             app.router.add_get(path, handler, allow_head=False)
             app.router.add_post(path, handler)
+        app.router.add_post("/trace/{exchange}", self._trace)
         app.router.add_get("/conv", self._pixel_conversion, allow_head=False)
         for method in ("GET", "POST"):
             app.router.add_route(method, "/postback/{advertiser}", self._postback)
         return app
+
+    async def _trace(self, http: web.Request) -> web.Response:
+        """For who knows the operator's secret; for all others there is nothing here."""
+        given = http.headers.get(trace.HEADER, "").encode("utf-8", "surrogateescape")
+        wanted = self.settings.trace_token.encode()
+        if not wanted or not hmac.compare_digest(wanted, given):
+            return web.Response(status=404)
+        name = http.match_info["exchange"]
+        exchange = self.settings.exchanges.get(name, DEFAULT_EXCHANGE)
+        try:
+            found = await trace.trace(
+                await http.read(), name, exchange, self.bidder.serving.snapshot, self.lookup, self.ring
+            )
+        except BadRequest as error:
+            return web.json_response({"error": error.reason}, status=400)
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
     async def _pixel_conversion(self, http: web.Request) -> web.Response:
         """From the page behind a conversion: always a pixel, whatever came of it."""

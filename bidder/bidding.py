@@ -21,6 +21,7 @@ from bidder.config import BidderConfig
 from bidder.decide import Decision, Offer, decide
 from bidder.endpoints import Endpoint
 from bidder.experiments import Assignment, assign
+from bidder.funnel import SENT, Funnel
 from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
@@ -94,6 +95,7 @@ class Bidder:
         self._log = log
         self._report = report
         self._saw = saw
+        self._funnel = Funnel(metrics, settings.funnel_every)
         self._exhausted: tuple[Serving, int, int] = (serving, -1, 0)
         self._counts = metrics.counts
         self._latency = metrics.latency
@@ -205,6 +207,10 @@ class Bidder:
             request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
             self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
         )  # fmt: skip
+        if self._funnel.wants():
+            self._funnel.ask(
+                request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, decision
+            )
         if decision.reason is not Reason.BID:
             return self._no_bids(decision.reason, arrived_s, request, endpoint)
         issued_s = self._budgets.now_s()
@@ -257,6 +263,7 @@ class Bidder:
             )  # fmt: skip
             name = bid_id_text(bid_id)
             parts = serving.parts[offer.ad_index]
+            self._funnel.count(parts.campaign, SENT)
             adm, tail = for_imp(parts, imp, request.cattax)
             bids.append(
                 Sent(

@@ -32,6 +32,12 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_notices_total": ("counter", "Notices by kind and result."),
     "tagbid_workers": ("gauge", "Worker processes by state."),
     "tagbid_worker_exits_total": ("counter", "Worker processes that ended without being told to."),
+    "tagbid_funnel_sampled_total": ("counter", "Requests whose rules were all asked, for tagbid_funnel_total."),
+    "tagbid_funnel_total": (
+        "counter",
+        "Impressions of sampled requests by campaign and step, or rule that took them.",
+    ),
+    "tagbid_campaign_total": ("counter", "Bids by campaign: sent, won, billed, clicked."),
     "tagbid_conversions_total": ("counter", "Conversions told by pixels and servers, by result."),
     "tagbid_snapshot_total": ("counter", "Attempts to load new campaigns or models, by result."),
     "tagbid_snapshot_timestamp_seconds": ("gauge", "When the snapshot in use was made."),

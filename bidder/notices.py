@@ -22,6 +22,7 @@ import redis.exceptions
 from bidder import contact
 from bidder.budget import DAY_S, KEEP_S, Budgets, cost_micros
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
+from bidder.funnel import BILLED, CLICKED, WON, Funnel
 from bidder.metrics import Metrics
 from bidder.prices import PriceUnusable, reported_micros
 from bidder.tokens import ONE_MILLI, SKEW_S, Forged, Signer, Token
@@ -40,6 +41,9 @@ POINTS = frozenset({*EVENTS, "error"})
 
 PRICED: frozenset[Kind] = frozenset({"win", "billing", "loss", "impression"})
 """Notices whose `p` is a price."""
+
+STEPS: Mapping[Kind, str] = {"win": WON, "click": CLICKED}
+"""Steps of a campaign's funnel; whatever is of record is billed."""
 
 MAX_DEFERRED = 50_000
 STREAM_MAX = 250_000  # entries of one of 16 streams, about 60 MB
@@ -85,6 +89,7 @@ class Notices:
         self._settings = settings
         self._log = log
         self._counts = metrics.counts
+        self._funnel = Funnel(metrics)
         self._slots = {
             (kind, result): metrics.slot("tagbid_notices_total", kind=kind, result=result.name.lower())
             for kind in KINDS
@@ -169,6 +174,9 @@ class Notices:
             return Result.OVER_BUDGET
         if problem:
             return Result.QUARANTINED
+        step = BILLED if of_record else STEPS.get(kind)
+        if step is not None:
+            self._funnel.count(token.campaign, step)
         self._log(lambda: event)
         return Result.COUNTED
 

@@ -1,0 +1,89 @@
+"""Where a campaign's traffic goes: how many impressions each rule took from it, and what became of the rest.
+
+Asking every rule for every campaign costs more than a bid, so it is done for one request in `every`; those counts are
+a sample (`tagbid_funnel_sampled_total` tells its size). What is sent, won, billed and clicked is counted whole.
+"""
+
+from collections.abc import Iterable
+
+from bidder import targeting
+from bidder.config import ExchangeConfig
+from bidder.decide import Decision, usable
+from bidder.metrics import Metrics
+from bidder.openrtb import Request
+from bidder.privacy import PrivacyDecision
+from bidder.redact import strip
+from bidder.snapshot import Snapshot
+from bidder.view import view
+from dmp.schema import User
+
+RECEIVED, SCORED, PRICED = "received", "scored", "priced"
+"""Steps of the sample besides the rules' names: an impression was offered, an ad passed all rules, it got a price."""
+
+SENT, WON, BILLED, CLICKED = "sent", "won", "billed", "clicked"
+"""Steps that are counted whole."""
+
+
+class Funnel:
+    """Counts by campaign and step. every: one request in so many is asked in full, 0 for none."""
+
+    def __init__(self, metrics: Metrics, every: int = 0) -> None:
+        self._metrics = metrics
+        self._every = every
+        self._left = 1
+        self._sampled = metrics.slot("tagbid_funnel_sampled_total")
+        self._slots: dict[tuple[str, str, str], int] = {}
+
+    def count(self, campaign: str, step: str) -> None:
+        """One more bid of a campaign that was sent, won, billed or clicked."""
+        self._add("tagbid_campaign_total", campaign, step)
+
+    def wants(self) -> bool:
+        """Whether it is the next request's turn."""
+        if not self._every:
+            return False
+        self._left -= 1
+        if self._left:
+            return False
+        self._left = self._every
+        return True
+
+    def ask(
+        self,
+        request: Request,
+        privacy: PrivacyDecision,
+        user: User | None,
+        snapshot: Snapshot,
+        now_us: int,
+        exchange: ExchangeConfig,
+        name: str,
+        decision: Decision,
+    ) -> None:
+        """Ask every rule about one decided request. Arguments as of `bidder.decide.decide`."""
+        self._metrics.counts[self._sampled] += 1
+        user = usable(user, privacy, snapshot.settings)
+        seen = view(strip(request, privacy), user, now_us, exchange, name, privacy.frequency_cap)
+        owners, campaigns = snapshot.owners, snapshot.portfolio.campaigns
+        for i, imp in enumerate(request.imp):
+            mask = snapshot.index.everything
+            alive = {owners[ad] for ad in range(len(snapshot.ads))}
+            self._step(RECEIVED, (campaigns[owner].id for owner in alive))
+            for reason, passing in targeting.answers(snapshot.index, seen, imp):
+                if mask & ~passing:
+                    mask &= passing
+                    left = {owners[ad] for ad in targeting.members(mask, len(owners))}
+                    self._step(reason.value, (campaigns[owner].id for owner in alive - left))
+                    alive = left
+            self._step(SCORED, (campaigns[owner].id for owner in alive))
+            self._step(PRICED, {campaigns[owners[offer.ad_index]].id for offer in decision.offers[i]})
+
+    def _step(self, step: str, campaigns: Iterable[str]) -> None:
+        for campaign in campaigns:
+            self._add("tagbid_funnel_total", campaign, step)
+
+    def _add(self, series: str, campaign: str, step: str) -> None:
+        key = (series, campaign, step)
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = self._metrics.slot(series, campaign=campaign, step=step)
+        self._metrics.counts[slot] += 1

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from tests.bidder.running import CAMPAIGNS, body, running, urls
+
+PAGE_BOUND = """
+[[campaign]]
+id = "elsewhere"
+advertiser = "acme"
+adomain = "acme.example"
+goal = "cpm"
+price_micros = 9000000
+daily_budget_micros = 1000000000
+targeting = { domains = ["other.example"] }
+creatives = [{id = "e-1", w = 300, h = 250, image_url = "https://cdn.example/a.png", landing_url = "https://acme.example/"}]
+"""
+
+
+def funnel(metrics, campaign):
+    return {
+        name.partition('step="')[2].partition('"')[0]: int(value)
+        for name, value in metrics.items()
+        if name.startswith(("tagbid_funnel_total", "tagbid_campaign_total")) and f'"{campaign}"' in name and value
+    }
+
+
+async def test_every_impression_of_a_campaign_ends_somewhere(tmp_path, store):
+    async with running(tmp_path, store, CAMPAIGNS + PAGE_BOUND, funnel_every=1) as bidder:
+        found = urls(await bidder.a_bid())
+        await bidder.bid(body(imp={"banner": {"w": 1, "h": 1}}))
+        await bidder.bid(body(site={"domain": "other.example"}, imp={"bidfloor": 50}))
+        for kind in ("win", "billing", "click"):
+            await bidder.get(found[kind])
+        metrics = await bidder.metrics()
+    assert metrics["tagbid_funnel_sampled_total"] == 3
+    acme, elsewhere = funnel(metrics, "acme"), funnel(metrics, "elsewhere")
+    assert acme == {"received": 3, "size": 1, "scored": 2, "priced": 1, "sent": 1, "won": 1, "billed": 1, "clicked": 1}
+    assert elsewhere == {"received": 3, "inventory": 2, "scored": 1}
+
+
+async def test_one_request_in_so_many_is_asked(tmp_path, store):
+    async with running(tmp_path, store, funnel_every=3) as bidder:
+        for _ in range(7):
+            await bidder.bid(body())
+        assert (await bidder.metrics())["tagbid_funnel_sampled_total"] == 3
+
+
+async def traced(bidder, data, **headers):
+    async with bidder.http.post(f"{bidder.url}/trace/x", data=data, headers=headers) as answer:
+        return answer.status, await answer.read()
+
+
+@pytest.mark.rule("S-27")
+@pytest.mark.parametrize("token", ["", "a secret of the operator"])
+async def test_only_who_knows_the_secret_gets_a_trace(tmp_path, store, client, token):
+    async with running(tmp_path, store, trace_token=token) as bidder:
+        assert (await traced(bidder, body()))[0] == 404
+        assert (await traced(bidder, body(), **{"X-Tagbid-Trace": "guess"}))[0] == 404
+        status, answer = await traced(bidder, body(), **{"X-Tagbid-Trace": token})
+        assert status == (200 if token else 404)
+        if token:
+            found = json.loads(answer)
+            assert [step["step"] for step in found["steps"]] == ["decode", "privacy", "user", "explain"]
+            assert found["explanation"]["reason"] == "bid"
+            assert (await traced(bidder, b"{", **{"X-Tagbid-Trace": token}))[0] == 400
+        assert bidder.service.budgets.accounts()[0].pending == 0
+    assert not list((tmp_path / "data" / "bidlog").glob("*.mpk"))
+
+
+async def test_a_trace_tells_nothing_that_names_the_user(tmp_path, store):
+    ids = {
+        "device": {"ifa": "6d92078a-8246-4ba4-ae5b-76104861e7dc", "ip": "198.51.100.213"},
+        "user": {"id": "u-canary"},
+    }
+    async with running(tmp_path, store, trace_token="secret") as bidder:
+        status, answer = await traced(bidder, body(**ids), **{"X-Tagbid-Trace": "secret"})
+    assert status == 200
+    assert json.loads(answer)["user"] == "unknown"
+    assert not [name for name in (b"6d92078a", b"198.51.100", b"u-canary") if name in answer]
