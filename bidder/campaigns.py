@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from bidder import creatives
 from bidder.creatives import Creative, Name
 from bidder.geo import COUNTRIES
+from bidder.pricing import Goal
 from dmp import keys
 from dmp.errors import ConfigError
 from dmp.taxonomy import UnknownTag, tag_id
@@ -93,7 +94,9 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
 
     adomain: landing-page domain. cat: IAB categories of the advertised thing (taxonomy 1). cat_in: the
     same in other taxonomies, by OpenRTB `cattax`, for requests that block by one of those. interest: tag the ad
-    speaks to. goal: "cpm" pays price_micros per thousand impressions, "cpc" per click. currency: of all its money.
+    speaks to. goal: "cpm" pays price_micros per thousand impressions, "cpc" per click, "cpa"
+    per conversion; "roas" wants price_micros of revenue for a million micros spent (4_000_000: four times the spend).
+    currency: of all its money.
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids.
     pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
@@ -102,7 +105,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     id: Name
     advertiser: Name
     adomain: Annotated[str, Meta(min_length=3, max_length=253)]
-    goal: Literal["cpm", "cpc"]
+    goal: Goal
     price_micros: Annotated[int, Meta(gt=0, le=10**12)]
     daily_budget_micros: Annotated[int, Meta(ge=0, le=10**15)]
     creatives: Annotated[tuple[Creative, ...], Meta(min_length=1, max_length=1_000)]

@@ -225,7 +225,9 @@ def _offers(
             break
         more = score(batch, where, seen, snapshot)
         candidates += batch
-        scores = Scores(scores.chances + more.chances, scores.request, scores.pairs + more.pairs)
+        scores = Scores(
+            scores.chances + more.chances, scores.expected + more.expected, scores.request, scores.pairs + more.pairs
+        )
         offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
         limit *= 2
     return offers, where
@@ -257,8 +259,8 @@ def priced(
     chances = scores.chances
     by_ad = snapshot.by_ad
     values = [
-        value_micros(by_ad[ad].goal, by_ad[ad].price_micros, chance)
-        for ad, chance in zip(candidates, chances, strict=True)
+        value_micros(by_ad[ad].goal, by_ad[ad].price_micros, expected)
+        for ad, expected in zip(candidates, scores.expected, strict=True)
     ]
     quotes = Quotes(snapshot, where, chances, seen.request.id.encode())
     worths = [quotes.worth(ad, value) for ad, value in zip(candidates, values, strict=True)]

@@ -11,13 +11,23 @@ TICK = 1
 """The least step of a price, a micro: a bid shaded below the floor stands clear of whoever bids exactly the floor."""
 
 
-def value_micros(goal: Literal["cpm", "cpc"], price_micros: int, pctr: float) -> int:
-    """What one thousand impressions are worth: the CPM, or clicks expected of a thousand times the price of one.
+Goal = Literal["cpm", "cpc", "cpa", "roas"]
 
-    >>> value_micros("cpm", 2_500_000, 0.0), value_micros("cpc", 400_000, 0.002)
-    (2500000, 800000)
+
+def value_micros(goal: Goal, price_micros: int, expected: float) -> int:
+    """What one thousand impressions are worth, CPM micros.
+
+    expected: of one impression, what the campaign pays for: clicks (cpc), conversions (cpa), revenue in whole units of
+    the currency (roas, where price_micros is the revenue wanted for a million micros spent).
+
+    >>> value_micros("cpm", 2_500_000, 0.0), value_micros("cpc", 400_000, 0.002), value_micros("roas", 4_000_000, 0.02)
+    (2500000, 800000, 5000000)
     """
-    return price_micros if goal == "cpm" else round(price_micros * pctr * 1000)
+    if goal == "cpm":
+        return price_micros
+    if goal == "roas":
+        return round(expected * 1000 * 1e12 / price_micros)
+    return round(price_micros * expected * 1000)
 
 
 def bid_currency(allowed: Sequence[str] | None, rates: Mapping[str, float]) -> str | None:

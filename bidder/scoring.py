@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from bidder.results import PAID_RESULTS
 from bidder.snapshot import Snapshot
 from bidder.view import View
 from models import features
@@ -10,11 +11,13 @@ from models.forest import sigmoid
 
 
 class Scores(Struct, frozen=True, gc=False):
-    """chances: calibrated click probability per candidate. request, pairs: the features of the two sides that are
+    """chances: calibrated click probability per candidate. expected: what its campaign pays for, expected of this
+    impression (`bidder.results`). request, pairs: the features of the two sides that are
     computed per request and per candidate; empty without a model.
     """
 
     chances: list[float]
+    expected: list[float]
     request: list[float]
     pairs: list[list[float]]
 
@@ -23,10 +26,16 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     """candidates: positions in `snapshot.ads`."""
     model, masks = snapshot.model, snapshot.masks
     if model is None or masks is None:
-        return Scores([snapshot.settings.prior_ctr] * len(candidates), [], [])
+        chances = [snapshot.settings.prior_ctr] * len(candidates)
+        expected = [
+            0.0 if snapshot.by_ad[ad].goal in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates
+        ]
+        return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
     request = features.request_values(model.vocabulary, where, user, seen.now_us)
     ads = snapshot.ads
     pairs = features.pair_rows([ads[i] for i in candidates], where, user, seen.now_us)
     raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
-    return Scores(model.calibrate(sigmoid(raw)).tolist(), request, pairs)
+    chances = model.calibrate(sigmoid(raw)).tolist()
+    goals = [snapshot.by_ad[ad].goal for ad in candidates]
+    return Scores(chances, snapshot.results.expected(goals, chances, candidates, request, pairs), request, pairs)

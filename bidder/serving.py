@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bidder import campaigns, experiments, snapshot
+from bidder import campaigns, experiments, results, snapshot
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
@@ -49,11 +49,14 @@ def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) ->
     root = Path(settings.models_dir)
     version = registry.current(root, MODEL)
     model = None if version is None else registry.load(root, MODEL, version)
+    if model is not None and settings.model_max_age_h:
+        registry.require_fresh(root, model, time.time_ns() // 1000, settings.model_max_age_h)
     prices = None if artefacts.current(root, landscape.KIND) is None else landscape.load(root)
     name = f"{portfolio.digest}/{version or 'no model'}/{'no landscape' if prices is None else prices.version}"
     budgets = {campaign.id: campaign.daily_budget_micros for campaign in portfolio.campaigns}
     tests = experiments.load(Path(settings.experiments), budgets) if settings.experiments else ()
-    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests)
+    outcomes = results.load(root, model)
+    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -72,7 +75,8 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
     file = _changes(settings.campaigns) + (_changes(settings.experiments) if settings.experiments else ())
     try:
         root = Path(settings.models_dir)
-        return *file, registry.current(root, MODEL), artefacts.current(root, landscape.KIND)
+        kinds = (MODEL, *results.KINDS, landscape.KIND)
+        return *file, *(artefacts.current(root, kind) for kind in kinds)
     except BadArtefact as error:  # told by `load`, once
         return *file, str(error)
 

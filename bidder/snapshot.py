@@ -16,6 +16,8 @@ from bidder.creatives import Creative
 from bidder.experiments import Experiment
 from bidder.pacing import Pace
 from bidder.pricing import value_micros
+from bidder.results import Results
+from bidder.results import build as results_of
 from bidder.targeting import Index
 from bidder.traffic import Quality
 from dmp import keys
@@ -68,6 +70,7 @@ class Snapshot(Struct, frozen=True):
     landscape: Landscape | None
     paces: Paces
     experiments: tuple[Experiment, ...]
+    results: Results = Results()
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
         """The ads of some campaigns, for `decide`'s `exhausted`; ids that are not in the portfolio are ignored."""
@@ -85,10 +88,12 @@ def build(
     landscape: Landscape | None = None,
     paces: Paces | None = None,
     experiments: tuple[Experiment, ...] = (),
+    outcomes: Mapping[str, Model] | None = None,
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
     landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
+    outcomes: models of what follows an impression, of the click model's training (`bidder.results.load`).
     """
     rows = [
         (position, campaign, creative)
@@ -104,6 +109,8 @@ def build(
         masks = model.forest.campaign_masks(np.array(values))
         highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
         most = (highest * (1 + SLACK)).tolist()
+    results = Results() if outcomes is None or not values else results_of(dict(outcomes), values)
+    most = results.most([campaign.goal for _, campaign, _ in rows], most)
     bounds = [
         value_micros(campaign.goal, campaign.price_micros, chance)
         for (_, campaign, _), chance in zip(rows, most, strict=True)
@@ -136,6 +143,7 @@ def build(
         landscape=landscape,
         paces=paces or Paces(),
         experiments=experiments,
+        results=results.ordered(order),
     )
 
 

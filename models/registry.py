@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 FORMAT = 1
 GOLDEN_TOLERANCE = 1e-9
 MAX_KNOTS = 200
+MOST_OFF = 1.5  # predicted over observed clicks; the gate allows much less, this is what no chance explains
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -226,7 +227,21 @@ def _read(folder: Path, kind: str, version: str) -> Model:
     x, y = np.array(manifest.knots_x, dtype=np.float64), np.array(manifest.knots_y, dtype=np.float64)
     if len(x) != len(y) or len(x) > MAX_KNOTS or not _is_calibration(x, y):
         raise bad("the calibration knots are not two ascending lists of probabilities")
+    ratio = manifest.metrics.get("calibration")
+    if ratio is not None and not manifest.forced and not 1 / MOST_OFF <= ratio <= MOST_OFF:
+        raise bad(f"it predicted {ratio:.2f} times the clicks there were in its test")
     return Model(kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, x, y, text)
+
+
+def require_fresh(root: Path, model: Model, now_us: int, most_h: int) -> None:
+    """Raises BadArtefact when a model was made more than most_h hours ago."""
+    old_h = (now_us - model.manifest.created_us) // 3_600_000_000
+    if old_h > most_h:
+        raise BadArtefact(
+            root / model.kind / model.version,
+            f"is {old_h} hours old, {most_h} are allowed",
+            "train again, or raise bidder.model_max_age_h",
+        )
 
 
 def _is_calibration(x: Floats, y: Floats) -> bool:

@@ -1,0 +1,115 @@
+"""A running bidder and the models it is given: swaps under load, and artefacts that must not be used."""
+
+import asyncio
+import json
+import shutil
+import time
+
+import aiohttp
+import msgspec
+import pytest
+
+from models import registry
+from tests.bidder.running import body_of_user, running
+from tests.bidder.test_app import eventually
+from tests.models.test_registry import an_artefact
+
+HOUR_US = 3_600_000_000
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def test_a_running_bidder_swaps_models_under_load_without_a_failed_request(tmp_path, store):
+    root = tmp_path / "models"
+    first = registry.publish(root, "response", an_artefact(1, created_us=now_us()))
+    async with running(tmp_path, store, reload_s=0.02) as bidder:
+        statuses: list[int] = []
+        stop = asyncio.Event()
+
+        async def ask():
+            async with aiohttp.ClientSession() as http:
+                while not stop.is_set():
+                    async with http.post(f"{bidder.url}/bid/x", data=body_of_user()) as answer:
+                        statuses.append(answer.status)
+                        await answer.read()
+
+        def serves(version):
+            model = bidder.service.bidder.serving.snapshot.model
+            return asyncio.sleep(0, model is not None and model.version == version)
+
+        async with asyncio.TaskGroup() as asking:
+            for _ in range(4):
+                asking.create_task(ask())
+            await eventually(lambda: serves(first))
+            for seed in range(2, 5):
+                version = registry.publish(root, "response", an_artefact(seed, created_us=now_us()))
+                async with asyncio.timeout(10):  # the promise: live within ten seconds
+                    await eventually(lambda version=version: serves(version))
+                asked = len(statuses)
+                await eventually(lambda asked=asked: asyncio.sleep(0, len(statuses) > asked + 10))
+            stop.set()
+        assert set(statuses) == {200}
+
+
+def corrupt(folder):
+    text = (folder / "model.txt").read_bytes()
+    (folder / "model.txt").write_bytes(text.replace(b"leaf_value=", b"leaf_value=9", 1))
+
+
+def rename_signature(folder):
+    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=registry.Manifest)
+    forge(folder, msgspec.structs.replace(manifest, signature="0" * 32))
+
+
+def miscalibrate(folder):
+    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=registry.Manifest)
+    forge(folder, msgspec.structs.replace(manifest, metrics={"calibration": 3.0}))
+
+
+def forge(folder, manifest):
+    """As if a publisher without our checks had made it: name and hash are right, the content is not."""
+    from hashlib import sha256
+
+    bare = msgspec.structs.replace(manifest, version="")
+    digest = sha256(msgspec.json.encode(bare)).hexdigest()[:12]
+    version = f"{folder.name.rpartition('-')[0]}-{digest}"
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, version=version)))
+    folder.rename(folder.with_name(version))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "hours_old", "reason"),
+    [
+        (corrupt, 0, "model.txt was changed after publication"),
+        (rename_signature, 0, "trained under feature signature 0000"),
+        (miscalibrate, 0, "predicted 3.00 times the clicks"),
+        (lambda folder: None, 100, "is 100 hours old"),
+    ],
+)
+async def test_an_artefact_that_must_not_be_used_is_refused_with_its_reason(
+    tmp_path, store, caplog, spoil, hours_old, reason
+):
+    root = tmp_path / "models"
+    good = registry.publish(root, "response", an_artefact(1, created_us=now_us()))
+    async with running(tmp_path, store, reload_s=0.02) as bidder:
+        elsewhere = tmp_path / "other"
+        made = registry.publish(
+            elsewhere, "response", an_artefact(2, created_us=now_us() - hours_old * HOUR_US - 1_000_000)
+        )
+        home = root / "response"
+        before = {path.name for path in home.iterdir()}
+        shutil.copytree(elsewhere / "response" / made, home / made)
+        spoil(home / made)
+        (version,) = {path.name for path in home.iterdir()} - before
+        (home / "current").write_text(f"{version}\n")
+
+        async def refused():
+            return (await bidder.metrics())['tagbid_snapshot_total{result="failed"}'] == 1
+
+        await eventually(refused)
+        assert reason in caplog.text
+        assert bidder.service.bidder.serving.snapshot.model.version == good
+        status, answer = await bidder.bid(body_of_user())
+        assert (status, bool(json.loads(answer)["seatbid"])) == (200, True)
