@@ -113,6 +113,7 @@ class Service:
         self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
         self.paces = Paces()
+        self.ratios = serving.Ratios()
         self.pacer = Pacer(self._keep_pace)
         self.conversions = Conversions(
             self.link, self.signer, self.budgets.now_s, settings, self.metrics, self.bidlog.put
@@ -149,8 +150,12 @@ class Service:
             await self.link.execute("SCRIPT", "LOAD", script)
         self._tasks = [
             asyncio.create_task(
-                serving.follow(settings, public_url, seen, self.swap, self.metrics, self.paces), name="follow"
-            )
+                serving.follow(settings, public_url, seen, self.swap, self.metrics, self.paces, self.ratios),
+                name="follow",
+            ),
+            asyncio.create_task(
+                serving.follow_ratios(self.ratios, self.link, lambda: self._campaigns), name="live calibration"
+            ),
         ]
         gc.collect()
         gc.freeze()

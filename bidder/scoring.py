@@ -1,5 +1,6 @@
 """Click probabilities of the candidates of one imp: one call of the forest, or the prior without a model."""
 
+import numpy as np
 from msgspec import Struct
 
 from bidder.results import PAID_RESULTS
@@ -36,6 +37,9 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     ads = snapshot.ads
     pairs = features.pair_rows([ads[i] for i in candidates], where, user, seen.now_us)
     raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
-    chances = model.calibrate(sigmoid(raw)).tolist()
+    found = model.calibrate(sigmoid(raw))
+    if snapshot.ratios is not None:
+        found = np.minimum(1.0, found * snapshot.ratios[candidates])
+    chances = found.tolist()
     goals = [snapshot.by_ad[ad].goal for ad in candidates]
     return Scores(chances, snapshot.results.expected(goals, chances, candidates, request, pairs), request, pairs)

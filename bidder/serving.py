@@ -7,9 +7,10 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
+import redis.exceptions
 from msgspec import Struct
 
 from bidder import campaigns, experiments, results, snapshot
@@ -18,13 +19,17 @@ from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
 from bidder.snapshot import Paces, Snapshot
 from bidder.tokens import text_field
+from dmp import keys
 from dmp.errors import TagbidError
-from models import artefacts, landscape, registry
+from dmp.lookup import Link
+from models import artefacts, landscape, live, registry
 from models.registry import BadArtefact
 
 log = logging.getLogger("tagbid.bidder")
 MODEL = "response"  # the kind of model bids are scored with
 DAY_S = 86_400
+RATIOS_S = 60.0
+IDLE_S = 1.0  # before the first campaigns are served
 
 
 class Serving(Struct, frozen=True):
@@ -43,8 +48,13 @@ class Serving(Struct, frozen=True):
     made_s: float
 
 
-def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) -> Serving:
-    """Everything from disk, checked. paces: as in `snapshot.build`. Raises TagbidError when a part cannot be used."""
+def load(
+    settings: BidderConfig, public_url: str, paces: Paces | None = None, ratios: Mapping[str, float] | None = None
+) -> Serving:
+    """Everything from disk, checked. paces, ratios: as in `snapshot.build`.
+
+    Raises TagbidError when a part cannot be used.
+    """
     portfolio = campaigns.load(Path(settings.campaigns))
     root = Path(settings.models_dir)
     version = registry.current(root, MODEL)
@@ -56,7 +66,7 @@ def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) ->
     budgets = {campaign.id: campaign.daily_budget_micros for campaign in portfolio.campaigns}
     tests = experiments.load(Path(settings.experiments), budgets) if settings.experiments else ()
     outcomes = results.load(root, model)
-    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes)
+    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -68,6 +78,33 @@ def load(settings: BidderConfig, public_url: str, paces: Paces | None = None) ->
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
         made_s=time.time(),
     )
+
+
+class Ratios:
+    """Live calibration as last read. of: {campaign: factor}; version: changes with it."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, float] = {}
+        self.version = 0
+
+    def take(self, states: Mapping[str, bytes | None]) -> None:
+        """What the store holds per campaign. A campaign it holds nothing of any more is at 1 again."""
+        found = live.served(states)
+        if found != self.of:
+            self.of = found
+            self.version += 1
+
+
+async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Iterable[str]]) -> None:
+    """Read live calibration every `RATIOS_S`; never returns. While the store is away, what was read last holds."""
+    while True:
+        names = list(campaigns())
+        try:
+            states = await asyncio.gather(*(link.execute("GET", keys.calibration(name)) for name in names))
+            ratios.take(dict(zip(names, states, strict=True)))
+        except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
+            log.warning("live calibration could not be read: %s", error)
+        await asyncio.sleep(RATIOS_S if names else IDLE_S)
 
 
 def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
@@ -97,17 +134,19 @@ async def follow(
     swap: Callable[[Serving], Awaitable[None]],
     metrics: Metrics,
     paces: Paces | None = None,
+    ratios: Ratios | None = None,
 ) -> None:
     """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
+    seen = seen, None if ratios is None else ratios.version
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
     while True:
         await asyncio.sleep(settings.reload_s)
-        found = fingerprint(settings)
+        found = fingerprint(settings), None if ratios is None else ratios.version
         if found == seen:
             continue
         seen = found
         try:
-            made = await asyncio.to_thread(load, settings, public_url, paces)
+            made = await asyncio.to_thread(load, settings, public_url, paces, None if ratios is None else ratios.of)
         except TagbidError as error:
             metrics.counts[bad] += 1
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect

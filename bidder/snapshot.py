@@ -49,7 +49,8 @@ class Snapshot(Struct, frozen=True):
     campaign; by_ad: that campaign. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
     mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
     features per ad. version: names this in logs. landscape: of prices, None = not known. paces: the one part that
-    changes under a snapshot, by reference.
+    changes under a snapshot, by reference. results: models of what follows a click.
+    ratios: float64 (ads,), factors on click probabilities from what was clicked lately; None = all 1.
     """
 
     portfolio: Portfolio
@@ -71,6 +72,7 @@ class Snapshot(Struct, frozen=True):
     paces: Paces
     experiments: tuple[Experiment, ...]
     results: Results = Results()
+    ratios: npt.NDArray[np.float64] | None = None
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
         """The ads of some campaigns, for `decide`'s `exhausted`; ids that are not in the portfolio are ignored."""
@@ -89,11 +91,13 @@ def build(
     paces: Paces | None = None,
     experiments: tuple[Experiment, ...] = (),
     outcomes: Mapping[str, Model] | None = None,
+    ratios: Mapping[str, float] | None = None,
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
     landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
     outcomes: models of what follows an impression, of the click model's training (`bidder.results.load`).
+    ratios: {campaign: factor on its click probabilities} (`models.live`), 1 where absent.
     """
     rows = [
         (position, campaign, creative)
@@ -102,12 +106,16 @@ def build(
     ]
     ads = [ad_of(campaign, creative) for _, campaign, creative in rows]
     masks: npt.NDArray[np.uint64] | None = None
+    factors: npt.NDArray[np.float64] | None = None
     values: list[list[float]] = [[] for _ in ads]
     most = [settings.prior_ctr] * len(rows)
     if model is not None:
         values = [features.campaign_values(model.vocabulary, ad) for ad in ads]
         masks = model.forest.campaign_masks(np.array(values))
         highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
+        if ratios:
+            factors = np.array([ratios.get(campaign.id, 1.0) for _, campaign, _ in rows])
+            highest = np.minimum(1.0, highest * factors)
         most = (highest * (1 + SLACK)).tolist()
     results = Results() if outcomes is None or not values else results_of(dict(outcomes), values)
     most = results.most([campaign.goal for _, campaign, _ in rows], most)
@@ -144,6 +152,7 @@ def build(
         paces=paces or Paces(),
         experiments=experiments,
         results=results.ordered(order),
+        ratios=None if factors is None else factors[order],
     )
 
 

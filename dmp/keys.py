@@ -12,6 +12,7 @@
 | `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
 | `pace:{m<p>}:<campaign>` | string | 2 d | bidder.pacer | how a campaign was paced last |
+| `cal:{m<p>}:<campaign>` | string | 8 d | models.live | clicks seen against clicks predicted |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
 | `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
 | `late:{e<p>}` | stream | until folded in | dmp.consumer | records that only the nightly batch can count |
@@ -150,6 +151,11 @@ def spend(campaign: str, day: int) -> bytes:
 def pace(campaign: str) -> bytes:
     """How a campaign was paced last, for a bidder that starts."""
     return b"pace:{m%d}:%d" % (money_partition(campaign), number(campaign))
+
+
+def calibration(campaign: str) -> bytes:
+    """How a campaign's clicks compare with what was predicted (`models.live.Ratio`)."""
+    return b"cal:{m%d}:%d" % (money_partition(campaign), number(campaign))
 
 
 def money_mark(campaign: str, event_id: str) -> bytes:

@@ -19,7 +19,7 @@ FRONT_ROOM = {
     "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
     "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
 }  # fmt: skip
-SERVING = {"features", "registry", "forest", "landscape", "artefacts"}
+SERVING = {"features", "registry", "forest", "landscape", "artefacts", "live"}
 HEAVY = (
     "pyarrow",
     "duckdb",

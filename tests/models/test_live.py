@@ -1,0 +1,80 @@
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmp import events, keys
+from dmp.events import Bid, Click, Impression
+from models import live, live_commands
+from models.live import HALF_LIFE_US, HOUR_US, Ratio
+from tests.models.factories import BORN_US, MINUTE_US, SECOND_US, bid, notice
+
+WAIT_US = 30 * MINUTE_US
+
+
+def test_a_ratio_is_shrunk_to_one_by_twenty_predicted_clicks():
+    # 60 clicks where 20 were predicted: (60 + 20) / (20 + 20).
+    assert live.mean(60, 20) == 2.0
+    assert live.mean(0, 0) == 1.0
+    assert (live.mean(10_000, 1), live.mean(0, 10_000)) == (3.0, 1 / 3)
+
+
+def test_what_was_counted_loses_half_its_weight_in_a_day():
+    first = live.updated(Ratio(), 8, 4, BORN_US)
+    later = live.updated(first, 1, 2, BORN_US + HALF_LIFE_US)
+    assert (later.clicks, later.predicted) == pytest.approx((5, 4))
+    assert later.served == pytest.approx(25 / 24)
+
+
+def test_a_jump_within_an_hour_freezes_what_is_served_and_a_real_change_is_taken_up_hour_by_hour():
+    good = live.updated(Ratio(), 100, 100, BORN_US)
+    assert (good.served, good.frozen) == (1.0, False)
+    # Tracking breaks: 400 clicks predicted, none seen. (100 + 20) / (500 + 20) = .23.
+    broken = live.updated(good, 0, 400, BORN_US + MINUTE_US)
+    assert (broken.served, broken.frozen) == (1.0, True)
+    # Tracking is back before the sums forget: as good as before.
+    back = live.updated(broken, 400, 20, BORN_US + 2 * MINUTE_US)
+    assert not back.frozen
+    assert back.served == pytest.approx((500 + 20) / (520 + 20), rel=1e-3)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.integers(0, 2 * HOUR_US)), max_size=20))
+def test_no_update_moves_what_is_served_by_more_than_a_quarter_from_where_its_hour_began(steps):
+    state, now_us = Ratio(), BORN_US
+    for clicks, predicted, later_us in steps:
+        now_us += later_us
+        state = live.updated(state, clicks, predicted, now_us)
+        assert live.LOW <= state.served <= live.HIGH
+        assert abs(state.served / state.hour_ago - 1) <= live.JUMP + 1e-9
+        assert math.isfinite(state.clicks + state.predicted)
+
+
+def test_states_survive_the_store_and_damaged_ones_count_for_nothing():
+    state = live.updated(Ratio(), 30, 10, BORN_US)
+    assert live.decode(live.encode(state)) == state
+    far = live.encode(Ratio(served=99.0))
+    told = live.served({"a": live.encode(Ratio(served=1.2)), "b": None, "c": b"\xc1", "d": far})
+    assert told == {"a": 1.2}
+
+
+def test_only_ripe_impressions_count_and_each_once(client, tmp_path):
+    def a_bid(number, shown_us, chance=0.5):
+        made: Bid = bid(number, shown_us - SECOND_US)
+        return [msgspec.structs.replace(made, pctr=chance, model="m"), notice(Impression, number, shown_us)]
+
+    start = BORN_US
+    logged = [event for n in range(40) for event in a_bid(n, start + n * SECOND_US)]
+    logged += [notice(Click, n, start + n * SECOND_US + MINUTE_US) for n in range(30)]
+    logged += a_bid(99, start + 2 * WAIT_US)  # not ripe at the first step
+    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    now_us = start + 2 * WAIT_US + SECOND_US
+    first = live_commands.step(client, tmp_path, now_us, WAIT_US)["travel"]
+    assert (first.clicks, first.predicted) == pytest.approx((30, 20))
+    assert live.decode(client.get(keys.calibration("travel"))) == first
+    again = live_commands.step(client, tmp_path, now_us, WAIT_US)["travel"]
+    assert (again.clicks, again.predicted) == pytest.approx((30, 20))
+    ripened = live_commands.step(client, tmp_path, now_us + WAIT_US, WAIT_US)["travel"]
+    left = 0.5 ** (WAIT_US / HALF_LIFE_US)
+    assert (ripened.clicks, ripened.predicted) == pytest.approx((30 * left, 20 * left + 0.5))
