@@ -180,6 +180,17 @@ def recovered(folder: Path) -> State:
     return state
 
 
+def positions(folder: Path) -> dict[int, str]:
+    """{partition: id of its last archived entry}, beside an archiver that may be running; {} for no archive."""
+    try:
+        state = msgspec.json.decode((folder / STATE).read_bytes(), type=State)
+    except FileNotFoundError:
+        return {}
+    if any(not (folder / place).exists() for _, place in state.moves):
+        return {}  # its last files are about to be in their places
+    return state.positions
+
+
 def staged(folder: Path, batch: int, came: Iterable[Came]) -> tuple[tuple[str, str], ...]:
     """Write a batch's files to the staging folder; returns the moves that bring them to their places."""
     places: dict[tuple[type, int], list[Came]] = defaultdict(list)

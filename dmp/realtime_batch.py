@@ -2,16 +2,28 @@
 
 This is what the stream's record is held against, and what the nightly batch puts in its place where the stream could
 not be exact (`dmp.settle`). It shares the layout and the meaning of events with the stream, and none of its adding.
+
+Which events count is decided by their positions in the archive: of copies (the same source and event id) the one the
+store took first, with whatever it says; an id is free again when no copy can come any more. The order in which events
+came decides nothing else.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from dmp.acts import Act
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import dataset
+
+from dmp import keys, marks, streams
+from dmp.acts import Act, Understanding
 from dmp.draft import KEEP_CARTS_H, KEEP_KEYWORDS_H, MAX_EVENTS, MAX_SPENT
+from dmp.events import Behaviour
 from dmp.realtime import (
     CART,
     DAY_US,
@@ -34,6 +46,23 @@ from dmp.realtime import (
     Sums,
     landmark_us,
 )
+from dmp.schema import Uid
+
+_COLUMNS = pa.schema(
+    [
+        ("entry", pa.string()), ("place", pa.int32()), ("kind", pa.string()), ("event_id", pa.string()),
+        ("uid", pa.binary(16)), ("time_us", pa.int64()), ("source", pa.string()), ("consent", pa.int64()),
+        ("category", pa.string()), ("value_micros", pa.int64()), ("dwell_ms", pa.int64()), ("query", pa.string()),
+    ]
+)  # fmt: skip
+"""What of an archived event decides its act (`dmp.acts`), and its position (`dmp.archive`)."""
+
+
+class Archived(NamedTuple):
+    """An event as archived. position: milliseconds and sequence of its entry, and its place in there."""
+
+    position: tuple[int, int, int]
+    event: Behaviour
 
 
 def record(happened: Iterable[Act]) -> Parts | None:
@@ -67,6 +96,60 @@ def record(happened: Iterable[Act]) -> Parts | None:
         carts=_latest(baskets, MAX_CARTS),
         keywords=_latest(keywords, MAX_KEYWORDS),
     )
+
+
+def counted(archived: Iterable[Archived], understand: Understanding, lateness_s: int, late_too: bool) -> list[Act]:
+    """The acts of one user's archived events that count.
+
+    late_too: also those that came later than `lateness_s`, each once and none that was in time before; False counts
+    what the stream counts.
+    """
+    life_s = marks.life_s(lateness_s)
+    until_s: dict[tuple[str, str], int] = {}
+    acts: list[Act] = []
+    late: list[tuple[tuple[str, str], Act]] = []
+    for one in sorted(archived, key=lambda one: one.position):
+        event = one.event
+        act = understand(event)
+        name, came_ms = (event.source, event.event_id), one.position[0]
+        if act is None:
+            continue
+        if came_ms * 1000 - event.time_us > lateness_s * 1_000_000:
+            late.append((name, act))
+        elif until_s.get(name, -1) < came_ms // 1000:
+            until_s[name] = came_ms // 1000 + life_s
+            acts.append(act)
+    if late_too:
+        for name, act in late:
+            if name not in until_s:
+                until_s[name] = 0
+                acts.append(act)
+    return acts
+
+
+def read(
+    folder: Path, uids: Collection[Uid] | None = None, upto: Mapping[int, str] | None = None, partitions: int = 0
+) -> dict[Uid, list[Archived]]:
+    """Archived events by user, without those no position is known of.
+
+    uids: of these users only; None = of all. upto: {partition: id of the last entry to read}, with the number of
+    partitions there are; entries after it are left out.
+    """
+    data = dataset.dataset(folder, format="parquet", exclude_invalid_files=True, schema=_COLUMNS)
+    wanted = pc.field("entry").is_valid()
+    if uids is not None:
+        wanted &= pc.field("uid").isin(pa.array(sorted(uids), pa.binary(16)))
+    found: dict[Uid, list[Archived]] = defaultdict(list)
+    last = {partition: streams.parse_id(entry) for partition, entry in (upto or {}).items()}
+    for batch in data.to_batches(filter=wanted):
+        for row in batch.to_pylist():
+            ms, sequence = streams.parse_id(row.pop("entry"))
+            place = row.pop("place")
+            fields = {name: value for name, value in row.items() if value is not None}
+            event: Behaviour = msgspec.convert(fields, Behaviour)
+            if upto is None or (ms, sequence) <= last.get(keys.event_partition(event.uid, partitions), (0, 0)):
+                found[event.uid].append(Archived((ms, sequence, place), event))
+    return found
 
 
 def _since_idle(acts: list[Act]) -> list[Act]:

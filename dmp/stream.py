@@ -34,7 +34,7 @@ MAX_TIME_US = 2**53  # the year 2255
 PRUNE_FROM = 32 * marks.BYTES  # below, old marks are not worth looking for
 FLUSH_USERS = 128  # writes sent at a time, while the answers of further reads come in
 _MGET = b"*4\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.stream_keys(bytes(16)))
-_SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
+SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
 
 Watch = Callable[[Uid, Realtime, Sequence[Behaviour]], Mapping[int, int]]
 """A rule over the stream: (user, record with these events in it, these events) -> {tag to raise: unix second it ends}.
@@ -109,7 +109,12 @@ class Processor:
         self._life_s = marks.life_s(lateness_s)
         self._watch = watch
         self._nonce = int.from_bytes(os.urandom(8), "big")  # counted up: no other writer will come upon the same
-        self._sha = str(client.script_load(_SCRIPT)).encode()
+        self._sha = str(client.script_load(SCRIPT)).encode()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
+        self._client.connection_pool.release(self._connection)
 
     def apply(self, entries: Iterable[Entry], now_s: int, again: bool = False) -> Turn:
         """Put every event of these entries where it belongs; when this returns, that is done and may be acknowledged.
@@ -199,7 +204,7 @@ class Processor:
             else:
                 left.append(uid)
         if left:
-            self._sha = str(self._client.script_load(_SCRIPT)).encode()  # or the store had forgotten it
+            self._sha = str(self._client.script_load(SCRIPT)).encode()  # or the store had forgotten it
         return left
 
     def _reply(self) -> Any:

@@ -119,6 +119,36 @@ def status(config: ConfigFile = None, as_json: Json = False) -> None:
     console.print(f"{found.consumers} consumers; events so far: {became or 'none'}", highlight=False)
 
 
+@app.command("settle")
+def settle_command(
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="The archive; default: events in the data directory.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Count from the archive what the stream could not: late events, bursts. For every night, beside the consumers."""
+    from dmp import decisions, settle
+    from dmp.acts import understanding
+
+    settings = configuration.load("dmp", DmpConfig, config)
+    understand = understanding(decisions.replay(decisions.read(decisions.decisions_file(settings.data_dir))))
+    with open_store(settings) as store:
+        found = settle.settle(
+            store.sync(timeout_s=30.0),
+            folder or Path(settings.data_dir) / "events",
+            settings.stream.partitions,
+            understand,
+            settings.stream.lateness_s,
+        )
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+    else:
+        console.print(
+            f"{found.users:,} users settled, {found.records:,} records; {found.waiting:,} users wait", highlight=False
+        )
+
+
 def _started(store: Store, settings: DmpConfig) -> BaseProcess:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=work, args=(store.url, settings), daemon=True)
