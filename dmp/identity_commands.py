@@ -109,7 +109,7 @@ def _typed(settings: DmpConfig, text: str) -> tuple[IdType, Uid]:
         raise DmpError(f"give an id with its type, as email:ann@example.com; types: {', '.join(ID_TYPES)}")
     uid = pseudonym.key_ring(settings.data_dir).uid(kind, raw)
     if uid is None:
-        raise DmpError(f"that is no usable {kind} id (blank, all zeros, a placeholder, or malformed)")
+        raise DmpError(f"that is no usable {kind} id (blank, all zeros, a placeholder, malformed, or forgotten)")
     return kind, uid
 
 

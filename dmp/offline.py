@@ -198,7 +198,9 @@ def _publish(
     root = Path(config.data_dir) / "generations"
     with only_build(root), _patient(store) as client:
         made = make()
-        tags = _remembered(grouped(made.tags), Forgotten(config.data_dir))
+        forgotten = Forgotten(config.data_dir)
+        tags = _remembered(grouped(made.tags), forgotten)
+        made = made._replace(vectors={uid: vector for uid, vector in made.vectors.items() if uid not in forgotten})
         made = made._replace(tags=tags.table())
         live = live_generation(client)
         before = live_tags(config, client)

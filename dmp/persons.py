@@ -5,7 +5,7 @@ that a bid that names any of them is answered in the one read it may make; an al
 that opted out joins nobody: what it did is not used on other devices, nor the other way round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from dmp import identity, keys, optout
 from dmp.config import DmpConfig
 from dmp.engine import Engine, family_sql
 from dmp.events import unpack_ids
+from dmp.forgotten import Forgotten
 from dmp.identity import BLOCK, Graph, Records, Statement
 from dmp.schema import ID_TYPES, Uid
 from dmp.store import Store
@@ -53,20 +54,24 @@ def learn(engine: Engine, config: DmpConfig, store: Store) -> int:
 
 
 def take_up(engine: Engine, config: DmpConfig) -> int:
-    """Write to the identity log what the events say of ids; returns how many records that took."""
-    told = pairs_of(engine.sql(family_sql("identity")))
+    """Write to the identity log what the events say of ids; returns how many records that took.
+
+    Event files may have come back from a backup: who was forgotten meanwhile is not linked again (P-71).
+    """
+    told = pairs_of(engine.sql(family_sql("identity")), Forgotten(config.data_dir))
     return identity.collect(identity.edges_file(config.data_dir), told) if len(told) else 0
 
 
-def pairs_of(told: pa.Table) -> pa.Table:
+def pairs_of(told: pa.Table, forgotten: Container[Uid] = ()) -> pa.Table:
     """The pairs that packed ids name: the first of each list with every other (`PAIRS`).
 
-    told: columns ids, first_us, last_us.
+    told: columns ids, first_us, last_us. forgotten: ids that are in no pair.
     """
     rows = []
     for said in told.to_pylist():
-        (a_type, a), *others = unpack_ids(said["ids"])
-        for b_type, b in others:
+        known = [named for named in unpack_ids(said["ids"]) if named[1] not in forgotten]
+        for b_type, b in known[1:]:
+            a_type, a = known[0]
             if a != b:
                 rows.append((a, b, a_type, b_type, said["first_us"], said["last_us"]))
     columns = list(zip(*rows, strict=True)) or [()] * len(PAIRS)

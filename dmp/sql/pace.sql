@@ -1,9 +1,18 @@
--- How fast and how evenly each user acts, per UTC day. Moments, not events, are counted: a log that knows only the day
--- or the second puts many events in one moment, which says nothing about speed.
-WITH moments AS (
-    SELECT DISTINCT uid, CAST(FLOOR(time_us / 86400000000e0) AS BIGINT) AS day, time_us
+-- How fast and how evenly each user acts, per UTC day of at least 20 acts. Moments, not events, are counted: a log that
+-- knows only the day or the second puts many events in one moment, which says nothing about speed.
+WITH busy AS (
+    SELECT uid, CAST(FLOOR(time_us / 86400000000e0) AS BIGINT) AS day
     FROM cleaned
     WHERE kind <> 'crm'
+    GROUP BY uid, CAST(FLOOR(time_us / 86400000000e0) AS BIGINT)
+    HAVING COUNT(*) >= 20
+),
+
+moments AS (
+    SELECT DISTINCT c.uid, b.day, c.time_us
+    FROM cleaned AS c
+    INNER JOIN busy AS b ON c.uid = b.uid AND CAST(FLOOR(c.time_us / 86400000000e0) AS BIGINT) = b.day
+    WHERE c.kind <> 'crm'
 ),
 
 gaps AS (

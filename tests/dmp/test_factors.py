@@ -103,6 +103,22 @@ def test_everybody_with_a_taste_gets_the_vector_that_folds_it_in():
     assert preference_match(unpack(vectors[user(7)]), fold_in(space, liked)) > 0.999
 
 
+def test_all_at_once_everybody_gets_what_one_by_one_would_give():
+    taste = groups()
+    uneven = taste.item % 4 != taste.person % 3
+    taste = Taste(taste.person[uneven], taste.item[uneven], np.linspace(0.1, 4, uneven.sum()).astype(np.float32))
+    space = space_from(groups(), np.arange(20))
+    found = factors.tastes(space, taste, 130)
+    assert not found[120:].any()
+    for person in range(120):
+        rows = taste.person == person
+        one = fold_in(space, list(zip(taste.item[rows].tolist(), taste.weight[rows].tolist(), strict=True)))
+        if one is None:
+            assert not found[person].any()
+        else:
+            assert found[person] == pytest.approx(one, abs=2e-3)
+
+
 # What preferences foretell
 
 

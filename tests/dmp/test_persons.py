@@ -11,6 +11,7 @@ from dmp import identity, ingest, keys, mapping, offline, optout, persons
 from dmp.config import DmpConfig
 from dmp.errors import BadEvents
 from dmp.events import CONSENT_ALL, CONSENT_MEASURE, View, pack_ids, unpack_ids
+from dmp.forgotten import Forgotten
 from dmp.identity import UNLINK, Statement, append, edges_file
 from dmp.pseudonym import KeyRing
 from dmp.store import read_users
@@ -167,6 +168,31 @@ def test_rows_that_name_several_ids_tell_that_they_are_one_person(tmp_path):
     assert [row["uid"] for row in rows] == [
         ring.uid("cookie", "c1"), ring.uid("email", "b@x.org"), ring.uid("cookie", "c2"), ring.uid("cookie", "c1")
     ]  # fmt: skip
+
+
+@pytest.mark.rule("P-71")
+def test_who_was_forgotten_is_not_linked_again_by_old_event_files(build, client, config):
+    Forgotten(config.data_dir).add([user(EMAIL)])
+    build(act(PHONE, View, category="travel", ids=together(PHONE, EMAIL)), act(LAPTOP, ids=together(EMAIL, LAPTOP)))
+    assert TRAVEL not in tags_of(client, LAPTOP)[0]
+    assert not edges_file(config.data_dir).exists()
+
+
+def test_preferences_follow_a_person_too_and_stay_where_they_point_the_same_way(build, client, config):
+    kinds = ("travel", "food", "music", "books", "pets", "gaming", "sports", "news", "beauty", "fashion")
+    acts = [act(100 + n, View, category=kinds[(n + i) % 10]) for n in range(80) for i in range(3)]
+    acts += [act(PHONE, View, category="travel", ids=together(PHONE, LAPTOP)), act(LAPTOP, View, category="food")]
+    first = build(*acts)
+    assert first.vectors == 82
+    before = [found.vector for found in read_users(client, [user(PHONE), user(LAPTOP), user(100)], NOW_US // 10**6)]
+    assert before[0] == before[1] != b""
+    again = build(*acts, act(PHONE, View, category="pets", ids=together(PHONE, LAPTOP)), now_us=NOW_US + 3_600_000_000)
+    after = [found.vector for found in read_users(client, [user(PHONE), user(LAPTOP), user(100)], NOW_US // 10**6)]
+    assert after[0] == after[1] != before[0]
+    assert after[2] == before[2]
+    assert again.unchanged >= 60
+    Forgotten(config.data_dir).add([user(100)])
+    assert build(*acts).vectors == 81
 
 
 # The commands
