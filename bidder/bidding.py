@@ -36,11 +36,13 @@ from bidder.redact import permitted
 from bidder.serving import Serving
 from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
 from bidder.vast import PRICE
+from dmp import keys
 from dmp.events import Bid, Event
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
-from models.features import NAN, USER_COLUMNS, encode_ad, encode_context
+from models import features
+from models.features import NAN, USER_COLUMNS, Ad, Context, encode_ad, encode_context
 from models.landscape import HOWS
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
@@ -382,6 +384,23 @@ def user_uid(request: Request, exchange: str, ring: KeyRing, sources: Sequence[s
     return None
 
 
+SHADOWED = 16  # one bid in so many is scored by the challenger too, after its answer is out; about 0.2 ms each
+
+
+def in_shadow(
+    serving: Serving, bid_id: str, where: Context | None, user: User | None, ad: Ad, now_us: int
+) -> tuple[str, float]:
+    """The challenger's version and click probability for a sample of the bids, ("", 0) for the others.
+
+    It sees what the log keeps, so a user that may not train is missing for it.
+    """
+    model = serving.challenger
+    if model is None or where is None or keys.number(bid_id) % SHADOWED:
+        return "", 0.0
+    X = features.matrix(model.vocabulary, ((where, user, ad, now_us),))
+    return model.version, float(model.predicted(model.forest.predict(X))[0])
+
+
 def bid_event(
     bid_id: str,
     request: Request,
@@ -404,6 +423,7 @@ def bid_event(
             row[column] = NAN
     ad = serving.snapshot.ads[offer.ad_index]
     where = decision.contexts[offer.imp_index]
+    shadow, shadow_pctr = in_shadow(serving, bid_id, where, user, ad, now_us)
     model, land, quote = serving.snapshot.model, serving.snapshot.landscape, offer.quote or Quote(0.0, 1.0, 0.0)
     return Bid(
         event_id=bid_id,
@@ -435,4 +455,6 @@ def bid_event(
         quality=0.0 if user is None else quote.quality,
         explored=quote.explored,
         propensity=quote.propensity,
+        shadow=shadow,
+        shadow_pctr=shadow_pctr,
     )

@@ -23,7 +23,7 @@ from dmp import keys
 from dmp.errors import TagbidError
 from dmp.lookup import Link
 from models import artefacts, landscape, live, registry
-from models.registry import BadArtefact
+from models.registry import BadArtefact, Model
 
 log = logging.getLogger("tagbid.bidder")
 MODEL = "response"  # the kind of model bids are scored with
@@ -36,7 +36,8 @@ class Serving(Struct, frozen=True):
     """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
 
     fields: campaign and creative as token fields. landing: creative id -> where its clicks go. contacts_keep_s: the
-    longest window anything reads contact counters over (P-70).
+    longest window anything reads contact counters over (P-70). challenger: a model that is scored on a sample of bids
+    and decides nothing.
     """
 
     snapshot: Snapshot
@@ -46,6 +47,7 @@ class Serving(Struct, frozen=True):
     landing: dict[str, str]
     contacts_keep_s: int
     made_s: float
+    challenger: Model | None = None
 
 
 def load(
@@ -77,7 +79,18 @@ def load(
         landing={creative.id: creative.landing_url for _, creative in rows},
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
         made_s=time.time(),
+        challenger=_challenger(root),
     )
+
+
+def _challenger(root: Path) -> Model | None:
+    """The model in shadow; one that cannot be used is told of and does without."""
+    try:
+        version = registry.challenger(root, MODEL)
+        return None if version is None else registry.load(root, MODEL, version)
+    except BadArtefact as error:
+        log.error("no challenger: %s", error)  # noqa: TRY400 - for its reader, not a defect
+        return None
 
 
 class Ratios:
@@ -113,7 +126,7 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
     try:
         root = Path(settings.models_dir)
         kinds = (MODEL, *results.KINDS, landscape.KIND)
-        return *file, *(artefacts.current(root, kind) for kind in kinds)
+        return *file, *(artefacts.current(root, kind) for kind in kinds), registry.challenger(root, MODEL)
     except BadArtefact as error:  # told by `load`, once
         return *file, str(error)
 

@@ -127,6 +127,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     probability of winning, 0 = not known. quality: mean ln click probability of the ads scored for the imp, 0 when
     there was no model or the user may not train. explored: ln of the factor a price was varied by, 0 for none;
     propensity: probability of having been varied, or not, as it was (`bidder.pricing.explored`).
+    shadow: version of the challenger that scored this bid too, "" for most; shadow_pctr: its click probability.
     """
 
     event_id: str
@@ -158,6 +159,8 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     quality: float = 0.0
     explored: float = 0.0
     propensity: float = 1.0
+    shadow: str = ""
+    shadow_pctr: float = 0.0
 
 
 class _Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):

@@ -32,6 +32,7 @@ app.command()(bench)
 app.add_typer(landscape_commands.app, name="landscape")
 app.add_typer(experiment_commands.app, name="experiment")
 app.command()(registry_commands.card)
+app.command()(registry_commands.shadow)
 app.command()(train_commands.train)
 app.command()(live_commands.calibrate)
 

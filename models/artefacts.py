@@ -1,6 +1,7 @@
 """Versions of anything learned: a folder each, checked before they count, made live by moving one pointer. No pickle.
 
     <root>/<kind>/current             the live version's name, replaced atomically
+    <root>/<kind>/shadow              the challenger's, which is scored beside the live one and decides nothing
     <root>/<kind>/<version>/          its files; what they are is the kind's own matter
 
 A version is named by its time, to the microsecond so that names sort by age, and by a hash of its manifest, so that no
@@ -19,7 +20,7 @@ from pathlib import Path
 from dmp.errors import TagbidError
 
 KEEP = 5  # versions kept for rollback
-_POINTER = "current"
+LIVE, SHADOW = "current", "shadow"
 _NAME = re.compile(r"[0-9]{8}T[0-9]{12}-[0-9a-f]{12}")
 
 Check = Callable[[Path], object]
@@ -47,18 +48,18 @@ def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: sha256(data).hexdigest() for name, data in files.items()}
 
 
-def current(root: Path, kind: str) -> str | None:
-    """Name of the live version, None when nothing is published; cheap enough to poll.
+def current(root: Path, kind: str, pointer: str = LIVE) -> str | None:
+    """Name of the live version (or what another pointer names), None when there is none; cheap enough to poll.
 
     Raises BadArtefact when the pointer cannot be read.
     """
     try:
-        return (root / kind / _POINTER).read_text().strip()
+        return (root / kind / pointer).read_text().strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise BadArtefact(
-            root / kind / _POINTER, f"cannot be read ({error})", "remove it, or `tagbid models rollback VERSION`"
+            root / kind / pointer, f"cannot be read ({error})", "remove it, or `tagbid models rollback VERSION`"
         ) from None
 
 
@@ -75,7 +76,15 @@ def folder(root: Path, kind: str, version: str) -> Path:
     return root / kind / version
 
 
-def publish(root: Path, kind: str, version: str, files: Mapping[str, bytes], check: Check, keep: Iterable[str]) -> None:
+def publish(
+    root: Path,
+    kind: str,
+    version: str,
+    files: Mapping[str, bytes],
+    check: Check,
+    keep: Iterable[str],
+    pointer: str = LIVE,
+) -> None:
     """Write a version, check it as its users will, then point to it.
 
     keep: versions that are not pruned, such as the parent. A crash leaves at most a folder nobody points to. Raises
@@ -97,19 +106,24 @@ def publish(root: Path, kind: str, version: str, files: Mapping[str, bytes], che
         shutil.rmtree(draft)
     else:
         draft.rename(home / version)
-    point(root, kind, version, check)
+    point(root, kind, version, check, pointer)
     kept = {version, *keep, *versions(root, kind)[-KEEP:]}
     for old in versions(root, kind):
         if old not in kept:
             shutil.rmtree(home / old)
 
 
-def point(root: Path, kind: str, version: str, check: Check) -> None:
+def unpoint(root: Path, kind: str, pointer: str) -> None:
+    """Let a pointer name nothing."""
+    (root / kind / pointer).unlink(missing_ok=True)
+
+
+def point(root: Path, kind: str, version: str, check: Check, pointer: str = LIVE) -> None:
     """Make a version live. Raises BadArtefact, and changes nothing, when it would not load."""
     check(folder(root, kind, version))
-    draft = root / kind / f".{_POINTER}.{os.getpid()}"
+    draft = root / kind / f".{pointer}.{os.getpid()}"
     _write(draft, f"{version}\n".encode())
-    draft.replace(root / kind / _POINTER)
+    draft.replace(root / kind / pointer)
 
 
 def _write(path: Path, data: bytes) -> None:

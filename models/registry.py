@@ -117,8 +117,10 @@ class Model(msgspec.Struct, frozen=True):
         return np.exp(scores) if self.manifest.link == "log" else self.calibrate(sigmoid(scores))
 
 
-def publish(root: Path, kind: str, artefact: Artefact) -> str:
+def publish(root: Path, kind: str, artefact: Artefact, *, shadow: bool = False) -> str:
     """Write, check as a reader would, then point to it; returns the version.
+
+    shadow: make it the challenger, not the live version.
 
     A crash leaves at most a folder nobody points to. Raises BadArtefact, with the pointer unmoved, when the artefact
     does not pass its own checks.
@@ -153,9 +155,20 @@ def publish(root: Path, kind: str, artefact: Artefact) -> str:
     version = artefacts.name(artefact.created_us, _digest(manifest))
     files["manifest.json"] = _pretty(msgspec.structs.replace(manifest, version=version))
     artefacts.publish(
-        root, kind, version, files, lambda folder: _read(folder, kind, version), (version, manifest.parent)
+        root,
+        kind,
+        version,
+        files,
+        lambda folder: _read(folder, kind, version),
+        (version, manifest.parent, *(name for name in (current(root, kind), challenger(root, kind)) if name)),
+        artefacts.SHADOW if shadow else artefacts.LIVE,
     )
     return version
+
+
+def challenger(root: Path, kind: str) -> str | None:
+    """The version that is scored beside the live one, None without one."""
+    return current(root, kind, artefacts.SHADOW)
 
 
 def load(root: Path, kind: str, version: str | None = None) -> Model:

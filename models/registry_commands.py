@@ -1,9 +1,10 @@
-"""`tagbid models card`: one model's card, as a page for people or as JSON."""
+"""`tagbid models card` and `shadow`: what a model is, and how a challenger does against the live one."""
 
 import json
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -35,3 +36,37 @@ def card(
     path = folder / "card.html" if out is None else out
     path.write_text(card_page.page(json.loads(text), model.version))
     Console().print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def shadow(
+    bidlog: Annotated[
+        Path | None, typer.Argument(help="Bid log to compare on; without it, name the challenger.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Let the challenger go.")] = False,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """The challenger against the live model, on the live bids both have scored; exits with 1 while it is no better."""
+    from models import artefacts, registry
+
+    settings = configuration.load("models", ModelsConfig, config)
+    root, console = Path(settings.models_dir), Console()
+    if off:
+        artefacts.unpoint(root, "response", artefacts.SHADOW)
+    version = registry.challenger(root, "response")
+    if bidlog is None or version is None:
+        console.print(f"challenger: {version or 'none; `tagbid models train --shadow` makes one'}", markup=False)
+        return
+    from models import shadowing
+
+    check, rows, clicks = shadowing.compare(bidlog, version, settings.click_wait_s * 1_000_000)
+    if as_json:
+        found = {"challenger": version, "rows": rows, "clicks": clicks, **msgspec.to_builtins(check)}
+        typer.echo(msgspec.json.encode(found))
+    else:
+        verdict = f"better: `tagbid models rollback {version}` makes it live" if check.passed else "not proved better"
+        console.print(
+            f"{version}: {check.name} {check.value}, {rows:,} bids, {clicks:,} clicks; {verdict}", markup=False
+        )
+    if not check.passed:
+        raise typer.Exit(1)

@@ -103,6 +103,7 @@ def train(
     negatives: float = 1.0,
     read: Mapping[str, int] | None = None,
     parity: tuple[int, int] | None = None,
+    shadow: bool = False,
 ) -> Report:
     """Train on rows, judge, and publish under `out_root` as the live "response" model unless the gate refuses.
 
@@ -110,6 +111,7 @@ def train(
     threads: for large logs, 0 = all cores. The same rows, seed and number of threads give the same model.
     negatives: share of the impressions without a click that train (`boosting.fit`). read: what was read, for the card.
     parity: logged rows that were checked, and how many of them differ (`models.parity`); None: not checked.
+    shadow: make it the challenger instead of the live model; what the gate says of it is told, not obeyed.
     Raises TooFewClicks when there is nothing to learn from, BadArtefact when the model fails its own checks.
     """
     frame = rows if isinstance(rows, Frame) else frames.of_rows(rows)
@@ -147,7 +149,7 @@ def train(
         importance=_importance(first.booster),
         checks=checks,
     )
-    if not publish or (refused and not force):
+    if not publish or (refused and not (force or shadow)):
         return report
     golden = _golden(samples.test, seed)
     times = frame.column("time_us")
@@ -168,7 +170,7 @@ def train(
         forced=bool(refused),
         judged_from_us=int(times[judged[0]]) if frame.timed else 0,
     )
-    return msgspec.structs.replace(report, version=registry.publish(out_root, KIND, artefact))
+    return msgspec.structs.replace(report, version=registry.publish(out_root, KIND, artefact, shadow=shadow))
 
 
 def _judged(frame: Frame, judged: Positions, clicks: Floats, p: Floats) -> Judged:

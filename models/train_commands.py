@@ -33,6 +33,9 @@ def train(
     negatives: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Share of impressions without a click that train.")
     ] = 1.0,
+    shadow: Annotated[
+        bool, typer.Option(help="Publish as the challenger: scored on a sample of live bids, decides nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Publish even when the gate refuses.")] = False,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
@@ -65,9 +68,10 @@ def train(
             threads=settings.threads,
             negatives=negatives,
             read=log.counts,
+            shadow=shadow,
         )
         after = []
-        if log.counts["attributed"]:
+        if log.counts["attributed"] and not shadow:
             for n, kind in enumerate(outcomes.KINDS):
                 show(f"training: {kind}", 1 + n, 1 + len(outcomes.KINDS))
                 now_us = time.time_ns() // 1000

@@ -9,9 +9,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from bidder import serving
-from dmp import keys
-from models import live, registry
+from bidder import bidding, serving
+from dmp import events, keys
+from models import features, live, registry
+from models.forest import sigmoid
 from tests.bidder.running import CAMPAIGNS, body_of_user, running
 from tests.bidder.test_app import eventually
 from tests.models.test_registry import an_artefact
@@ -140,3 +141,27 @@ async def test_what_was_clicked_lately_moves_bids_within_a_minute(tmp_path, stor
             return (await bidder.a_bid(body_of_user()))["price"] == before
 
         await eventually(back)
+
+
+async def test_a_challenger_is_scored_on_a_sample_of_bids_and_changes_none(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(bidding, "SHADOWED", 2)
+    root = tmp_path / "models"
+    registry.publish(root, "response", an_artefact(1, created_us=now_us()))
+    async with running(tmp_path, store, reload_s=0.02) as bidder:
+        price = (await bidder.a_bid(body_of_user()))["price"]
+        version = registry.publish(root, "response", an_artefact(2, created_us=now_us()), shadow=True)
+        await eventually(lambda: asyncio.sleep(0, bidder.service.bidder.serving.challenger is not None))
+        for _ in range(40):
+            assert (await bidder.a_bid(body_of_user()))["price"] == price
+        bidder.service.bidlog.close()
+        logged = [e for f in (tmp_path / "data" / "bidlog").glob("*.mpk") for e in events.read_file(f)]
+        bids = [event for event in logged if isinstance(event, events.Bid)]
+        scored = [event for event in bids if event.shadow]
+        assert 0 < len(scored) < len(bids)
+        assert {event.shadow for event in scored} == {version}
+        challenger = registry.load(root, "response", version)
+        for event in scored:
+            row = (features.decode_context(event.context), event.user, features.decode_ad(event.ad), event.time_us)
+            raw = challenger.forest.predict(features.matrix(challenger.vocabulary, [row]))
+            assert event.shadow_pctr == challenger.calibrate(sigmoid(raw))[0]
+            assert event.model != version
