@@ -114,6 +114,18 @@ def micro_command(
     micro.print_tables(Console(highlight=False), micro.run(json_out, campaigns or [100, 1_000], rounds))
 
 
+@micro_app.command("dmp")
+def micro_dmp_command(
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    scale: Annotated[float, typer.Option(min=0.001, help="of every size; the goals are meant at 1")] = 1.0,
+    only: Annotated[list[str] | None, typer.Option(help="read, ingest, bitmaps, publish or tags; repeatable")] = None,
+) -> None:
+    """Measure the DMP's batch side: tags, publishing, reads, bitmaps, ingest; every figure beside its goal."""
+    from loadtest import micro_dmp
+
+    micro_dmp.print_table(Console(highlight=False), micro_dmp.run(json_out, scale, only or []))
+
+
 @micro_app.command("compare")
 def micro_compare_command(
     before: Annotated[str, typer.Argument(help="a stored file, or a commit that was timed")],
