@@ -24,6 +24,7 @@ MAX_TEXT_CHARS = 512  # of an event id, category or site
 MAX_VALUE_MICROS = 10**15  # a billion of the currency: a unit mistaken, not a purchase
 FUTURE_SKEW_US = 300_000_000  # clocks of different machines agree to five minutes
 OLDEST_BIRTH_YEAR = 1900
+PIECE_ROWS = 16_384  # 1.75 us a row on two cores, 3.4 on one
 CACHED_IDS = 1 << 19  # about 100 MB
 
 EVENT_SCHEMA = pa.schema(
@@ -103,7 +104,8 @@ class Shaper:
         """What `shape` says of a chunk made `pseudonymous`: the half that is the engine's, outside Python's lock."""
         if not len(rows):
             return Shaped(EVENT_SCHEMA.empty_table(), dict(chunk.malformed), {})
-        self._db.register("incoming", rows)
+        # The engine gives whole batches to its threads: of one batch a chunk, one core would do all the work.
+        self._db.register("incoming", pa.Table.from_batches(rows.combine_chunks().to_batches(PIECE_ROWS), rows.schema))
         types = tuple(rows[f"c{n}"].type for n in range(len(value_columns(self._mapping))))
         marks = tuple(name for name in (*KEYED, "ids") if name in rows.column_names)
         if (types, marks) not in self._statements:
