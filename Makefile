@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EXTRAS := .venv/.extras
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,7 +21,14 @@ demo: install ## a seeded world end to end, report in var/demo; DATA=DIR plays r
 	$(BIN)/tagbid loadtest demo $(if $(DATA),--data "$(DATA)")
 
 test: install lint ## everything that must hold, under ten minutes
-	$(BIN)/python -m pytest -m "not long" -n 2
+	$(BIN)/python -m pytest -m "not long and not spark" -n 2
+
+$(EXTRAS): $(INSTALLED) requirements-extras.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-extras.lock
+	@touch $@
+
+test-spark: $(EXTRAS) ## the second batch engine against the first; needs Java
+	$(BIN)/python -m pytest -m spark tests/dmp/test_spark.py
 
 test-long: install ## what takes longer: fuzzing, long fault runs
 	$(BIN)/python -m pytest -m long
@@ -42,4 +50,4 @@ lock: ## renew both lock files from pyproject.toml
 clean: ## forget the environment and all state
 	rm -rf .venv var
 
-.PHONY: help install demo test test-long lint bench lock clean
+.PHONY: help install demo test test-spark test-long lint bench lock clean

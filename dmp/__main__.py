@@ -66,6 +66,7 @@ def build(
     events: Annotated[Path, typer.Argument(help="Parquet event file, or a folder of them.")],
     config: ConfigFile = None,
     force: Annotated[bool, typer.Option(help="Publish even when the build looks unlike the last one.")] = False,
+    engine: Annotated[str, typer.Option(help="What runs the queries: duckdb, or spark (needs the extra).")] = "duckdb",
     as_json: Json = False,
 ) -> None:
     """Build every user's tags from event files and make them live, all at once."""
@@ -87,7 +88,7 @@ def build(
         def show(step: str, done: int, total: int) -> None:
             bar.update(task, description=step, completed=done, total=total)
 
-        made = offline.build(settings_, events, time.time_ns() // 1000, tags, force, show)
+        made = offline.build(settings_, events, time.time_ns() // 1000, tags, force, show, offline.named_engine(engine))
     if as_json:
         typer.echo(msgspec.json.encode(made))
         return
@@ -99,7 +100,10 @@ def build(
     )
     table.add_row("tags", f"{made.tags:,}: " + ", ".join(f"{name} {n:,}" for name, n in sorted(made.rows.items())))
     table.add_row("histogram drift", f"{made.drift:.3f}")
-    table.add_row("seconds", f"{made.seconds:.1f}")
+    longest = sorted(made.steps.items(), key=lambda item: -item[1])[:5]
+    table.add_row("seconds", f"{made.seconds:.1f}: " + ", ".join(f"{step} {s:.1f}" for step, s in longest))
+    if made.excluded:
+        table.add_row("beaten by a better tag of their group", f"{made.excluded:,}")
     console.print(table)
     if made.unmapped:
         worst = sorted(made.unmapped.items(), key=lambda item: -item[1])[:10]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from dmp.errors import BadEvents
 
+Errors = type[Exception] | tuple[type[Exception], ...]
 Columns = Mapping[str, tuple[str, str | None]]
 """{column: (SQL type, default as SQL, or None where every file must have it)}."""
 
@@ -23,8 +24,8 @@ Columns = Mapping[str, tuple[str, str | None]]
 class Engine(Protocol):
     """Tables, views and queries of one build; names given to it are what the queries say."""
 
-    Error: type[Exception]
-    """Base of what a query raises that cannot be run, over files that cannot be read for one."""
+    Error: Errors
+    """What a query raises that cannot be run, over files that cannot be read for one."""
 
     def scan(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
         """Make Parquet files one table `name` with exactly `columns`, and `file`, the path a row is from.
@@ -61,7 +62,7 @@ class DuckEngine:
     spill: a folder of its own, made with mode 0700; without one a build that needs more memory fails.
     """
 
-    Error: type[Exception] = duckdb.Error
+    Error: Errors = duckdb.Error
 
     def __init__(self, memory_limit: str = "4GB", spill: Path | None = None, threads: int = 0) -> None:
         self._db = duckdb.connect()

@@ -121,6 +121,15 @@ def build(
     return _publish(config, store, now_us, tuple(map(str, paths)), make, force, progress, engine_name)
 
 
+def named_engine(text: str) -> EngineName:
+    """An engine by name; raises DmpError naming those there are."""
+    try:
+        name: EngineName = msgspec.convert(text, EngineName)
+    except msgspec.ValidationError:
+        raise DmpError(f"there is no engine {text!r}: duckdb or spark") from None
+    return name
+
+
 def open_engine(config: DmpConfig, name: EngineName = "duckdb") -> Engine:
     """The engine of a build; raises SparkMissing where Spark is asked for and not there."""
     spill = Path(config.data_dir) / "spill"

@@ -1,7 +1,7 @@
 """The engine over Spark, for those whose events are too many for one machine: `tagbid dmp build --engine spark`.
 
 Queries are the same files; sqlglot says them in Spark's dialect. Needs the extra `spark` and a Java run time. The
-event files must be where every executor can read them under the same path.
+event files, and `data_dir/spill`, must be where every executor finds them under the same path.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dmp.engine import Columns, reading
+from dmp.engine import Columns, Errors, reading
 from dmp.errors import DmpError
 from dmp.portable import to_spark
 
@@ -65,44 +65,60 @@ def open_session(master: str, spill: Path | None = None) -> "SparkSession":
     return session
 
 
-class SparkEngine:
-    """Temporary views of a session. A session that is given stays open when the engine is closed."""
+def _session(master: str, spill: Path | None) -> "tuple[SparkSession, bool]":
+    """The session of this process, and whether it was started for this."""
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError:
+        return open_session(master, spill), True  # which says what to install
+    running = SparkSession.getActiveSession()
+    return (running, False) if running is not None else (open_session(master, spill), True)
 
-    Error: type[Exception]
+
+class SparkEngine:
+    """Temporary views of a session; one that was there before stays when the engine is closed."""
+
+    Error: Errors
 
     def __init__(
         self, master: str = "local[*]", spill: Path | None = None, session: "SparkSession | None" = None
     ) -> None:
-        self._session = session or open_session(master, spill)
-        self._own = session is None
-        self._kept: dict[str, DataFrame] = {}
+        self._session, started = (session, False) if session is not None else _session(master, spill)
+        self._own = started
+        self._names: set[str] = set()
+        self._scratch = tempfile.mkdtemp(prefix="build-", dir=spill)
+        self._made = 0
+        from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
-        self.Error = PySparkException
+        self.Error = (PySparkException, Py4JJavaError)
 
     def scan(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
         frame: DataFrame | None = None
         for n, alike in enumerate(reading(paths, columns)):
             source = f"{name}_{n}"
             found = self._session.read.parquet(*map(_pattern, alike.paths))
-            found.createOrReplaceTempView(source)
-            self._kept[source] = found
+            self._keep(source, found)
             select = to_spark(f"SELECT {alike.columns} FROM {source}")  # noqa: S608 - names are ours
             # The file is told as a URI, in which a plus sign is one.
             file = "regexp_replace(url_decode(replace(input_file_name(), '+', '%2B')), '^file:/+', '/') AS file"
             part = self._session.sql(select.replace(" FROM ", f", {file} FROM ", 1))
             frame = part if frame is None else frame.unionAll(part)
         if frame is not None:
-            frame.createOrReplaceTempView(name)
+            self._keep(name, frame)
 
     def table(self, name: str, rows: pa.Table) -> None:
         self._keep(name, self._session.createDataFrame(_known(rows)))
 
     def view(self, name: str, query: str) -> None:
-        self._session.sql(to_spark(query)).createOrReplaceTempView(name)
+        self._keep(name, self._session.sql(to_spark(query)))
 
     def create(self, name: str, query: str) -> int:
-        self._keep(name, self._session.sql(to_spark(query)).persist())
+        # To disk and back, neither cached nor checkpointed: over views over views Spark's optimiser lost columns.
+        self._made += 1
+        path = f"file:{self._scratch}/{self._made}"
+        self._session.sql(to_spark(query)).write.parquet(path)
+        self._keep(name, self._session.read.parquet(path))
         return self.count(name)
 
     def sql(self, query: str) -> pa.Table:
@@ -119,19 +135,16 @@ class SparkEngine:
         return int(self._session.table(name).count())
 
     def close(self) -> None:
-        for name, frame in self._kept.items():
+        for name in self._names:
             self._session.catalog.dropTempView(name)
-            frame.unpersist()
-        self._kept.clear()
+        self._names.clear()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         if self._own:
             self._session.stop()
 
     def _keep(self, name: str, frame: "DataFrame") -> None:
         frame.createOrReplaceTempView(name)
-        before = self._kept.pop(name, None)
-        if before is not None:
-            before.unpersist()
-        self._kept[name] = frame
+        self._names.add(name)
 
     def __enter__(self) -> Self:
         return self

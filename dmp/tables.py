@@ -68,7 +68,9 @@ TABLES: dict[str, Table] = {
     "devices": Table({"label": "VARCHAR", "tag": "BIGINT", "facet": "VARCHAR"}, _LABEL),
     "channels": Table({"label": "VARCHAR", "tag": "BIGINT", "facet": "VARCHAR"}, _LABEL),
     # home: name of the tag of whom lives there, "" where none is.
-    "regions": Table({"label": "VARCHAR", "home": "VARCHAR", "country": "VARCHAR", "offset_us": "BIGINT"}, _LABEL),
+    "regions": Table(
+        {"label": "VARCHAR", "code": "VARCHAR", "home": "VARCHAR", "country": "VARCHAR", "offset_us": "BIGINT"}, _LABEL
+    ),
     "tags": Table(
         {"uid": "BLOB", "tag": "BIGINT", "score": "INT", "as_of_day": "INT", "source": "INT"},
         (frozenset({"uid", "tag", "source"}),),

@@ -90,7 +90,7 @@ def make(
     if not used:
         raise BadEvents("no usable event: all are without consent for profiling (bit 1), from the future, or of ads")
     with watch("labels"):
-        labels = _labels(engine, decided)
+        labels = make_words(engine, decided)
     made = []
     for name in families.SQL_FAMILIES:
         with watch(name):
@@ -185,12 +185,12 @@ def _weigh(engine: Engine, now_us: int, cleaned: int) -> tuple[int, dict[str, in
     return used, {row["values"]: row["counts"] for row in pc.value_counts(weights["reason"]).to_pylist()}
 
 
-class _Labels(NamedTuple):
+class Labels(NamedTuple):
     unmapped: Counter[str]
     withheld: int
 
 
-def _labels(engine: Engine, decided: Sequence[Decision]) -> _Labels:
+def make_words(engine: Engine, decided: Sequence[Decision]) -> Labels:
     """Make the tables of what texts mean; returns the categories that mean no tag, and events about sensitive ones."""
     engine.table("taxonomy", words.taxonomy_table())
     labels = _texts(engine, "category")
@@ -202,7 +202,7 @@ def _labels(engine: Engine, decided: Sequence[Decision]) -> _Labels:
     engine.table("devices", words.words_table("device", _texts(engine, "device")))
     engine.table("channels", words.words_table("channel", _texts(engine, "channel")))
     engine.table("regions", words.regions_table(_texts(engine, "region")))
-    return _Labels(
+    return Labels(
         Counter({label: n for label, n in sorted(labels.items()) if label not in meant}),
         sum(n for label, n in labels.items() if label in meant and label not in found),
     )

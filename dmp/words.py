@@ -40,8 +40,9 @@ _SPELLED: dict[str, Mapping[str, str]] = {"device": _DEVICES, "channel": _CHANNE
 
 
 class Region(NamedTuple):
-    """home: tag of whom lives there, "" for none. offset_us: standard time there less UTC; no summer time."""
+    """code: ISO 3166. home: tag of whom lives there, "" for none. offset_us: standard time less UTC, all year."""
 
+    code: str
     home: str
     country: str
     offset_us: int
@@ -54,7 +55,9 @@ def regions() -> Mapping[str, Region]:
     """
     lines = csv.DictReader(files("dmp").joinpath("regions.csv").read_text(encoding="utf-8").splitlines())
     return {
-        line["code"]: Region(line["tag"], line["code"].partition("-")[0], int(line["utc_offset_min"]) * MINUTE_US)
+        line["code"]: Region(
+            line["code"], line["tag"], line["code"].partition("-")[0], int(line["utc_offset_min"]) * MINUTE_US
+        )
         for line in lines
     }
 
@@ -148,6 +151,12 @@ def words_table(facet: str, labels: Iterable[str]) -> pa.Table:
 def regions_table(labels: Iterable[str]) -> pa.Table:
     """Texts that mean a region."""
     rows = [(label, *found) for label in labels if (found := region(label)) is not None]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 4
-    kinds = {"label": pa.string(), "home": pa.string(), "country": pa.string(), "offset_us": pa.int64()}
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+    kinds = {
+        "label": pa.string(),
+        "code": pa.string(),
+        "home": pa.string(),
+        "country": pa.string(),
+        "offset_us": pa.int64(),
+    }
     return pa.table([pa.array(c, k) for c, k in zip(columns, kinds.values(), strict=True)], names=[*kinds])

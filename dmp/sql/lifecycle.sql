@@ -3,7 +3,7 @@
 --   lost       idle for more than 90 days, or for more than 30 and four usual gaps
 --   new        seen first within the last 14 days
 --   declining  less than half of the weighted acts (4 or more) of days 29-56 ago came in the last 28; or idle for more
---              than 14 days and two usual gaps
+--              than 14 days, and two usual gaps or after a single day
 --   growing    at least 1.5 times as many in the last 28 days as in the 28 before
 --   mature     else
 -- Of those who were not there for 180 days nothing is said any more.
@@ -40,6 +40,7 @@ everybody AS (
 rhythms AS (
     SELECT
         u.uid,
+        u.gaps,
         u.recent,
         u.earlier,
         u.last_day,
@@ -59,7 +60,8 @@ found AS (
         CASE
             WHEN idle > 90 OR (idle > 30 AND 1000 * idle > 4 * gap_milli) THEN 'lifecycle.lost'
             WHEN age < 14 THEN 'lifecycle.new'
-            WHEN (earlier >= 4000 AND 2 * recent < earlier) OR (idle > 14 AND 1000 * idle > 2 * gap_milli) THEN 'lifecycle.declining'
+            WHEN (earlier >= 4000 AND 2 * recent < earlier) OR (idle > 14 AND (gaps = 0 OR 1000 * idle > 2 * gap_milli))
+                THEN 'lifecycle.declining'
             WHEN 2 * recent >= 3 * earlier THEN 'lifecycle.growing'
             ELSE 'lifecycle.mature'
         END AS name,

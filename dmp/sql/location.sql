@@ -9,7 +9,7 @@ WITH seen AS (
     SELECT
         e.uid,
         CASE
-            WHEN e.region <> '' THEN e.region
+            WHEN e.region <> '' THEN COALESCE(r.code, e.region)
             ELSE CONCAT(
                 CAST(CAST(FLOOR(10e0 * e.lat) AS BIGINT) AS VARCHAR), ' ', CAST(CAST(FLOOR(10e0 * e.lon) AS BIGINT) AS VARCHAR)
             )
@@ -67,17 +67,22 @@ ranked AS (
     FROM stays
 ),
 
+places AS (
+    SELECT DISTINCT code, home
+    FROM regions
+),
+
 homes AS (
-    SELECT k.uid, k.place, COALESCE(r.home, '') AS home
+    SELECT k.uid, k.place, COALESCE(r.home, '') AS home, r.code
     FROM ranked AS k
-    LEFT JOIN regions AS r ON k.place = r.label
+    LEFT JOIN places AS r ON k.place = r.code
     WHERE k.part = 'home' AND k.rank = 1 AND k.days >= 3
 ),
 
 works AS (
-    SELECT k.uid, k.place, COALESCE(r.home, '') AS home
+    SELECT k.uid, k.place, r.code
     FROM ranked AS k
-    LEFT JOIN regions AS r ON k.place = r.label
+    LEFT JOIN places AS r ON k.place = r.code
     WHERE k.part = 'work' AND k.rank = 1 AND k.days >= 3
 ),
 
@@ -127,10 +132,10 @@ found AS (
     UNION ALL
     SELECT
         h.uid,
-        CASE WHEN h.home = w.home THEN 'location.work.same_region' ELSE 'location.work.other_region' END AS name
+        CASE WHEN h.code = w.code THEN 'location.work.same_region' ELSE 'location.work.other_region' END AS name
     FROM homes AS h
     INNER JOIN works AS w ON h.uid = w.uid
-    WHERE h.home <> '' AND w.home <> ''
+    WHERE h.code IS NOT NULL AND w.code IS NOT NULL
     UNION ALL
     SELECT h.uid, 'location.mobility.commuter' AS name
     FROM homes AS h

@@ -1,12 +1,11 @@
 -- Expected spend of the buyers of the last 365 days in the next 365, as quintiles, and the time of the next purchase.
--- BG/NBD (Fader, Hardie & Lee 2005) with x repeat orders, the last at t after the first, T ago:
---   alive = 1 / (1 + a / (b + x - 1) * ((alpha + T) / (alpha + t)) ^ (r + x))   for x > 0, else 1   (their eq. 12 form)
---   rate  = (r + x) / (alpha + T)
+-- MBG/NBD (Batislam, Denizel & Filiztekin 2007) with x repeat orders, the last at t after the first, T ago:
+--   alive = 1 / (1 + a / (b + x) * ((alpha + T) / (alpha + t)) ^ (r + x)),   rate = (r + x) / (alpha + T)
 -- with r = 1, alpha = the population's mean gap between orders (90 days where nobody came back), a = 1, b = 3: a quarter
--- would not come back after an order. An order's value is the user's mean with two of the population's mean added.
--- Spend = 365 days * alive * rate * value; a user who is surely alive at every order is the upper end of the model.
+-- does not come back after an order. An order's value is the user's mean with two of the population's mean added.
+-- Spend = 365 days * alive * rate * value: as if nobody left on the way, so its order counts and not its amount.
 -- The next purchase is due one usual gap (with two of the population's added) after the last; who is overdue may come any
--- day. Nothing is said of those who are not alive at one half or more.
+-- day. Nothing is said of those who are alive with less than one half.
 WITH orders AS (
     SELECT
         e.uid,
@@ -61,12 +60,9 @@ chances AS (
         idle,
         (t + 2e0 * alpha) / NULLIF(x + 2e0, 0e0) AS gap,
         (1e0 + x) / NULLIF(alpha + age, 0e0) * value_micros AS value_a_day,
-        CASE
-            WHEN x <= 0e0 THEN 1e0
-            ELSE 1e0 / NULLIF(
-                1e0 + EXP(LEAST(700e0, (1e0 + x) * LN((alpha + age) / NULLIF(alpha + t, 0e0)))) / NULLIF(2e0 + x, 0e0), 0e0
-            )
-        END AS alive
+        1e0 / NULLIF(
+            1e0 + EXP(LEAST(700e0, (1e0 + x) * LN((alpha + age) / NULLIF(alpha + t, 0e0)))) / NULLIF(3e0 + x, 0e0), 0e0
+        ) AS alive
     FROM rhythms
 ),
 

@@ -291,6 +291,11 @@ def test_a_build_that_lost_half_the_users_or_their_tags_is_refused_unless_forced
     assert tags_of(client, 7) == [{}]
 
 
+def test_an_engine_that_is_not_there_is_told():
+    with pytest.raises(DmpError, match="there is no engine 'hive': duckdb or spark"):
+        offline.named_engine("hive")
+
+
 def test_one_build_at_a_time(config, events, store):
     offline.write_events(events / "one.parquet", [act(1)])
 
