@@ -262,8 +262,8 @@ def priced(
         value_micros(by_ad[ad].goal, by_ad[ad].price_micros, expected)
         for ad, expected in zip(candidates, scores.expected, strict=True)
     ]
-    quotes = Quotes(snapshot, where, chances, seen.request.id.encode())
-    worths = [quotes.worth(ad, value) for ad, value in zip(candidates, values, strict=True)]
+    quotes = Quotes(snapshot, where, chances, seen.request.id)
+    worths = quotes.worths(candidates, values)
     found: list[Offer] = []
     used: set[tuple[int, int]] = set()
     ceiling = settings.max_price_micros / rate

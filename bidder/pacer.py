@@ -7,7 +7,8 @@ not taken for one without spend. When there is no news for a minute, paces fade,
 A campaign paid per click is paced by its multiplier, one paid per impression by the share of requests it bids in. What
 a campaign had reached is kept in the store for the next worker; without that, the first minute's first-price bids (what
 they were worth, and what the landscape expects of them) and their rate give the pace that spends the rest of the day's
-budget by its end, and where there is no landscape the steps alone find it.
+budget by its end. A campaign that puts a fiftieth of its budget at stake before that minute is over is brought down at
+once to what its plan allows, as if cost followed the pace, which errs on the side of bidding less.
 """
 
 import math
@@ -26,6 +27,7 @@ from models.landscape import Terms
 STEP_S = 10.0
 WARM_S = 60.0
 WARM_BIDS = 50
+COLD_SHARE = 0.02  # of the budget, at stake before anything is known of a campaign's pace
 SAMPLE = 256
 KEEP_S = 2 * DAY_S
 
@@ -106,15 +108,22 @@ class Pacer:
 
     def tick(self, accounts: Iterable[Account], campaigns: Mapping[str, Campaign], now_s: float) -> None:
         """Once a second; steps every `STEP_S`. now_s: on the store's clock. accounts: of the present day."""
+        told = {account.campaign: account for account in accounts}
+        rushed = [_brake(course, account, campaigns, now_s) for account, course in self._cold(told)]
         if now_s - self._stepped_s < STEP_S:
+            if any(rushed):
+                self._publish(now_s, told)
             return
         self._stepped_s = now_s
-        told = {account.campaign: account for account in accounts}
         for name, course in self._courses.items():
             account, campaign = told.get(name), campaigns.get(name)
             if account is not None and campaign is not None:
                 self._step(name, course, account, campaign, now_s)
         self._publish(now_s, told)
+
+    def _cold(self, told: Mapping[str, Account]) -> list[tuple[Account, _Course]]:
+        """Campaigns of which nothing is known yet, with their money."""
+        return [(told[name], course) for name, course in self._courses.items() if course.cold and name in told]
 
     def _step(self, name: str, course: _Course, account: Account, campaign: Campaign, now_s: float) -> None:
         if account.day != course.day:  # a new day, or the first news
@@ -131,7 +140,7 @@ class Pacer:
             if now_s - course.seen_s < WARM_S:
                 return
             course.cold = False
-            pace = _warm(course, campaign, account, until_s) or pace
+            pace = _warm(course, campaign, account, until_s) or _in_proportion(pace, campaign, target, spent)
         elif campaign.goal == "cpm":
             pace = Pace(pace.k, pacing.throttle_step(pace.share, target, spent))
         else:
@@ -148,6 +157,27 @@ class Pacer:
             if pace != FULL:
                 found[name] = pace
         self.of = found
+
+
+def _brake(course: _Course, account: Account, campaigns: Mapping[str, Campaign], now_s: float) -> bool:
+    """Bring a campaign down that puts too much at stake at first; whether that was needed."""
+    campaign = campaigns.get(account.campaign)
+    staked = account.pending + (account.spent - course.spent if course.day == account.day else 0)
+    if campaign is None or staked <= COLD_SHARE * account.budget:
+        return False
+    start_s, until_s = course.seen_s - account.day * DAY_S, max(now_s, course.seen_s + 1) - account.day * DAY_S
+    target = pacing.target_spend(course.plan, start_s, until_s, account.budget)
+    course.cold, course.sample = False, []
+    course.pace = _in_proportion(course.pace, campaign, target, staked)
+    return True
+
+
+def _in_proportion(pace: Pace, campaign: Campaign, target: float, spent: float) -> Pace:
+    """The pace at which `target` is spent where `spent` was, if cost follows it; second-price costs fall faster."""
+    part = min(1.0, target / spent) if spent > 0 else 1.0
+    if campaign.goal == "cpm":
+        return Pace(pace.k, max(pacing.SHARE_MIN, pace.share * part))
+    return Pace(max(pacing.K_MIN, pace.k * part), pace.share)
 
 
 def _warm(course: _Course, campaign: Campaign, account: Account, until_s: float) -> Pace | None:

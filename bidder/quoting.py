@@ -40,17 +40,23 @@ class Quote(Struct, frozen=True, gc=False):
 
 
 class Quotes:
-    """The quotes of one imp. chances: click probabilities of the scored ads."""
+    """The quotes of one imp. chances: click probabilities of the scored ads. request: its id."""
 
     __slots__ = ("_chances", "_quality", "_request", "_snapshot", "_terms", "_where")
 
-    def __init__(self, snapshot: Snapshot, where: Context, chances: Sequence[float], request: bytes) -> None:
+    def __init__(self, snapshot: Snapshot, where: Context, chances: Sequence[float], request: str) -> None:
         self._snapshot = snapshot
         self._where = where
         self._chances = chances
         self._request = request
         self._terms: landscape.Terms | None = None
         self._quality = 0.0
+
+    def worths(self, ads: Sequence[int], values: list[int]) -> Sequence[float]:
+        """`worth` of each; where nothing is paced, the values themselves."""
+        if not self._snapshot.paces.of:
+            return values
+        return [self.worth(ad, value) for ad, value in zip(ads, values, strict=True)]
 
     def worth(self, ad: int, value_micros: int) -> float:
         """What an ad's impression is worth after pacing; 0 where its campaign passes this request up."""
@@ -97,4 +103,4 @@ class Quotes:
         return self._snapshot.paces.of.get(self._snapshot.by_ad[ad].id, FULL)
 
     def _unit(self, ad: int) -> bytes:
-        return self._request + b"|" + self._snapshot.by_ad[ad].id.encode()
+        return f"{self._request}|{self._snapshot.by_ad[ad].id}".encode()

@@ -113,6 +113,7 @@ def configure(work: Path, store: Store, name: str, campaigns: str) -> Path:
         f"[bidder]\nport = {PORTS[name]}\nadmin_port = {PORTS[name] + 1}\n"
         f"campaigns = {json.dumps(str(work / campaigns))}\nmodels_dir = {json.dumps(str(work / 'models'))}\n"
         "gdpr_when_unknown = 'never'\n"
+        "explore_share = 0.0\n"  # the yardsticks do not vary their prices
     )
     return path
 

@@ -156,7 +156,10 @@ class Rival:
         for value, _, campaign, creative in sorted(ranked, key=lambda entry: entry[:2], reverse=True):
             if value < floor:
                 return None
-            price = min(MAX_PRICE_MICROS, max(floor, round(value * KEEP if context.at == 1 else value)))
+            most = min(MAX_PRICE_MICROS, value)
+            price = min(most, round(value * KEEP if context.at == 1 else value))
+            if price < floor:
+                price = min(most, floor + 1)
             if price <= 0 or self.budget[campaign.id] < price:
                 continue
             self.budget[campaign.id] -= price

@@ -195,6 +195,8 @@ def train(data: Observations, root: Path, *, now_us: int, force: bool = False, t
     if len(data.y) < MIN_ROWS:
         refused = f"{len(data.y)} bids with a known outcome, {MIN_ROWS} are needed"
         return Report(None, refused, {}, data.counts, {}, [])
+    paid, first = charged(data)
+    data = _truly_first(data, first)
     cut = len(data.y) * 3 // 4
     known = vocabulary(data.contexts[:cut])
     X = matrix(known, data.contexts, data.quality)
@@ -202,7 +204,6 @@ def train(data: Observations, root: Path, *, now_us: int, force: bool = False, t
     fit = landscape_fit.fit(X[:cut], data.y[:cut], data.kind[:cut], segments[:cut], threads=threads)
     booster = lgb.Booster(model_str=fit.text)
     metrics, raw = judge(data, X, segments, fit, booster, cut)
-    paid, first = charged(data)
     refused = refusal(metrics)
     if refused and not force:
         return Report(None, refused, metrics, data.counts, paid, first)
@@ -228,6 +229,13 @@ def train(data: Observations, root: Path, *, now_us: int, force: bool = False, t
         root, KIND, version, files, lambda folder: landscape.read(folder, version), (version, manifest.parent)
     )
     return Report(version, refused, metrics, data.counts, paid, first)
+
+
+def _truly_first(data: Observations, first: list[str]) -> Observations:
+    """A win where the bid is charged says m <= b, whatever the exchange calls its auctions."""
+    theirs = np.isin([context.exchange for context in data.contexts], first) & (data.won > 0)
+    kind = np.where(theirs, np.int8(BELOW), data.kind)
+    return msgspec.structs.replace(data, kind=kind, y=np.where(theirs, np.log(data.bid), data.y))
 
 
 def judge(

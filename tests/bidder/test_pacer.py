@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from bidder import pacer
+from bidder import pacer, pacing
 from bidder.budget import DAY_S, Account
 from bidder.pacer import Pacer
 from bidder.pacing import FULL, Pace
@@ -143,3 +143,25 @@ def test_what_cannot_be_a_pace_is_none(data: bytes | None) -> None:
 def test_a_kept_pace_is_read_back() -> None:
     assert pacer.decode(pacer.encode(Pace(0.25, 0.5))) == Pace(0.25, 0.5)
     assert pacer.decode(b"[0.25,0.5]") == Pace(0.25, 0.5)  # as version one wrote it
+
+
+def test_a_new_campaign_that_rushes_is_brought_down_within_a_second() -> None:
+    day = Day(full=0.0)
+    day.account.pending = 30_000  # 3 % of the budget at stake
+    day.run(2)
+    pace = day.pacer.of["acme"]
+    assert pace.k <= 1_000_000 / DAY_S * 2 / 30_000 * 1.01  # what the plan allows for two seconds, of that
+    assert pace.k >= pacing.K_MIN
+
+
+def test_a_new_campaign_that_does_not_is_left_alone() -> None:
+    day = Day(full=0.0)
+    day.account.pending = 19_000
+    day.run(20)
+    assert day.pacer.of == {}
+
+
+def test_without_a_landscape_the_first_minutes_spend_gives_the_pace() -> None:
+    day = Day(full=200.0, goal="cpm", pacing="even")  # the plan is 11.6 a second; a minute is 1.2 % of the budget
+    day.run(80)
+    assert day.pacer.of["acme"].share == pytest.approx(1_000_000 / DAY_S / 200, rel=0.5)

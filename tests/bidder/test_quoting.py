@@ -21,7 +21,7 @@ def paced(snapshot: Snapshot, **of: Pace) -> Snapshot:
 
 
 def quotes(snapshot: Snapshot, request: str = "r1") -> Quotes:
-    return Quotes(snapshot, WHERE, [0.001], request.encode())
+    return Quotes(snapshot, WHERE, [0.001], request)
 
 
 def test_a_campaign_at_full_pace_is_worth_its_value() -> None:

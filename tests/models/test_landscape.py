@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dmp import events
 from dmp.events import Bid
-from models import artefacts, landscape, landscape_train
+from models import artefacts, landscape, landscape_fit, landscape_train
 from models.artefacts import BadArtefact
 from models.features import Context
 from models.landscape import Landscape
@@ -267,3 +267,14 @@ def test_what_could_make_a_wild_bid_never_loads(root: Path, tmp_path: Path, chan
     with pytest.raises(BadArtefact, match=why):
         artefacts.publish(tmp_path, landscape.KIND, name, files, lambda folder: landscape.read(folder, name), ())
     assert artefacts.current(tmp_path, landscape.KIND) is None
+
+
+def test_wins_where_the_bid_is_charged_say_no_more_than_that(tmp_path: Path) -> None:
+    data = landscape_train.observations(a_log(tmp_path, a_market(1_500), at=1))
+    said_second = msgspec.structs.replace(
+        data, second=np.ones(len(data.y), dtype=bool), kind=np.zeros(len(data.y), np.int8)
+    )
+    corrected = landscape_train._truly_first(said_second, ["x"])
+    assert set(corrected.kind[data.won > 0]) == {landscape_fit.BELOW}
+    assert set(corrected.kind[data.won == 0]) == {landscape_fit.EXACT}
+    assert set(landscape_train._truly_first(said_second, []).kind) == {landscape_fit.EXACT}
