@@ -130,7 +130,7 @@ class DynamicProgramme(Baseline):
         auctions, units = int(self.info.auctions), self._units(self.info.budget_micros)
         if self._table.shape[0] < auctions or self._table.shape[1] <= units:
             self._table = self._values(auctions, units)
-        self._mean = float(worths.mean())
+        self._mean = self.info.worth[0]  # of the training period
 
     def offer(self, worth: float, left_micros: int) -> float:
         money = self._units(left_micros)
