@@ -34,6 +34,7 @@ app.add_typer(experiment_commands.app, name="experiment")
 app.command()(registry_commands.card)
 app.command()(registry_commands.shadow)
 app.command()(train_commands.train)
+app.command()(train_commands.parity)
 app.command()(live_commands.calibrate)
 
 

@@ -8,9 +8,9 @@ which its name tells. DuckDB does the joins and spills to disk beyond `MEMORY`; 
 
 What a row may know: context, user and ad are those the bid log recorded at the request, so nothing later is in them.
 Labels: the first click within `click_wait_us` of its impression. A conversion is attributed to the bid it names; else
-to the person's last click on the campaign within 7 days before it, else to the last seen impression within 1 day
-(decision science 5). Conversions of one order count once, the earliest. Rows that are not ripe for clicks are left
-out; what may still convert is for soft labels.
+to the person's last click on the campaign within 7 days before it, else to the last view within 1 day, which is a
+viewable impression where viewability is measured at all (decision science 5). Conversions of one order count once, the
+earliest. Rows that are not ripe for clicks are left out; what may still convert is for soft labels.
 """
 
 import shutil
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from dmp import events
 from dmp.errors import BadEvents
-from dmp.events import Bid, Click, Impression
+from dmp.events import Bid, Click, Impression, Viewable
 from dmp.schema import User
 from models import features, frames
 from models.dataset import CLICK_WAIT_US, Rows
@@ -36,7 +36,7 @@ from models.frames import DAY_US, Frame
 
 MEMORY = "1GB"
 BATCH = 20_000
-VERSION = 1  # of what a cached file holds
+VERSION = 2  # of what a cached file holds
 CLICK_WINDOW_US, VIEW_WINDOW_US = 7 * DAY_US, DAY_US
 
 EVENTS = pa.schema(
@@ -155,7 +155,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 "user": None if event.user is None else _user_encoder.encode(event.user),
                 "ad": event.ad,
             }
-        elif isinstance(event, Impression | Click):
+        elif isinstance(event, Impression | Viewable | Click):
             yield {
                 "kind": events.kind_of(type(event)),
                 "bid_id": event.bid_id,
@@ -192,6 +192,8 @@ def _views(database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversion
             SELECT bid_id, imp_id, min(time_us) AS shown_us FROM events WHERE kind = 'impression' GROUP BY ALL;
         CREATE TABLE pressed AS
             SELECT bid_id, imp_id, min(time_us) AS clicked_us FROM events WHERE kind = 'click' GROUP BY ALL;
+        CREATE TABLE viewed AS
+            SELECT bid_id, imp_id, min(time_us) AS viewed_us FROM events WHERE kind = 'viewable' GROUP BY ALL;
         CREATE TABLE shown AS
             SELECT b.bid_id, b.imp_id, b.time_us // {DAY_US} AS day, b.uid, b.campaign, s.shown_us,
                 CASE WHEN c.clicked_us - s.shown_us <= {wait_us} THEN c.clicked_us END AS clicked_us,
@@ -207,7 +209,9 @@ def _views(database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversion
         CREATE TABLE touches AS
             SELECT bid_id, imp_id, uid, campaign, clicked_us AS time_us, true AS click
             FROM shown WHERE clicked_us IS NOT NULL
-            UNION ALL SELECT bid_id, imp_id, uid, campaign, shown_us, false FROM shown;
+            UNION ALL SELECT bid_id, imp_id, uid, campaign, coalesce(viewed_us, shown_us), false
+            FROM shown LEFT JOIN viewed USING (bid_id, imp_id)
+            WHERE viewed_us IS NOT NULL OR NOT EXISTS (FROM viewed);
         CREATE TABLE attributed AS
             SELECT bid_id, imp_id, converted_us, value_micros FROM (
                 SELECT t.bid_id, t.imp_id, o.time_us AS converted_us, o.value_micros,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
 
 
+PARITY_ONE_IN = 4  # bids whose vector is computed again before a training
+
+
 def train(
     bidlog: Annotated[Path, typer.Argument(help="Folder of bid log files (*.mpk) of bids, impressions and clicks.")],
     archive: Annotated[
@@ -44,7 +47,7 @@ def train(
 
     Exits with 1 when the click model was not published. Days that were joined before are not joined again.
     """
-    from models import joining, outcomes, response
+    from models import joining, outcomes, parity, response
 
     settings = configuration.load("models", ModelsConfig, config)
     root = Path(settings.models_dir)
@@ -60,6 +63,7 @@ def train(
             bidlog, cache or root / "cache", archive, click_wait_us=settings.click_wait_s * 1_000_000, tell=show
         )
         show(f"training on {len(log.frame):,} impressions", 0, 1 + len(outcomes.KINDS))
+        skew = parity.check(bidlog, root, one_in=PARITY_ONE_IN)
         report = response.train(
             log.frame,
             root,
@@ -68,6 +72,7 @@ def train(
             threads=settings.threads,
             negatives=negatives,
             read=log.counts,
+            parity=(skew.checked, skew.different) if skew.checked else None,
             shadow=shadow,
         )
         after = []
@@ -121,3 +126,23 @@ def _print_report(report: "Report", read: "Mapping[str, int]", after: "Sequence[
         console.print(f"[yellow]{verb}:[/yellow] {report.refused}" + ("" if report.version else "; --force publishes"))
     elif report.version:
         console.print(f"`tagbid models card {report.version}` writes its card as a page")
+
+
+def parity(
+    bidlog: Annotated[Path, typer.Argument(help="Folder of bid log files (*.mpk).")],
+    most: Annotated[int, typer.Option(min=1, help="Bids to check.")] = 10_000,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Compute logged feature vectors again from the log; exits with 1 when a single one differs."""
+    from models import parity as skew
+
+    found = skew.check(bidlog, Path(configuration.load("models", ModelsConfig, config).models_dir), most)
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+    else:
+        worst = "".join(f", {name} in {n:,}" for name, n in list(found.worst.items())[:5])
+        unknown = f"; {found.unknown:,} of models that are gone" if found.unknown else ""
+        Console().print(f"{found.different:,} of {found.checked:,} bids differ{worst}{unknown}", markup=False)
+    if found.different:
+        raise typer.Exit(1)

@@ -9,7 +9,7 @@ import pytest
 
 from dmp import events
 from dmp.errors import BadEvents
-from dmp.events import Click, Impression
+from dmp.events import Click, Impression, Viewable
 from dmp.schema import User
 from models import dataset, features, frames, joining
 from tests.models.factories import ADS, BORN_US, DAY_US, MINUTE_US, SECOND_US, TRAVEL, bid, notice, uid
@@ -128,6 +128,15 @@ def test_a_click_goes_before_a_later_view_and_a_named_bid_before_both(world):
     assert [row["converted_us"] > 0 for row in world.table()[0]] == [True, False, False]
     world.convert({"uid": uid(9), "time_us": BORN_US + 3 * HOUR_US, "bid_id": "b2"})
     assert [row["converted_us"] > 0 for row in world.table()[0]] == [False, True, False]
+
+
+def test_where_viewability_is_measured_only_viewable_impressions_count_as_views(world):
+    seen = person(1, BORN_US, 9)
+    world.write(
+        *seen, *person(2, BORN_US + MINUTE_US, 9), msgspec.structs.replace(notice(Viewable, 1, BORN_US + 9), uid=uid(9))
+    )
+    world.convert({"uid": uid(9), "time_us": BORN_US + HOUR_US})
+    assert [row["converted_us"] > 0 for row in world.table()[0]] == [True, False]
 
 
 def test_an_order_counts_once_and_only_for_its_campaign(world):
