@@ -30,7 +30,7 @@ from bidder.campaigns import Campaign
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
-from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoints, plain
+from bidder.endpoints import MAX_BODY_BYTES, PREFIX, VERSION_HEADER, Endpoints, also, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
@@ -352,6 +352,8 @@ class Service:
             return self._refused(408, close=True)
         except web.HTTPRequestEntityTooLarge:
             return self._refused(413, close=True)
+        if len(http.headers.getall("Authorization", ())) > 1 or not http.headers.get("Host"):
+            return self._refused(400, close=True)
         arrived_s = time.monotonic()
         endpoint = self.endpoints.find(
             http.raw_path, http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
@@ -365,9 +367,12 @@ class Service:
         answer = self.bidder.handle(body, endpoint, arrived_s, partial(_resolve, future))
         if answer is None:
             answer = await future
+        more, answer = also(
+            http.headers.get(VERSION_HEADER, ""), http.headers.get("Accept-Encoding", ""), answer, endpoint.exchange
+        )
         if isinstance(answer, int):
-            return web.Response(status=answer)
-        return web.Response(body=answer, content_type="application/json")
+            return web.Response(status=answer, headers=more)
+        return web.Response(body=answer, headers={"Content-Type": "application/json", **more})
 
     def _refused(self, status: int, close: bool = False) -> web.Response:
         """close: the rest of the body is not wanted, so where the next request starts is not known."""

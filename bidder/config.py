@@ -35,7 +35,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bids sent for the open auction of one impression, beside those for its deals. price_encoding: how prices stand in
     notices; `google` needs its two keys in base64. price_unit: of that number, a decimal CPM, micros of a CPM or
     micros of one impression. price_macro: what the exchange replaces with the price. loss_price: whether the price
-    told with a loss is worth learning from. nbr: answer no-bids with 200 and a reason code in place of 204. audits:
+    told with a loss is worth learning from. nbr: answer no-bids with 200 and a reason code in place of 204.
+    gzip_answers: compress answers where the request accepts that; costs more time than it saves on most links. audits:
     it shows only creatives it has approved. schain: supply chains that are bid on.
     """
 
@@ -54,6 +55,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_macro: str = "${AUCTION_PRICE}"
     loss_price: Literal["use", "ignore"] = "use"
     nbr: bool = False
+    gzip_answers: bool = False
     audits: bool = False
     schain: Literal["any", "complete_if_present", "required"] = "complete_if_present"
     open_bids: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1

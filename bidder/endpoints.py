@@ -1,5 +1,6 @@
 """Which exchange is calling, and may it: the rules both HTTP paths share (S-01, S-02)."""
 
+import gzip
 import hmac
 import zlib
 from urllib.parse import unquote
@@ -14,6 +15,9 @@ from bidder.tokens import text_field
 PREFIX = "/bid/"
 MAX_BODY_BYTES = 256 * 1024
 MAX_RATIO = 100
+MAX_TARGET_BYTES = 8_190  # of a request target; what aiohttp takes
+MIN_GZIP_BYTES = 1_000  # less gains nothing: it fits into one packet anyway
+VERSION_HEADER, VERSION = "x-openrtb-version", "2.6"
 MAX_UNLISTED = 100  # exchanges served by default settings before their names are no longer believed
 
 
@@ -74,6 +78,29 @@ class Endpoints:
             requests_slot=self._metrics.slot("tagbid_requests_total", exchange=name),
             quota=Quota(exchange.max_qps / self._settings.workers) if exchange.max_qps else None,
         )
+
+
+def also(
+    version: str, accepts: str, answer: bytes | int, exchange: ExchangeConfig
+) -> tuple[dict[str, str], bytes | int]:
+    """(further headers of an answer, the answer as sent).
+
+    version: of `x-openrtb-version`, "" for none: whoever names the one it speaks is told ours. accepts: of
+    `Accept-Encoding`.
+
+    >>> also("2.5", "", 204, ExchangeConfig())
+    ({'x-openrtb-version': '2.6'}, 204)
+    """
+    headers = {VERSION_HEADER: VERSION} if version else {}
+    if (
+        exchange.gzip_answers
+        and isinstance(answer, bytes)
+        and len(answer) >= MIN_GZIP_BYTES
+        and "gzip" in accepts.lower()
+    ):
+        headers["Content-Encoding"] = "gzip"
+        answer = gzip.compress(answer, compresslevel=1, mtime=0)
+    return headers, answer
 
 
 def plain(body: bytes, encoding: str) -> bytes | int:

@@ -14,14 +14,14 @@ read further. Time limits need no timer per connection: `Port.sweep` looks at al
 import time
 from asyncio import BaseTransport, Protocol, Transport
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol as Interface
 
 import httptools
 from msgspec import Struct
 
 from bidder.bidding import Answer
-from bidder.endpoints import MAX_BODY_BYTES, PREFIX, Endpoint, Endpoints, plain
+from bidder.endpoints import MAX_BODY_BYTES, MAX_TARGET_BYTES, PREFIX, Endpoint, Endpoints, also, plain
 from bidder.metrics import Metrics
 
 START = b"POST " + PREFIX.encode()
@@ -48,12 +48,15 @@ _EMPTY_CLOSE = {status: head.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n
 _CONTINUE = _EMPTY[100]
 
 
-def render(answer: Answer, close: bool) -> bytes:
-    r"""An answer as it goes over the wire.
+def render(answer: Answer, close: bool, more: Mapping[str, str] | None = None) -> bytes:
+    r"""An answer as it goes over the wire. more: further headers.
 
-    >>> render(204, False)
-    b'HTTP/1.1 204 No Content\r\n\r\n'
+    >>> render(204, False), render(204, False, {"x-openrtb-version": "2.6"})
+    (b'HTTP/1.1 204 No Content\r\n\r\n', b'HTTP/1.1 204 No Content\r\nx-openrtb-version: 2.6\r\n\r\n')
     """
+    if more:
+        first, _, rest = render(answer, close).partition(b"\r\n")
+        return b"\r\n".join((first, *(f"{name}: {value}".encode() for name, value in more.items()), rest))
     if isinstance(answer, int):
         return (_EMPTY_CLOSE if close else _EMPTY)[answer]
     return (_OK_CLOSE if close else _OK) % (len(answer), answer)
@@ -127,25 +130,35 @@ class Port:
 class _Due:
     """One answer that is due, in its connection's order."""
 
-    __slots__ = ("answer", "close", "lane")
+    __slots__ = ("answer", "asked", "close", "lane", "more")
 
     def __init__(self, lane: "Lane", answer: Answer | None, close: bool) -> None:
         self.lane = lane
         self.answer = answer
         self.close = close
+        self.asked: tuple[str, str, Endpoint] | None = None  # x-openrtb-version and Accept-Encoding, where they matter
+        self.more: Mapping[str, str] | None = None
 
     def __call__(self, answer: Answer) -> None:
-        self.answer = answer
+        self.put(answer)
         self.lane.send()
+
+    def put(self, answer: Answer | None) -> None:
+        """The answer is there; None = it will come."""
+        if self.asked is not None and answer is not None:
+            version, accepts, endpoint = self.asked
+            self.more, answer = also(version, accepts, answer, endpoint.exchange)
+        self.answer = answer
 
 
 class Lane(Protocol):
     """One connection."""
 
     __slots__ = (
-        "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint", "_expect", "_fed", "_head",
-        "_headers", "_idle", "_known", "_linger", "_lingers_since_s", "_old", "_parked", "_parser", "_paused",
-        "_port", "_read_since_s", "_seen_s", "_size", "_status", "_stopped_since_s", "_transport", "_url",
+        "_accepts", "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint",
+        "_expect", "_fed", "_head", "_headers", "_hosts", "_idle", "_known", "_linger", "_lingers_since_s",
+        "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s", "_size", "_status",
+        "_stopped_since_s", "_transport", "_url", "_version",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:
@@ -168,6 +181,9 @@ class Lane(Protocol):
     def _begin(self) -> None:
         self._url = b""
         self._authorization = b""
+        self._accepts = ""
+        self._version = ""
+        self._hosts = 0
         self._encoding = ""
         self._expect = False
         self._old = False
@@ -328,7 +344,17 @@ class Lane(Protocol):
         length = len(name)
         if length == 13:
             if name.lower() == b"authorization":
+                if self._authorization:
+                    self._status = 400  # which of them counts is anybody's guess
                 self._authorization = value
+        elif length == 4:
+            self._hosts += name.lower() == b"host"
+        elif length == 17:
+            if name.lower() == b"x-openrtb-version":
+                self._version = value.decode("latin-1")
+        elif length == 15:
+            if name.lower() == b"accept-encoding":
+                self._accepts = value.decode("latin-1")
         elif length == 16:
             if name.lower() == b"content-encoding":
                 self._encoding = value.decode("latin-1")
@@ -352,6 +378,8 @@ class Lane(Protocol):
         elif self._parser.get_method() != b"POST" or not self._url.startswith(START[5:]):
             self._close_after_last()  # pipelined behind a bid in one read: see above
             return
+        if len(self._url) > MAX_TARGET_BYTES or (not self._hosts and self._parser.get_http_version() == "1.1"):
+            self._status = 400
         self._endpoint = self._port.endpoints.find(self._url.decode("latin-1"), self._authorization)
         if self._status:
             self._refuse(self._status)
@@ -388,11 +416,13 @@ class Lane(Protocol):
                 answer = self._turned_away(body)
             else:
                 due = _Due(self, None, close)
+                if self._version or (self._accepts and self._endpoint.exchange.gzip_answers):
+                    due.asked = self._version, self._accepts, self._endpoint
                 answer = self._port.handle(body, self._endpoint, self._seen_s, due)
         if due is None:
             due = _Due(self, answer, close)
         else:
-            due.answer = answer
+            due.put(answer)
         self._due.append(due)
         if close:
             self._ended = True
@@ -425,13 +455,14 @@ class Lane(Protocol):
         if len(due) == 1:
             first = due.popleft()
             close = first.close
-            transport.write(render(first.answer, close))  # type: ignore[arg-type]  # it is there: tested above
+            transport.write(render(first.answer, close, first.more))  # type: ignore[arg-type]  # it is there: tested above
         else:
             ready: list[bytes] = []
             close = False
             while due and not close and (answer := due[0].answer) is not None:
-                close = due.popleft().close
-                ready.append(render(answer, close))
+                first = due.popleft()
+                close = first.close
+                ready.append(render(answer, close, first.more))
             transport.write(b"".join(ready))
         if close:
             due.clear()

@@ -7,6 +7,7 @@ import re
 import zlib
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,6 +115,9 @@ CASES = {
     "an empty line first": [b"\r\n" + post()],
     "a body of the largest size": [post(BID + b" " * (256 * 1024 - len(BID)))],
     "strange header names": [post(headers="x: \r\nX-Y-Z:a:b\r\nauthorization:\r\n")],
+    "two secrets": [post(headers="Authorization: Bearer a\r\nAuthorization: Bearer b\r\n")],
+    "no Host": [post().replace(b"Host: h\r\n", b"")],
+    "a long target": [post(path="/bid/x?" + "a" * 100_000)],
     "a long header": [post(headers=f"X: {'a' * 7_000}\r\n")],
 }
 
@@ -498,3 +502,24 @@ async def test_every_collected_request_is_answered_as_its_class_asks(tmp_path, s
             assert ours[0][0] in (200, 204, 400, 413)
             if entry["class"] == "malformed":
                 assert ours[0][0] in (400, 413), entry["reason"]
+
+
+@pytest.mark.parametrize("lane", [True, False])
+async def test_who_names_its_version_is_told_ours_and_who_accepts_gzip_may_get_it(tmp_path, store, lane):
+    async with (
+        running(tmp_path, store, CAMPAIGNS, lane=lane, exchanges={"zip": {"gzip_answers": True}}) as bidder,
+        aiohttp.ClientSession(auto_decompress=False) as http,
+    ):
+        for exchange, data, version, packed in (
+            ("zip", BID, "2.5", True),
+            ("zip", BID, "", True),
+            ("zip", NO_BID, "2.6", False),
+            ("x", BID, "2.6", False),
+        ):
+            headers = {"Accept-Encoding": "deflate, gzip"} | ({"x-openrtb-version": version} if version else {})
+            async with http.post(f"{bidder.url}/bid/{exchange}", data=data, headers=headers) as answer:
+                body = await answer.read()
+                assert answer.headers.get("x-openrtb-version") == ("2.6" if version else None)
+                assert (answer.headers.get("Content-Encoding") == "gzip") is packed
+                if body:
+                    assert json.loads(gzip.decompress(body) if packed else body)["id"] == "r1"
