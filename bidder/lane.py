@@ -401,6 +401,7 @@ class Lane(Protocol):
         if self._ended:
             return
         self._idle = True
+        self._read_since_s = 0.0  # the next message has its own time, also where reads never end between two
         close = self._old or self._port.draining or not self._parser.should_keep_alive()
         answer: Answer | None
         due = None
