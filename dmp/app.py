@@ -5,6 +5,7 @@
 | `POST /v1/advertisers/{advertiser}/seeds?name=` | 202 and what matched; body: CSV (see `dmp.seeds`), plain or gzip |
 | `GET /v1/advertisers/{advertiser}/audiences` | all of the advertiser's audiences |
 | `GET /v1/advertisers/{advertiser}/audiences/{name}` | one |
+| `.../insight/size`, `overlap`, `tags`, `POST .../audiences` | audiences by expression (`dmp.insight_routes`) |
 | `POST /v1/events` | 202 and what was refused; body: one event, an array, or lines (`dmp.incoming`, `dmp.collect`) |
 | `GET /v1/pixel.gif` | a 1x1 GIF; the event stands in the query (`dmp.pixel`) |
 | `GET /v1/sync/{partner}` | on to a partner with our id, where the user allows it (`dmp.sync`) |
@@ -27,7 +28,7 @@ import redis
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from dmp import collect, pixel, seeds, store, sync, tags_lookup
+from dmp import collect, insight_routes, pixel, seeds, store, sync, tags_lookup
 from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_rate
 from dmp.catalogue import AlreadyThere, Upload
 from dmp.config import DmpConfig
@@ -56,6 +57,7 @@ def make_app(desk: Desk) -> web.Application:
     app.router.add_post("/v1/advertisers/{advertiser}/seeds", upload_seed)
     app.router.add_get("/v1/advertisers/{advertiser}/audiences", list_audiences)
     app.router.add_get("/v1/advertisers/{advertiser}/audiences/{name}", show_audience)
+    insight_routes.add_routes(app)
     app.router.add_post("/v1/events", collect.take_events)
     app.router.add_get("/v1/pixel.gif", pixel.take_pixel)
     app.router.add_get("/v1/sync/{partner}", sync.send_on)

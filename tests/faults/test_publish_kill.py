@@ -65,7 +65,7 @@ def test_a_build_killed_at_any_point_leaves_the_live_generation_untouched(tmp_pa
         assert "" not in told, "the worker ended by itself without making its build live"
         deaths.add(told[-1].split()[0])
         assert seen(client) == first()
-        lines += rng.randrange(3, 9)
+        lines += rng.randrange(5, 14)
     assert {"bitmaps", "publish"} <= deaths
     assert seen(client) == second()
     for number in range(2):  # what the dead left behind does not come to life with later builds
