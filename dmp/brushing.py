@@ -220,11 +220,12 @@ def _unevenness(orders: Orders) -> Floats:
     uneven = np.ones(len(orders.buyer))
     starts = np.flatnonzero(np.diff(orders.buyer, prepend=-2))
     for start, end in zip(starts, np.append(starts[1:], len(uneven)), strict=True):
+        if end - start < 6:
+            continue
         different = max(len(np.unique(orders.item[start:end])), len(np.unique(orders.seller[start:end])))
-        if end - start >= 6 and different >= 3:
-            gaps = np.diff(orders.time_us[start:end])
-            if gaps.mean() > 0:
-                uneven[start:end] = gaps.std() / gaps.mean()
+        gaps = np.diff(orders.time_us[start:end])
+        if different >= 3 and gaps.mean() > 0:
+            uneven[start:end] = gaps.std() / gaps.mean()
     return uneven
 
 

@@ -50,13 +50,13 @@ def learn_items(taste: Taste, items: int, turns: int = TURNS, seed: int = 0) -> 
     order = np.argsort(taste.item, kind="stable")
     turned = Taste(taste.item[order], taste.person[order], taste.weight[order])
     for _ in range(turns):
-        people = _solved(taste, factors, int(taste.person.max()) + 1)
+        people = _folded(factors, taste, int(taste.person.max()) + 1).astype(np.float32)
         factors = _solved(turned, people, items)
     return factors
 
 
 def _solved(taste: Taste, factors: Floats, n: int) -> Floats:
-    """The vectors of 0 .. n - 1 given those of what they like; zeros for who likes nothing."""
+    """As `_folded`, one by one: better for items, which are few and each liked by many."""
     gram = factors.T @ factors
     found = np.zeros((n, DIMENSIONS), np.float32)
     for who, rows in _runs(taste.person):
@@ -124,13 +124,24 @@ def learn(
 def tastes(space: Space, taste: Taste, people: int) -> Floats:
     """What `dmp.preference.fold_in` gives each person 0 .. people - 1, for all at once; zeros for who likes nothing.
 
-    float32 (people, DIMENSIONS). With the Woodbury identity a person of n items costs a system of n by n instead of
-    one of `DIMENSIONS`, and people with equally many items are solved together: 3 us a person instead of 70.
+    float32 (people, DIMENSIONS).
     """
-    y = space.factors.astype(np.float64)
-    spread = y @ np.linalg.inv(space.gram.astype(np.float64) + REGULARISATION * np.eye(DIMENSIONS))
+    found = _folded(space.factors, taste, people)
+    length = np.sqrt((found**2).sum(axis=1, keepdims=True))
+    even: Floats = (found / np.maximum(length, 1e-12)).astype(np.float32)
+    return even
+
+
+def _folded(factors: Floats, taste: Taste, people: int) -> npt.NDArray[np.float64]:
+    """What `solve` gives each person 0 .. people - 1; zeros for who likes nothing.
+
+    With the Woodbury identity a person of n items costs a system of n by n instead of one of `DIMENSIONS`, and people
+    with equally many items are solved together: a few us a person instead of 70.
+    """
+    y = factors.astype(np.float64)
+    spread = y @ np.linalg.inv(y.T @ y + REGULARISATION * np.eye(DIMENSIONS))
     between = spread @ y.T
-    found = np.zeros((people, DIMENSIONS), np.float32)
+    found = np.zeros((people, DIMENSIONS))
     starts = np.flatnonzero(np.diff(taste.person, prepend=-1))
     counts = np.diff(np.append(starts, len(taste.person)))
     for n in np.unique(counts):
@@ -141,9 +152,6 @@ def tastes(space: Space, taste: Taste, people: int) -> Floats:
             item, extra = taste.item[rows], CONFIDENCE * taste.weight[rows].astype(np.float64)
             inner = between[item[:, :, None], item[:, None, :]]
             wanted = 1 + extra
-            system = inner + np.eye(n) / extra[:, :, None]
-            less = np.linalg.solve(system, np.einsum("pij,pj->pi", inner, wanted)[:, :, None])[:, :, 0]
-            vector = np.einsum("pi,pid->pd", wanted - less, spread[item])
-            length = np.sqrt((vector**2).sum(axis=1, keepdims=True))
-            found[taste.person[rows[:, 0]]] = vector / np.maximum(length, 1e-12)
+            less = np.linalg.solve(inner + np.eye(n) / extra[:, :, None], inner @ wanted[:, :, None])[:, :, 0]
+            found[taste.person[rows[:, 0]]] = ((wanted - less)[:, None, :] @ spread[item])[:, 0, :]
     return found
