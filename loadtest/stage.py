@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from dmp import keys
 from dmp.config import DmpConfig
 from dmp.store import Store, open_store
 from loadtest import children
@@ -74,6 +75,19 @@ def dmp(stage: Stage) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
+def streamer(stage: Stage) -> Iterator[Child]:
+    """`tagbid dmp stream`: turns collected events into real-time tags; ready once it holds its partitions."""
+    with (
+        store(stage) as opened,
+        contextlib.closing(opened.sync()) as client,
+        _command(stage, "dmp", "stream") as child,
+    ):
+        partitions = range(stage.dmp.stream.partitions)
+        children.wait_until(child, lambda: all(client.exists(keys.event_owner(p)) for p in partitions))
+        yield child
+
+
+@contextlib.contextmanager
 def expander(stage: Stage) -> Iterator[Child]:
     """`tagbid models expand --watch`: grows audiences from seeds as they come."""
     with _command(stage, "models", "expand", "--watch") as child:
@@ -82,7 +96,7 @@ def expander(stage: Stage) -> Iterator[Child]:
 
 def _command(stage: Stage, room: str, *arguments: str) -> contextlib.AbstractContextManager[Child]:
     command = [sys.executable, "-m", room, *arguments, "--config", str(_configuration(stage))]
-    return children.started(room, command, stage.folder / f"{room}.log", {KEY_VARIABLE: stage.key.hex()})
+    return children.started(room, command, stage.folder / f"{room}-{arguments[0]}.log", {KEY_VARIABLE: stage.key.hex()})
 
 
 def _ready(child: Child) -> Running:
