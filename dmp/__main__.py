@@ -38,6 +38,7 @@ from dmp import (
     preference_commands,
     pseudonym,
     rights_commands,
+    rule_commands,
     store,
     stream_commands,
     taxonomy_commands,
@@ -201,6 +202,7 @@ app.add_typer(stream_commands.app, name="stream")
 app.add_typer(audience_commands.app, name="audience")
 app.command("archive")(archive_commands.archive)
 rights_commands.register(app)
+app.add_typer(rule_commands.app, name="rules")
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
 app.add_typer(preference_commands.app, name="preference")

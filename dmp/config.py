@@ -66,11 +66,12 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp.stream]` table: from events to real-time tags.
 
     partitions: of the event stream; as many consumers can share the work. lateness_s: an event that comes later than
-    this after it happened waits for the nightly batch.
+    this after it happened waits for the nightly batch. rules: file of trigger rules (`dmp.rules`); "" for none.
     """
 
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 8
     lateness_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3_600
+    rules: str = ""
 
 
 class PartnersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

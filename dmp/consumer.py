@@ -7,6 +7,7 @@ claims and applies what was delivered to the dead and not acknowledged, then goe
 work, not about truth: should two consumers hold one, `dmp.stream` still counts once.
 """
 
+import contextlib
 import multiprocessing
 import os
 import secrets
@@ -24,6 +25,8 @@ import redis
 from dmp import decisions, keys, streams
 from dmp.acts import understanding
 from dmp.config import DmpConfig
+from dmp.detect import watcher
+from dmp.rules import Rules, load
 from dmp.store import Store
 from dmp.stream import Counts, Entry, Processor, Watch
 from dmp.streams import TAGS
@@ -203,7 +206,10 @@ def work(url: str, config: DmpConfig) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel, stop), daemon=True).start()
-    Consumer(Store(url), config).run(stop)
+    rules = load(Path(config.stream.rules)) if config.stream.rules else Rules()
+    store = Store(url)
+    with contextlib.closing(store.sync()) as client:
+        Consumer(store, config, watcher(rules, client) if rules.rules else None).run(stop)
 
 
 def _follow(sentinel: int, stop: threading.Event) -> None:

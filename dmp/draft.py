@@ -101,10 +101,13 @@ class Draft:
         self._spent = min(self._spent + spent, MAX_SPENT)
 
     def raise_tag(self, tag: int, until_s: int) -> None:
-        """Hold a tag until a unix second; the later end holds. Of more than MAX_RAISED, the ones that end last stay."""
+        """Hold a tag until a unix second, whatever it was before; 0 withdraws it. The MAX_RAISED that end last stay."""
         raised = self._open().raised
-        raised[tag] = max(until_s, raised.get(tag, 0))
-        _keep_latest(raised, MAX_RAISED)
+        if until_s:
+            raised[tag] = until_s
+            _keep_latest(raised, MAX_RAISED)
+        else:
+            raised.pop(tag, None)
 
     def finish(self, nonce: bytes) -> bytes:
         """The record. nonce: 8 bytes that no record of this user had before."""

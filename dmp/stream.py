@@ -37,7 +37,8 @@ _MGET = b"*4\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key 
 SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
 
 Watch = Callable[[Uid, Realtime, Sequence[Behaviour]], Mapping[int, int]]
-"""A rule over the stream: (user, record with these events in it, these events) -> {tag to raise: unix second it ends}.
+"""A rule over the stream: (user, record with these events in it, these events) -> {tag: unix second until which it is
+raised, 0 to withdraw it}.
 
 May be asked again about the same events when somebody else changed the record meanwhile, or a consumer died.
 """

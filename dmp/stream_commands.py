@@ -19,6 +19,7 @@ from dmp import config as configuration
 from dmp import keys, streams
 from dmp.config import DmpConfig
 from dmp.consumer import work
+from dmp.rules import load
 from dmp.store import Store, open_store
 from dmp.stream import Counts
 
@@ -75,6 +76,8 @@ def stream(
     if context.invoked_subcommand is not None:
         return
     settings = configuration.load("dmp", DmpConfig, config)
+    if settings.stream.rules:
+        load(Path(settings.stream.rules))  # wrong ones are told here, once, and not by every consumer
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

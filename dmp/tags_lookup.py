@@ -28,6 +28,7 @@ from dmp.taxonomy import tag_name
 
 MAX_IDS = 100
 MAX_BODY_BYTES = 1024**2  # a hundred of the longest TC strings
+RULES_OWN = 1 << 31
 PATIENCE_S = 1.0  # for the store; a caller in a hurry hangs up earlier
 OPTED_OUT = frozenset({keys.OPTED_OUT, keys.CHILD})
 
@@ -81,7 +82,8 @@ def known(user: User, now_us: int, scopes: AbstractSet[str], own: Mapping[int, s
 
 
 def named(tags: Mapping[int, int]) -> dict[str, int]:
-    return {tag_name(tag): score for tag, score in tags.items()}
+    """Tags by name; what rules remember for themselves (`dmp.detect.region_tag`) is nobody else's."""
+    return {tag_name(tag): score for tag, score in tags.items() if tag < RULES_OWN}
 
 
 def open_to(scopes: AbstractSet[str], field: str) -> bool:
