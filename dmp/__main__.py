@@ -31,6 +31,7 @@ from dmp import (
     audience_commands,
     brushing_commands,
     commands,
+    hot_commands,
     identity_commands,
     keys,
     optout,
@@ -203,6 +204,7 @@ app.add_typer(audience_commands.app, name="audience")
 app.command("archive")(archive_commands.archive)
 rights_commands.register(app)
 app.add_typer(rule_commands.app, name="rules")
+app.command("hot")(hot_commands.hot)
 app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
 app.add_typer(preference_commands.app, name="preference")

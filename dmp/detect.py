@@ -23,10 +23,12 @@ import redis
 from dmp import audiences, keys, store
 from dmp.events import Behaviour
 from dmp.realtime import DAY_US, MAX_RECENT, Parts, Recent, parts
-from dmp.rules import ANY, Acted, All, Any, At, Condition, InRegion, Not, Rule, Rules, Scored, parts_of
+from dmp.rules import ANY, HOT, Acted, All, Any, At, Condition, InRegion, Not, Rule, Rules, Scored, parts_of
 from dmp.schema import Realtime, Uid
+from dmp.trends import Hot, published
 
 REGION_US = DAY_US
+HOT_LOOK_S = 5.0  # how often the hot topics of the store are read
 _COMPARE: dict[str, Callable[[int, int], bool]] = {">=": ge, ">": gt, "<=": le, "<": lt}
 Profile = Callable[[], Mapping[int, int]]
 """Reads the user's long-term tags when somebody asks."""
@@ -37,14 +39,16 @@ def region_tag(region: str) -> int:
     return keys.number(f"!region:{region}") | 1 << 31
 
 
-def triggers(rules: Rules, record: Parts, profile: Profile) -> tuple[dict[int, int], dict[str, int]]:
+def triggers(
+    rules: Rules, record: Parts, profile: Profile, hot: Sequence[Hot] = ()
+) -> tuple[dict[int, int], dict[str, int]]:
     """({tag: unix second it ends, 0 for withdrawn}, {audience: unix second it ends}) as of this record."""
     zone = zoneinfo.ZoneInfo(rules.zone)
     tags: dict[int, int] = {}
     entered: dict[str, int] = {}
     for rule in rules.rules:
         moments = (event.time_us for event in record.recent)
-        last_us = next((at for at in moments if holds(rule.when, at, record, profile, zone)), None)  # newest first
+        last_us = next((at for at in moments if holds(rule.when, at, record, profile, zone, hot)), None)  # newest first
         until_s = 0 if last_us is None else (last_us + rule.for_us) // 1_000_000
         if rule.audience:
             if until_s:
@@ -66,14 +70,23 @@ def judged(rule: Rule, recent: Sequence[Recent], moment_us: int) -> bool:
     return moment_us - window_us > recent[-1].time_us
 
 
-def holds(when: Condition, now_us: int, record: Parts, profile: Profile, zone: zoneinfo.ZoneInfo) -> bool:
+def holds(
+    when: Condition,
+    now_us: int,
+    record: Parts,
+    profile: Profile,
+    zone: zoneinfo.ZoneInfo,
+    hot: Sequence[Hot] = (),
+) -> bool:
     """Whether a condition held at a moment, which may be before the newest event of the record."""
 
     def met(part: Condition) -> bool:
         match part:
             case Acted(kind, tag, times, window_us):
                 found = sum(
-                    now_us - window_us < event.time_us <= now_us and kind in (ANY, event.kind) and tag in (0, event.tag)
+                    now_us - window_us < event.time_us <= now_us
+                    and kind in (ANY, event.kind)
+                    and (was_hot(event, hot) if tag == HOT else tag in (0, event.tag))
                     for event in record.recent
                 )
                 return found >= times
@@ -94,9 +107,24 @@ def holds(when: Condition, now_us: int, record: Parts, profile: Profile, zone: z
     return met(when)
 
 
+def was_hot(event: Recent, hot: Sequence[Hot]) -> bool:
+    """Whether an event was about a topic that was hot at its time."""
+    return any(event.tag == one.tag != 0 and one.since_us <= event.time_us < one.until_us for one in hot)
+
+
 def watcher(rules: Rules, client: redis.Redis) -> Callable[[Uid, Realtime, Sequence[Behaviour]], Mapping[int, int]]:
     """The rules as `dmp.stream.Watch`: puts users into audiences, and returns the tags to hold and when they end."""
     regions = {part.region for rule in rules.rules for part in parts_of(rule.when) if isinstance(part, InRegion)}
+
+    wants_hot = any(isinstance(part, Acted) and part.tag == HOT for rule in rules.rules for part in parts_of(rule.when))
+    hot: list[Hot] = []
+    looked_s = -HOT_LOOK_S
+
+    def hot_now() -> list[Hot]:
+        nonlocal hot, looked_s
+        if wants_hot and time.monotonic() - looked_s >= HOT_LOOK_S:
+            hot, looked_s = published(client), time.monotonic()
+        return hot
 
     def watch(uid: Uid, realtime: Realtime, happened: Sequence[Behaviour]) -> Mapping[int, int]:
         record = parts(realtime)
@@ -114,7 +142,7 @@ def watcher(rules: Rules, client: redis.Redis) -> Callable[[Uid, Realtime, Seque
             return known[0]
 
         with_regions = msgspec.structs.replace(record, raised={**record.raised, **seen})
-        tags, entered = triggers(rules, with_regions, profile)
+        tags, entered = triggers(rules, with_regions, profile, hot_now())
         for audience, until_s in entered.items():
             audiences.add_members(client, audience, [uid], until_s)
         return {**seen, **tags}

@@ -8,6 +8,7 @@
 | `seen:{u}:<event>` | string | token validity | bidder.notices | mark: this contact was counted |
 | `rt:{u}` | string | 30 d after the last event | dmp.stream | real-time record (dmp.realtime) |
 | `rtm:{u}` | string | redelivery horizon | dmp.stream | marks: these events are in `rt:{u}` |
+| `hot:topics` | string | until the last one is over | dmp.hot | topics that broke out, as JSON |
 | `gen:live` | string | none | dmp.store | the live generation number |
 | `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
@@ -37,6 +38,7 @@ from collections.abc import Sequence
 from dmp.schema import Uid
 
 GENERATION = b"gen:live"
+HOT = b"hot:topics"
 CONSUMERS = b"consumers"
 PROFILE_TTL_S = 30 * 86_400  # P-70: profiles idle for 30 days expire
 MONEY_PARTITIONS = 16

@@ -14,10 +14,15 @@
     audience = "acme/late-beauty"         # ... or an audience to be put into
     for = "1 d"
 
-Conditions: `viewed | searched | carted | purchased | acted [tag or 'label'] [once | twice | N times] [within N
-s|min|h|d]`, where nothing said means once and within 30 min; `no view | search | cart | purchase | act [tag or 'label']
-[within ...]`; `in region 'R'`; `weekday`, `weekend`, `mon` to `sun`, `22-24h`, or a day and hours; `TAG >= N` (also
-`>`, `<=`, `<`), the long-term score; joined by `and`, `or`, `not` and parentheses.
+Conditions:
+
+* `viewed | searched | carted | purchased | acted [tag, 'label' or hot] [once | twice | N times] [within N s|min|h|d]`;
+  nothing said means once and within 30 min; `hot` is any topic that is breaking out (`tagbid dmp hot`);
+* `no view | search | cart | purchase | act [tag, 'label' or hot] [within ...]`;
+* `in region 'R'`: reported from there within a day; `weekday`, `weekend`, `mon` to `sun`, `22-24h`, or a day and hours;
+* `TAG >= N` (also `>`, `<=`, `<`): the long-term score;
+
+joined by `and`, `or`, `not` and parentheses.
 """
 
 import re
@@ -35,6 +40,7 @@ from dmp.errors import ConfigError
 from dmp.realtime import CART, MAX_RECENT, PURCHASE, SEARCH, VIEW
 
 ANY = -1
+HOT = -1  # as the tag of an act: whatever is a hot topic at that time (`dmp.hot`)
 ACTS = {"viewed": VIEW, "searched": SEARCH, "carted": CART, "purchased": PURCHASE, "acted": ANY}
 NOUNS = {"view": VIEW, "search": SEARCH, "cart": CART, "purchase": PURCHASE, "act": ANY}
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -51,7 +57,9 @@ _TOKEN = re.compile(r"\s*(?:'([^']*)'|\"([^\"]*)\"|(\d+-\d+h)|([A-Za-z_][\w.]*)|
 
 
 class Acted(NamedTuple):
-    """At least `times` acts of a kind (ANY: whatever), about a tag (0: anything), in the window that ends now."""
+    """At least `times` acts of a kind (ANY: whatever) in the window that ends now, about a tag (0: anything, HOT: a
+    topic that was hot then).
+    """
 
     kind: int
     tag: int
@@ -268,6 +276,8 @@ class _Reader:
         if kind == "word" and "." in value:
             self._at += 1
             return taxonomy.tag_id(value)
+        if self._word("hot"):
+            return HOT
         if kind == "label":
             self._at += 1
             tag = taxonomy.find(value)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from dmp import codec, detect, keys, realtime, rules, store
+from dmp import codec, detect, keys, realtime, rules, store, trends
 from dmp.acts import understanding
 from dmp.detect import region_tag, triggers, watcher
 from dmp.draft import Draft
@@ -178,6 +178,16 @@ def test_the_long_term_score_is_the_live_generations(client: redis.Redis) -> Non
     client.set(keys.profile(user(1), 0), codec.encode_profile(2, [Tag(tag_id("interest.beauty"), 60, 20_000, 1)]))
     assert store.read_users(client, [user(1)], 1)[0].tags
     assert INTENT in written(client, watcher(one_rule("interest.beauty >= 60"), client), an_event(View, 0)).raised
+
+
+def test_a_hot_topic_is_a_condition_while_it_is_hot(client: redis.Redis) -> None:
+    trends.publish(client, [trends.Hot("travel", TRAVEL, 9.0, 90, 4.0, 80, NOON, NOON + 60 * MIN)], NOON)
+    watch = watcher(one_rule("acted hot twice within 10 min"), client)
+    cold = [an_event(View, 0, "fashion"), an_event(View, 1, "fashion"), an_event(View, 61), an_event(View, 62)]
+    assert INTENT not in written(client, watch, *cold).raised
+    assert (
+        written(client, watch, an_event(View, 50), an_event(View, 51)).raised[INTENT] == (NOON + 111 * MIN) // 1_000_000
+    )
 
 
 @pytest.mark.parametrize(
