@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from dmp.config import DmpConfig
 from dmp.store import Store, open_store
 
+settings.register_profile("no deadline", deadline=None)  # how long an example takes says more of the machine than of us
+settings.load_profile("no deadline")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
