@@ -10,6 +10,7 @@ from rich.console import Console
 from dmp import commands
 from dmp import config as files
 from dmp.errors import TagbidError
+from loadtest import micro_http_commands
 from loadtest.config import LoadtestConfig
 from loadtest.replay_commands import replay_command
 
@@ -97,6 +98,9 @@ def bench_command(
     console = Console(highlight=False)
     bench.print_tables(console, bench.run(json_out, work, rounds, seconds, campaigns, users, console, drill_s))
     console.print(f"figures in {json_out}", markup=False)
+
+
+micro_app.command("http")(micro_http_commands.http)
 
 
 @micro_app.callback()
