@@ -341,6 +341,7 @@ def serve(config: ConfigFile = None) -> None:
 
     with store.open_store(settings_) as tags, catalogue_of(config) as catalogue:
         client = tags.sync()
+        store.check_durability(client, settings_.collect.durability)
         try:
             uvloop.run(run(Desk(settings_, catalogue, client, ring, url=tags.url)))
         except OSError as error:

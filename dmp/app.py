@@ -59,8 +59,8 @@ def make_app(desk: Desk) -> web.Application:
     app.router.add_get("/v1/advertisers/{advertiser}/audiences/{name}", show_audience)
     insight_routes.add_routes(app)
     app.router.add_post("/v1/events", collect.take_events)
-    app.router.add_get("/v1/pixel.gif", pixel.take_pixel)
-    app.router.add_get("/v1/sync/{partner}", sync.send_on)
+    app.router.add_get("/v1/pixel.gif", pixel.take_pixel, allow_head=False)
+    app.router.add_get("/v1/sync/{partner}", sync.send_on, allow_head=False)
     app.router.add_post("/v1/tags:lookup", tags_lookup.look_up)
     app.router.add_get("/health", health)
     return app

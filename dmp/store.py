@@ -115,7 +115,7 @@ def connect(config: DmpConfig) -> Store:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _state(store) == "absent":
-                    store.server = _start(home, socket, lock.fileno())
+                    store.server = _start(home, socket, lock.fileno(), config.collect.durability)
                     break
             if state == "absent" and time.monotonic() > deadline:
                 raise StoreUnavailable(
@@ -161,7 +161,7 @@ def server_binary() -> str:
     )
 
 
-def _start(home: Path, socket: Path, lock: int) -> "subprocess.Popen[bytes]":
+def _start(home: Path, socket: Path, lock: int, fsync: str) -> "subprocess.Popen[bytes]":
     socket.unlink(missing_ok=True)  # a killed server leaves it behind
     binary = server_binary()
     settings = {
@@ -171,7 +171,7 @@ def _start(home: Path, socket: Path, lock: int) -> "subprocess.Popen[bytes]":
         "dir": _quoted(home.resolve()),
         "save": '""',
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": fsync,
         "aof-load-truncated": "yes",
         "maxmemory-policy": "noeviction",
         "loglevel": "notice",
@@ -212,6 +212,19 @@ def _start(home: Path, socket: Path, lock: int) -> "subprocess.Popen[bytes]":
             raise StoreUnavailable(f"the tag store did not start; see {home / 'server.log'}")
         time.sleep(0.005)
     return server
+
+
+def check_durability(client: redis.Redis, wanted: str) -> None:
+    """Raises StoreUnavailable when the store promises less than `collect.durability`; one that hides it is believed."""
+    try:
+        held: Any = client.config_get("appendfsync")
+    except redis.exceptions.ResponseError:
+        return
+    if wanted == "always" and held.get("appendfsync") not in (None, "always"):
+        raise StoreUnavailable(
+            f"collect.durability is {wanted!r}, and the tag store was started with appendfsync {held['appendfsync']}; "
+            f"restart it with the same settings, or configure it to fsync always"
+        )
 
 
 def _state(store: Store) -> Literal["ready", "loading", "absent"]:

@@ -9,6 +9,7 @@ Two consumer groups read every partition: TAGS makes real-time tags, ARCHIVE wri
 both have acknowledged it.
 """
 
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +18,8 @@ import msgspec
 import redis
 
 from dmp import events, keys
-from dmp.events import Behaviour
+from dmp.events import CONSENT_PROFILE, Behaviour
+from dmp.schema import NO_UID
 
 TAGS, ARCHIVE = "tags", "archive"
 GROUPS = (TAGS, ARCHIVE)
@@ -46,7 +48,10 @@ def commands(happened: Iterable[Behaviour], partitions: int) -> Iterator[list[by
     """The XADD commands that append these events, clamped before, at most one a partition and MAX_ENTRY_RECORDS."""
     by_partition: dict[int, list[bytes]] = defaultdict(list)
     for event in happened:
-        by_partition[keys.event_partition(event.uid, partitions)].append(events.encode(event))
+        # Of events without a user each goes its own way, or one partition would have them all.
+        nobodys = event.uid == NO_UID and not event.consent & CONSENT_PROFILE
+        uid = zlib.crc32(event.event_id.encode()).to_bytes(8, "big") if nobodys else event.uid
+        by_partition[keys.event_partition(uid, partitions)].append(events.encode(event))
     for partition, records in by_partition.items():
         for start in range(0, len(records), MAX_ENTRY_RECORDS):
             command = [b"XADD", keys.events(partition), b"*"]

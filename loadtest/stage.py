@@ -96,7 +96,8 @@ def expander(stage: Stage) -> Iterator[Child]:
 
 def _command(stage: Stage, room: str, *arguments: str) -> contextlib.AbstractContextManager[Child]:
     command = [sys.executable, "-m", room, *arguments, "--config", str(_configuration(stage))]
-    return children.started(room, command, stage.folder / f"{room}-{arguments[0]}.log", {KEY_VARIABLE: stage.key.hex()})
+    log = f"{room}.log" if arguments[0] == "serve" else f"{room}-{arguments[0]}.log"
+    return children.started(room, command, stage.folder / log, {KEY_VARIABLE: stage.key.hex()})
 
 
 def _ready(child: Child) -> Running:

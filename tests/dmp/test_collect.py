@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dmp import keys, pressure
-from dmp.config import CollectConfig
+from dmp.config import CollectConfig, DmpConfig
 from dmp.limits import Rates
 from dmp.optout import set_marks
 from dmp.schema import NO_UID
@@ -160,6 +160,11 @@ async def test_a_body_that_drips_is_cut_off(tmp_path: Path, store: Store) -> Non
         headers = {"Authorization": f"Bearer {door.key('events')}"}
         status, told, _ = await door.ask("POST", "/v1/events", drip(), headers)
         assert (status, json.loads(told)["error"]) == (408, "stalled")
+
+
+async def test_events_without_a_user_are_spread_over_the_partitions(door: Door) -> None:
+    await door.send(*(an_item(n, consent=0) for n in range(200)), key=door.key("events"))
+    assert all(door.client.xlen(keys.events(p)) for p in range(DmpConfig().stream.partitions))
 
 
 @pytest.mark.rule("S-26")

@@ -128,6 +128,11 @@ async def test_who_opted_out_builds_nothing(door: Door) -> None:
     assert door.stream()[0].uid == NO_UID
 
 
+async def test_asking_for_the_headers_of_a_pixel_is_no_event(door: Door) -> None:
+    assert (await door.ask("HEAD", path(gdpr="0")))[0] in (401, 405)
+    assert door.stream() == []
+
+
 @pytest.mark.rule("S-26")
 async def test_an_address_has_a_rate(tmp_path: Path, store: Store) -> None:
     async with open_door(tmp_path, store, Rates(address_per_s=0.01, address_burst=1)) as door:

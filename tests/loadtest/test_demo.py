@@ -132,7 +132,7 @@ def test_killing_the_demo_leaves_no_process_and_the_next_one_may_start(tmp_path)
         str(tmp_path),
     ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        log = tmp_path / "work" / "explore" / "bidder-serve.log"
+        log = tmp_path / "work" / "explore" / "bidder.log"
         deadline = time.monotonic() + 90
         while not (log.exists() and "ready" in log.read_text()):
             assert running.poll() is None
