@@ -243,8 +243,8 @@ def judge(
 ) -> tuple[dict[str, float], Floats]:
     """Metrics on rows from `cut` on, and the probabilities of winning there; baseline: one log-normal for everything.
 
-    win_log_loss, win_auc, win_calibration (predicted / observed), anlp: mean negative log density of exactly known
-    ln m; nll_gain, nll_gain_se: censored log likelihood per row above the baseline's.
+    test_rows; win_log_loss, win_auc, win_calibration (predicted / observed); anlp: mean negative log density of ln m
+    where it is known exactly; nll_gain, nll_gain_se: censored log likelihood per row above the baseline's.
     """
     y, kind, won = data.y[cut:], data.kind[cut:], data.won[cut:]
     mu: Floats = fit.base + np.asarray(booster.predict(X[cut:], raw_score=True))
@@ -254,7 +254,7 @@ def judge(
     flat = landscape_fit.negative_log_likelihood(y, kind, np.full(len(y), flat_mu), flat_spread)
     gain, gain_se = mean_se((flat - ours).tolist())
     raw = np.array([landscape.phi(z) for z in ((np.log(data.bid[cut:]) - mu) / spread).tolist()])
-    metrics = {"rows": float(len(y)), "nll": float(ours.mean()), "nll_gain": gain, "nll_gain_se": gain_se}
+    metrics = {"test_rows": float(len(y)), "nll": float(ours.mean()), "nll_gain": gain, "nll_gain_se": gain_se}
     exact = kind == EXACT
     if exact.any():
         metrics["anlp"] = float(ours[exact].mean())

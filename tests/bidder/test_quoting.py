@@ -1,4 +1,6 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -6,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidder import buckets
+from bidder.bidding import bid_event
 from bidder.pacing import Pace
 from bidder.quoting import WIDTH, Quote, Quotes
 from bidder.snapshot import Snapshot
+from dmp import events
+from dmp.schema import NOBODY
 from models.features import Context
 from tests.bidder.factories import a_campaign, a_request, a_snapshot, decision
 
@@ -105,3 +110,26 @@ def test_what_made_a_bid_goes_with_the_offer() -> None:
     assert offer.quote is not None
     assert (offer.quote.how, offer.quote.pace) == ("constant", 0.5)
     assert msgspec.structs.asdict(offer.quote)["propensity"] == 1.0
+
+
+@pytest.mark.rule("P-16")
+def test_what_scores_say_of_a_user_is_not_logged_for_one_who_may_not_train() -> None:
+    request = a_request(id="r")
+    found = decision(request)
+    quote = Quote(1e6, 1.0, 1e6, "constant", quality=-5.0)
+    offer = msgspec.structs.replace(found.offers[0][0], quote=quote)
+    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None)
+    endpoint: Any = SimpleNamespace(name="x")
+    logged = [bid_event("b", request, found, offer, serving, endpoint, 0, None, user) for user in (None, NOBODY)]
+    assert [bid.quality for bid in logged] == [0.0, -5.0]
+    assert logged[1].shading == "constant"
+
+
+def test_records_of_before_still_read_with_the_new_fields_at_their_defaults() -> None:
+    written = msgspec.msgpack.encode(
+        {"kind": "bid", "event_id": "b", "time_us": 1, "exchange": "x", "auction_id": "a", "imp_id": "1",
+         "campaign": "c", "creative": "k", "price_micros": 5}
+    )  # fmt: skip
+    found = events.decode(written)
+    assert isinstance(found, events.Bid)
+    assert (found.pace, found.propensity, found.worth_micros, found.shading) == (1.0, 1.0, 0, "")
