@@ -18,7 +18,7 @@ from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
 from dmp import keys
 from dmp.schema import NOBODY, User
-from models.features import N_CAMPAIGN, N_PAIR, N_REQUEST, USER_COLUMNS
+from models.features import FEATURES, N_CAMPAIGN, N_PAIR, N_REQUEST, USER_COLUMNS
 from tests.bidder.consent_strings import MARCH_2026_DS, VENDOR, gpp, tc, us
 from tests.bidder.factories import a_body, a_campaign, a_request, a_snapshot, decision
 
@@ -513,10 +513,12 @@ def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | 
     offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, sides)
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
-    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()))
+    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None)
     endpoint: Any = SimpleNamespace(name="x")
     logged = bid_event("b", request, found, offer, serving, endpoint, 0, None, user)
-    blank = [column for column, value in enumerate(struct.unpack("<40d", logged.vector)) if math.isnan(value)]
+    blank = [
+        column for column, value in enumerate(struct.unpack(f"<{len(FEATURES)}d", logged.vector)) if math.isnan(value)
+    ]
     assert blank == ([] if user is not None else list(USER_COLUMNS))
     assert logged.user == user
     assert not any(math.isnan(value) for value in offer.row), "the offer itself is unchanged"
