@@ -86,6 +86,8 @@ class SparkEngine:
         self._session, started = (session, False) if session is not None else _session(master, spill)
         self._own = started
         self._names: set[str] = set()
+        if spill is not None:  # a session that was there before knows nothing of it
+            spill.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._scratch = tempfile.mkdtemp(prefix="build-", dir=spill)
         self._made = 0
         from py4j.protocol import Py4JJavaError

@@ -17,14 +17,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from dmp.errors import TagbidError
-from loadtest import micro_dmp_bitmaps, micro_dmp_ingest, micro_dmp_publish, micro_dmp_read
+from loadtest import micro_dmp_bitmaps, micro_dmp_ingest, micro_dmp_publish, micro_dmp_read, micro_dmp_tags
 from loadtest.machine import Commit, Machine, commit, machine
 
 Step = Callable[[str], None]
 Part = Callable[[float, Path, Step], dict[str, Any]]
 
 
+def _tags(scale: float, work: Path, step: Step) -> dict[str, Any]:
+    return micro_dmp_tags.measure(max(2_000, round(micro_dmp_tags.EVENTS * scale)), work, step)
+
+
 PARTS: dict[str, Part] = {
+    "tags": _tags,
     "read": micro_dmp_read.measure,
     "ingest": micro_dmp_ingest.measure,
     "bitmaps": micro_dmp_bitmaps.measure,

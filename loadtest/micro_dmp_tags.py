@@ -23,6 +23,7 @@ from dmp.engine import DuckEngine
 from dmp.errors import TagbidError
 from dmp.schema import SOURCES
 
+EVENTS = 20_000_000
 NOW_US = 20_000 * 86_400_000_000
 EVENTS_A_USER = 20
 THE_SAME = ("interest", "rfm", "habit")
@@ -57,17 +58,17 @@ def measure(events: int, work: Path, progress: Callable[[str], None] = lambda st
     same = sum(ours["seconds"][name] for name in THE_SAME)
     by_hand = sum(hand["seconds"].values())
     return {
-        "events": events,
-        "users": ours["users"],
-        "tags": ours["tags"],
+        "tags_events": events,
+        "tags_users": ours["users"],
+        "tags_made": ours["tags"],
         "tags_over_hand_sql": round(same / (by_hand - hand["seconds"]["hand_events"]), 3),
         "build_over_hand_sql": round((same + ours["seconds"]["clean"]) / by_hand, 3),
         "tags_peak_mb": round(ours["peak_mb"]),
         "cost_20m_over_2m": round(ours["total_s"] / events / (less["total_s"] / small), 3),
-        "total_s": ours["total_s"],
+        "tags_total_s": ours["total_s"],
         "seconds": ours["seconds"],
         "hand_seconds": hand["seconds"],
-        "hand_peak_mb": round(hand["peak_mb"]),
+        "tags_hand_peak_mb": round(hand["peak_mb"]),
     }
 
 

@@ -17,7 +17,7 @@ from dmp.spark import SparkEngine, SparkMissing, open_session
 from tests.dmp.factories import NOW_US, act, customer, user
 from tests.dmp.golden import CASES, family_tags, prepared
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(900)]  # the session starts within the first test's time
 
 
 @pytest.fixture(scope="session")
