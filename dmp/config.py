@@ -94,6 +94,20 @@ class BuildConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spark_master: str = "local[*]"
 
 
+class RetentionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[dmp.retention]` table: days that files are kept (P-70), obeyed by `tagbid dmp sweep`.
+
+    bid_log_days: bids. notice_days: wins, impressions, clicks. conversion_days, behaviour_days: of the archive.
+    question_days: what was asked about audiences.
+    """
+
+    bid_log_days: Annotated[int, msgspec.Meta(ge=1)] = 7
+    notice_days: Annotated[int, msgspec.Meta(ge=1)] = 90
+    conversion_days: Annotated[int, msgspec.Meta(ge=1)] = 180
+    behaviour_days: Annotated[int, msgspec.Meta(ge=1)] = 180
+    question_days: Annotated[int, msgspec.Meta(ge=1)] = 400
+
+
 class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[dmp]` table.
 
@@ -101,7 +115,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `data_dir`. host, port: where `tagbid dmp serve` listens. max_upload_bytes: largest seed file accepted.
     min_seed: fewest matched users a look-alike may be learnt from (P-65). min_insight: fewest users an overlap or a
     target group index is told about; 1,000 or more (P-65). identity: which ids are one person. collect: events over
-    HTTP. stream: from events to real-time tags. build: the nightly build of tags.
+    HTTP. stream: from events to real-time tags. build: the nightly build of tags. retention: how long files are kept.
     """
 
     data_dir: str = "var"
@@ -111,6 +125,7 @@ class DmpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_upload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 2 * 1024**3
     min_seed: Annotated[int, msgspec.Meta(ge=1)] = 200
     min_insight: Annotated[int, msgspec.Meta(ge=1_000)] = 1_000
+    retention: RetentionConfig = RetentionConfig()
     identity: IdentityConfig = IdentityConfig()
     collect: CollectConfig = CollectConfig()
     stream: StreamConfig = StreamConfig()

@@ -1,4 +1,4 @@
-"""`tagbid dmp forget | export | audit`: what a person may ask of us, and the record of who did what."""
+"""`tagbid dmp forget | export | sweep | audit`: what a person may ask of us, how long data lives, who did what."""
 
 import getpass
 import time
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file to `tagbid dmp`."""
     app.command()(forget)
     app.command()(export)
+    app.command()(sweep)
     app.add_typer(audit_app, name="audit")
 
 
@@ -118,6 +119,18 @@ def export(
         typer.echo(text)
     else:
         out.write_bytes(text)
+
+
+def sweep(config: ConfigFile = None, as_json: Json = False) -> None:
+    """Remove what is older than `[dmp.retention]` allows; to be run once a day."""
+    from dmp import retention
+
+    settings = configuration.load("dmp", DmpConfig, config)
+    removed = retention.sweep(settings, time.time_ns() // 1000)
+    if as_json:
+        typer.echo(msgspec.json.encode(removed))
+    else:
+        console.print("removed " + ", ".join(f"{count} of {kind}" for kind, count in removed.items()))
 
 
 @audit_app.command()
