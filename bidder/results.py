@@ -102,10 +102,7 @@ def load(root: Path, clicks: Model | None) -> dict[str, Model]:
         except BadArtefact as error:
             log.error("no %s model: %s", kind, error)  # noqa: TRY400 - for its reader, not a defect
             continue
-        same = clicks is not None and (
-            model.vocabulary.values == clicks.vocabulary.values and model.vocabulary.rates == clicks.vocabulary.rates
-        )
-        if same:
+        if clicks is not None and model.vocabulary.same(clicks.vocabulary):
             found[kind] = model
         else:
             log.error("no %s model: %s comes from another training than the click model", kind, model.version)

@@ -181,7 +181,6 @@ def table(
     text: dict[str, tuple[list[Any], Ints]] = {
         "exchange": ([EXCHANGE], np.zeros(n, dtype=np.int64)),
         "site": (site_names + bundles, where),
-        "domain": (site_names + bundles, where),
         "category": ([category for _, category in VERTICALS], sites.vertical[requests.site]),
         "tagid": (tagids, place),
         "os": (["windows", "android"], app.astype(np.int64)),

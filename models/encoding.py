@@ -29,7 +29,7 @@ MAX_KEYS = 100_000  # of one table, the most frequent; the others have their par
 RATED = ("exchange", "site", "tagid", "campaign", "creative", "advertiser")
 MANY = 64
 
-PLACE = ("exchange", "domain", "tagid")
+PLACE = ("exchange", "site", "tagid")
 AD = ("advertiser", "campaign", "creative")
 COLUMNS = (*PLACE, *AD, "clicked")
 

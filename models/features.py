@@ -257,6 +257,10 @@ class Vocabulary:
         made.values, made.codes, made.rates = self.values, self.codes, rates
         return made
 
+    def same(self, other: "Vocabulary") -> bool:
+        """Whether two models read the very same numbers, so that features need filling once."""
+        return self.values == other.values and self.rates == other.rates
+
     def jsonable(self) -> dict[str, list[Category]]:
         """What `Vocabulary(...)` takes back."""
         return {name: list(known) for name, known in self.values.items()}

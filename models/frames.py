@@ -52,7 +52,6 @@ ABOUT = pa.schema(
         ("weight", pa.float64()),
         ("propensity", pa.float64()),
         ("lot", pa.float64()),
-        ("domain", pa.string()),
     ]
 )
 """What every frame has besides the features.
@@ -60,8 +59,7 @@ ABOUT = pa.schema(
 key: a stable text per row. uid: null for contextual bids. time_us: of the bid. shown_us, clicked_us, converted_us: when
 the impression was seen, clicked, and when a conversion was attributed to it, 0 for never. value_micros: of that
 conversion. weight: 1 less the probability that this was invalid traffic. propensity: of the price that was bid, 1
-without exploration. lot: in [0, 1), decided by the key alone; samples are drawn by it. domain: of site or app, also
-where no vocabulary knows it."""
+without exploration. lot: in [0, 1), decided by the key alone; samples are drawn by it."""
 
 FIELDS: tuple[pa.Field, ...] = tuple(
     pa.field(
@@ -172,7 +170,6 @@ def table_of(rows: Rows) -> pa.Table:
     zeros, ones = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
     raw |= dict.fromkeys(("clicked_us", "converted_us", "value_micros"), zeros)
     raw |= {"weight": ones, "propensity": ones, "lot": [lot(key) for key in rows.keys]}
-    raw["domain"] = [context.domain or context.bundle for context, *_ in rows.items]
     return pa.table({field.name: pa.array(raw[field.name], field.type) for field in SCHEMA})
 
 
@@ -191,7 +188,7 @@ def matrix(vocabulary: Vocabulary, table: pa.Table) -> Floats:
             known = codes[feature.name]
             X[:, i] = np.array([known.get(value, np.nan) for value in values] or [np.nan])[where]
     for names, table_rates, column_names in (
-        (("place_rate", "place_rows"), vocabulary.rates.places, ("exchange", "domain", "tagid")),
+        (("place_rate", "place_rows"), vocabulary.rates.places, ("exchange", "site", "tagid")),
         (("ad_rate", "ad_rows"), vocabulary.rates.ads, ("advertiser", "campaign", "creative")),
     ):
         chains, where = distinct_keys(table, column_names)

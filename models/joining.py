@@ -36,7 +36,7 @@ from models.frames import DAY_US, Frame
 
 MEMORY = "1GB"
 BATCH = 20_000
-VERSION = 2  # of what a cached file holds
+VERSION = 3  # of what a cached file holds
 CLICK_WINDOW_US, VIEW_WINDOW_US = 7 * DAY_US, DAY_US
 
 EVENTS = pa.schema(

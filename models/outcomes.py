@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models import boosting, calibration, delay, encoding, evaluate, features, frames, gate, registry, response
+from models import boosting, calibration, delay, encoding, evaluate, frames, gate, registry, response
 from models.encoding import Encoder
 from models.evaluate import Gain
 from models.forest import sigmoid
@@ -181,8 +181,3 @@ def deviance(value: Floats, expected: Floats) -> Floats:
         - value * np.power(expected, 1 - p) / (1 - p)
         + np.power(expected, 2 - p) / (2 - p)
     )
-
-
-def same_features(one: features.Vocabulary, other: features.Vocabulary) -> bool:
-    """Whether two models read the very same numbers, so that features need filling once."""
-    return one.values == other.values and one.rates == other.rates

@@ -90,8 +90,8 @@ def test_noise_is_refused_with_its_numbers(tmp_path):
 def test_models_of_one_training_read_the_same_numbers(trained):
     root = trained[0]
     one, other = (registry.load(root, kind).vocabulary for kind in ("conversion", "value"))
-    assert outcomes.same_features(one, other)
-    assert not outcomes.same_features(one, features.Vocabulary({}))
+    assert one.same(other)
+    assert not one.same(features.Vocabulary({}))
 
 
 def test_the_deviance_is_least_at_the_mean():
