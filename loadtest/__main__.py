@@ -130,6 +130,20 @@ def micro_dmp_command(
     micro_dmp.print_table(Console(highlight=False), micro_dmp.run(json_out, scale, only or []))
 
 
+@micro_app.command("stream")
+def micro_stream_command(
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the figures here too")] = None,
+    scale: Annotated[float, typer.Option(min=0.001, help="1 = a million events under kills")] = 1.0,
+) -> None:
+    """Time events on their way to tags, kill consumers, and compare stream and batch."""
+    from loadtest import micro_stream
+
+    found = micro_stream.run(scale, Console(stderr=True))
+    Console(highlight=False).print(micro_stream.table(found))
+    if json_out is not None:
+        micro_stream.write(found, json_out)
+
+
 @micro_app.command("compare")
 def micro_compare_command(
     before: Annotated[str, typer.Argument(help="a stored file, or a commit that was timed")],

@@ -85,11 +85,13 @@ def crash_test(
                 streams.append_events(client, batch, partitions, time.time_ns() // 1000)
                 sent += len(batch)
             if time.monotonic() >= next_kill_s and kills != most_kills:
+                next_kill_s = time.monotonic() + kill_every_s * rng.uniform(0.5, 1.5)
                 victim = _victim(client, partitions, pool, rng)
-                pool[victim].kill()
-                pool[victim].join()
-                pool[victim] = _started(store, config)
-                kills, next_kill_s = kills + 1, time.monotonic() + kill_every_s * rng.uniform(0.5, 1.5)
+                if victim is not None:
+                    pool[victim].kill()
+                    pool[victim].join()
+                    pool[victim] = _started(store, config)
+                    kills += 1
             told = _told(client, partitions)
             if told != done:
                 done, moved_s = told, time.monotonic()
@@ -145,20 +147,24 @@ def equal(found: Parts | None, expected: Parts | None) -> bool:
     )
 
 
-def _victim(client: redis.Redis, partitions: int, pool: list[BaseProcess], rng: random.Random) -> int:
-    """A consumer that has entries in hand at this moment, else any."""
+def _victim(client: redis.Redis, partitions: int, pool: list[BaseProcess], rng: random.Random) -> int | None:
+    """A consumer that holds partitions: if possible one with entries in hand at this moment. None: all just started."""
     by_pid = {str(one.pid): number for number, one in enumerate(pool)}
+    owners: list[int] = []
     for partition in rng.sample(range(partitions), partitions):
-        if client.xpending(keys.events(partition), streams.TAGS)["pending"]:
-            owner: Any = client.get(keys.event_owner(partition))
-            pid = "" if owner is None else owner.decode().split("-")[-2]
-            if pid in by_pid:
+        owner: Any = client.get(keys.event_owner(partition))
+        pid = "" if owner is None else owner.decode().split("-")[-2]
+        if pid in by_pid:
+            if client.xpending(keys.events(partition), streams.TAGS)["pending"]:
                 return by_pid[pid]
-    return rng.randrange(len(pool))
+            owners.append(by_pid[pid])
+    return owners[0] if owners else None
 
 
 def _started(store: Store, config: DmpConfig) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(store.url, config), daemon=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dmp.consumer"])  # a new consumer is at work in milliseconds, not after its imports
+    process = context.Process(target=work, args=(store.url, config), daemon=True)
     process.start()
     return process
 
