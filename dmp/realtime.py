@@ -25,7 +25,8 @@ until (unix second). Tables end with the record, so that a later version can app
 
 import math
 import struct
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -60,6 +61,7 @@ CART_ROW = struct.Struct("<IqB")
 KEYWORD_ROW = struct.Struct("<Iq")
 RAISED_ROW = struct.Struct("<II")
 TAG_BYTES = 28
+_F64 = struct.Struct("<d")
 assert (  # noqa: S101 - the limits together keep the promise of the design
     HEAD.size
     + MAX_TAGS * TAG_BYTES
@@ -303,9 +305,10 @@ INTENT_OF: Mapping[int, int] = MappingProxyType(
     }
 )
 """{interest tag: the intent tag of the same subject}."""
+_INTENTS = frozenset(INTENT_OF.values())
 
 
-def realtime_tags(realtime: Realtime, now_us: int, wanted: Container[int] | None = None) -> dict[int, int]:
+def realtime_tags(realtime: Realtime, now_us: int, wanted: AbstractSet[int] | None = None) -> dict[int, int]:
     """{tag: score 0..100}: what this record alone says of the user now. wanted: leave other tags out; None = all.
 
     An interest scores `100 s / (s + 9)` of s, its three decayed weights together: a view just now 25, a search 50, a
@@ -314,45 +317,63 @@ def realtime_tags(realtime: Realtime, now_us: int, wanted: Container[int] | None
     """
     data = realtime.data
     n = data[1]
-    values = struct.unpack_from(f"<{n}I{3 * n}d", data, HEAD.size)
-    newest_us = last_seen_us(realtime)
-    short, day, long = _fade(newest_us, now_us)
-    gone = bought(realtime, now_us)
-    in_basket, searched = carted(realtime, now_us), keywords(realtime, now_us)
+    ids = struct.unpack_from(f"<{n}I", data, HEAD.size)
     found: dict[int, int] = {}
-    for i in range(n):
-        tag = values[i]
-        intent = INTENT_OF.get(tag)
-        if tag in gone or not (wanted is None or tag in wanted or intent in wanted):
+    if wanted is None or not wanted.isdisjoint(ids) or not _INTENTS.isdisjoint(wanted):
+        _score(realtime, ids, now_us, wanted, found)
+    if data[7]:
+        for tag in raised(realtime, now_us):
+            if wanted is None or tag in wanted:
+                found[tag] = 100
+    return found
+
+
+def _score(
+    realtime: Realtime, ids: Sequence[int], now_us: int, wanted: AbstractSet[int] | None, found: dict[int, int]
+) -> None:
+    """Add the scores of interests and intents."""
+    data, n = realtime.data, len(ids)
+    short, day, long = _fade(last_seen_us(realtime), now_us)
+    gone = bought(realtime, now_us) if data[5] else ()
+    start = HEAD.size + 4 * n
+    for i, tag in enumerate(ids):
+        intent = INTENT_OF.get(tag, 0)
+        if wanted is not None and tag not in wanted and intent not in wanted:
             continue
-        of_day = values[2 * n + i] * day
-        s = values[n + i] * short + of_day + values[3 * n + i] * long
+        if tag in gone:
+            continue
+        (a,), (b,), (c,) = (_F64.unpack_from(data, start + 8 * (horizon * n + i)) for horizon in range(3))
+        s = a * short + b * day + c * long
         score = int(100 * s / (s + HALF_SCORE) + ROUNDING)
         if not score:
             continue
         if wanted is None or tag in wanted:
             found[tag] = score
-        if intent is not None and (tag in in_basket or (tag in searched and of_day >= INTENT_DAY)):
-            found[intent] = score
-    for tag in raised(realtime, now_us):
-        found[tag] = 100
-    return found
+        if intent and (wanted is None or intent in wanted):
+            searched = b * day >= INTENT_DAY and tag in keywords(realtime, now_us)
+            if searched or tag in carted(realtime, now_us):
+                found[intent] = score
 
 
 def current_tags(
-    tags: Mapping[int, int], realtime: Realtime | None, now_us: int, wanted: Container[int] | None = None
+    tags: Mapping[int, int], realtime: Realtime | None, now_us: int, wanted: AbstractSet[int] | None = None
 ) -> Mapping[int, int]:
     """{tag: score} of long-term and real-time tags together: the higher score of the two holds.
 
-    What was just bought, and the intent to buy it, count for nothing, however long they were liked.
+    What was just bought, and the intent to buy it, count for nothing, however long they were liked. wanted: what of
+    the real-time tags to look at; long-term ones are all there.
     """
     if realtime is None:
         return tags
+    lately = realtime_tags(realtime, now_us, wanted)
+    gone = bought(realtime, now_us) if realtime.data[5] else ()
+    if not lately and not gone:
+        return tags
     both = dict(tags)
-    for tag, score in realtime_tags(realtime, now_us, wanted).items():
+    for tag, score in lately.items():
         if score > both.get(tag, 0):
             both[tag] = score
-    for tag in bought(realtime, now_us):
+    for tag in gone:
         both.pop(tag, None)
         both.pop(INTENT_OF.get(tag, 0), None)
     return both
