@@ -28,7 +28,7 @@ from dmp.offline import Generation
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
 from dmp.store import Store, read_users
-from loadtest import arms, behaviour, demo_report, market, placebo, seeding, stage, world
+from loadtest import arms, behaviour, demo_report, market, media_tour, placebo, seeding, stage, world
 from loadtest.arms import Played
 from loadtest.stage import Stage
 from loadtest.steps import Advance, Steps
@@ -40,6 +40,7 @@ from models.response import Report
 CLICK_WAIT_US = 60_000_000  # simulated users click at once
 EXPLORE_CTR = 0.05  # assumed without a model; high enough to win most of what is looked at
 FOREVER_S = 0
+TOUR_ROUNDS = 50  # requests of each medium
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -118,10 +119,16 @@ def run(out: Path, console: Console, scale: Scale = Scale(), laws: WorldConfig |
         for name, on in (("tags on", main), ("tags off", off), ("placebo", blind)):
             with steps.step(f"auctions, {name}", total=scale.test) as advance:
                 played[name] = arms.play(on, earth, requests, verticals, scale.rate, scale.batch, (), advance)
+        with steps.step("every medium", total=5 * TOUR_ROUNDS) as advance:
+            portfolio = Path(__file__).parent / "campaigns.toml"
+            on = Stage(work / "media", key, portfolio, work / "media" / "models", {"funnel_every": "1"})
+            media = media_tour.play(on, TOUR_ROUNDS, advance)
     report = demo_report.assemble(
         generation, events, seed, trained, explored, played, requests.user, steps.seconds, time.monotonic() - started
     )
+    report["media"] = msgspec.to_builtins(media)
     demo_report.publish(report, played["tags on"].result, out, console)
+    media_tour.show(media, console)
     return report
 
 

@@ -211,7 +211,7 @@ async def test_ids_of_those_who_did_not_agree_leave_no_trace_anywhere(
                 seen += url.encode() + (await said(http, "GET", f"{url}&uid={COOKIE}&l={NAME}&p={NAME}"))[1]
         for body in (b"{" + NAME.encode(), b'{"id":"' + NAME.encode() + b'"}', f'["{COOKIE}"]'.encode()):
             seen += (await said(http, "POST", f"{public}/bid/x", data=body))[1]
-        for path in ("win", "bill", "loss", "imp", "click"):
+        for path in ("win", "bill", "loss", "imp", "click", "view", "vast", "conv", "postback/acme", "trace/x"):
             for query in (f"t={COOKIE}&p=1", f"t=&p={NAME}", f"ifa={IFA}"):
                 seen += (await said(http, "GET", f"{public}/{path}?{query}"))[1]
                 seen += (await said(http, "POST", f"{public}/{path}?{query}", data=COOKIE.encode()))[1]
