@@ -88,6 +88,16 @@ def _figure(log: Log, outcome: Outcome) -> Figure:
     )
 
 
+def reading(verdict: Figure) -> str:
+    """What the comparison can and cannot show, for people. verdict: the last figure of a stream."""
+    about = verdict.about
+    return (
+        f"The log holds {about['clicks_in_log']} clicks. Two standard errors of the difference are "
+        f"{about['smallest_share_that_could_show']:.1%} of the best baseline's clicks: a smaller gain or loss "
+        f"cannot be seen here. Nothing is shown of auctions the log's own bidder lost, or of rivals who react."
+    )
+
+
 def _verdict(log: Log, found: Mapping[str, list[Outcome]], *, decides: bool) -> Iterator[Figure]:
     """Ours less the baseline with most clicks over all budgets, which only hindsight names, episode by episode."""
     totals = {name: replay.summed(outcomes) for name, outcomes in found.items()}

@@ -31,4 +31,6 @@ def replay_command(
         found = list(replay_bench.of_log(log, decides=decides, progress=lambda n: bar.advance(task, n)))
     if json_out is not None:
         bench.write(json_out, found)
-    bench.print_table(bench.wide(), found)
+    console = bench.wide()
+    bench.print_table(console, found)
+    console.print(replay_bench.reading(found[-1]))

@@ -90,6 +90,8 @@ def test_every_strategy_is_reported_at_every_budget_with_a_verdict() -> None:
     figures = list(replay_bench.of_log(a_log(600), decides=True, episode=200))
     assert len(figures) == len(replay_bench.AGENTS) * (len(replay.FRACTIONS) + 1) + 1
     assert figures[-1].met is (figures[-1].value >= -figures[-1].se)
+    clicks = int(a_log(600).click.sum())
+    assert f"The log holds {clicks} clicks" in replay_bench.reading(figures[-1])
     ours = [figure for figure in figures if figure.metric.startswith("clicks, tagbid at")]
     assert all(figure.about["overspent_episodes"] == 0 for figure in ours)
 
