@@ -9,6 +9,7 @@
 | `POST /v1/events` | 202 and what was refused; body: one event, an array, or lines (`dmp.incoming`, `dmp.collect`) |
 | `GET /v1/pixel.gif` | a 1x1 GIF; the event stands in the query (`dmp.pixel`) |
 | `GET /v1/sync/{partner}` | on to a partner with our id, where the user allows it (`dmp.sync`) |
+| `GET`, `POST /v1/opt-out?t=` | asks, and opts a person out; the link is signed (`dmp.optout_link`) |
 | `POST /v1/tags:lookup` | what is known of up to 100 users (`dmp.tags_lookup`) |
 | `GET /health` | 200 while the tag store answers |
 
@@ -28,7 +29,7 @@ import redis
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from dmp import collect, insight_routes, pixel, seeds, store, sync, tags_lookup
+from dmp import collect, insight_routes, optout_link, pixel, seeds, store, sync, tags_lookup
 from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_rate
 from dmp.catalogue import AlreadyThere, Upload
 from dmp.config import DmpConfig
@@ -42,7 +43,7 @@ MIN_SHARE_PCT, MAX_SHARE_PCT, SHARE_PCT = 0.1, 25.0, 5.0
 UPLOAD_SCOPE = "seeds"
 MACHINES = {"/v1/events": "events", "/v1/tags:lookup": "tags"}
 """{route for servers: scope of the key it needs}; "tags.realtime" is a part of "tags"."""
-FOR_BROWSERS = frozenset({"/v1/pixel.gif", "/v1/sync/{partner}"})
+FOR_BROWSERS = frozenset({"/v1/pixel.gif", "/v1/sync/{partner}", optout_link.ROUTE})
 """Routes without a key."""
 T = TypeVar("T")
 _log = logging.getLogger("dmp.app")
@@ -58,6 +59,7 @@ def make_app(desk: Desk) -> web.Application:
     app.router.add_get("/v1/advertisers/{advertiser}/audiences", list_audiences)
     app.router.add_get("/v1/advertisers/{advertiser}/audiences/{name}", show_audience)
     insight_routes.add_routes(app)
+    optout_link.add_routes(app)
     app.router.add_post("/v1/events", collect.take_events)
     app.router.add_get("/v1/pixel.gif", pixel.take_pixel, allow_head=False)
     app.router.add_get("/v1/sync/{partner}", sync.send_on, allow_head=False)

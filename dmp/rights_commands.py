@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command()(forget)
     app.command()(export)
     app.command()(sweep)
+    app.command()(opt_out_link)
     app.add_typer(audit_app, name="audit")
 
 
@@ -131,6 +132,20 @@ def sweep(config: ConfigFile = None, as_json: Json = False) -> None:
         typer.echo(msgspec.json.encode(removed))
     else:
         console.print("removed " + ", ".join(f"{count} of {kind}" for kind, count in removed.items()))
+
+
+def opt_out_link(
+    raw_id: RawId,
+    id_type: Type = "cookie",
+    url: Annotated[str, typer.Option(help="Where the world reaches `tagbid dmp serve`.")] = "http://127.0.0.1:8100",
+    config: ConfigFile = None,
+) -> None:
+    """Print the link with which a person opts out without logging in."""
+    from dmp import optout_link as links
+
+    settings = configuration.load("dmp", DmpConfig, config)
+    (uid,) = _person(settings, raw_id, id_type, alone=True)
+    typer.echo(f"{url.rstrip('/')}{links.ROUTE}?t={links.token(settings.data_dir, uid)}")
 
 
 @audit_app.command()
