@@ -9,7 +9,8 @@
     value = {column = "price", micros_per_unit = 10_000}                            # cents
 
 Further entries: item, brand, device, channel, region, query, order_id, seller (texts); address, ip = {column = "c"}
-(kept as keyed marks only); place = {lat = "y", lon = "x"}; due = {column = "ends", format = "%Y-%m-%d"}. Columns in
+(kept as keyed marks only); place = {lat = "y", lon = "x"}; due = {column = "ends", format = "%Y-%m-%d"};
+other = {column = "followed", type = "login"} (the person the act pays heed to). Columns in
 `optional` may be lacking in a log.
 
 `explode` names a list column (or a text column cut at `explode_separator`): a row becomes one event per element, and
@@ -127,12 +128,13 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     place: Place | None = None
     due: TimeColumn | None = None
     optional: tuple[str, ...] = ()
+    other: IdColumn | None = None
 
 
 TEXTS = ("item", "brand", "device", "channel", "region", "query", "order_id", "seller")
 """Free texts of an event; a log that lacks one has no such column in its event files."""
 KEYED: tuple[MarkKind, ...] = ("address", "ip")
-_LATER = (*TEXTS, *KEYED, "place", "due", "optional")
+_LATER = (*TEXTS, *KEYED, "place", "due", "optional", "other")
 FIELDS = ("kind", "consent", "event_id", "category", "site", "gender", "birth_year", *TEXTS)
 """Entries that are a `Field`."""
 
@@ -203,7 +205,7 @@ def _faults(mapping: Mapping) -> list[str]:
         if value is not None and not (isinstance(value, int) and 0 <= value <= events.CONSENT_ALL)
     ]
     # P-60: an id column that is also a category or a site would be written as it stands.
-    ids = {entry.column for entry in mapping.id} | set(keyed_columns(mapping).values())
+    ids = {entry.column for entry in _id_columns(mapping)} | set(keyed_columns(mapping).values())
     faults += [
         f"{name!r} holds ids; nothing else may be read from it" for name in value_columns(mapping) if name in ids
     ]
@@ -221,6 +223,10 @@ def keyed_columns(mapping: Mapping) -> dict[MarkKind, str]:
     return {name: entry.column for name, entry in given.items() if entry is not None}
 
 
+def _id_columns(mapping: Mapping) -> tuple[IdColumn, ...]:
+    return mapping.id if mapping.other is None else (*mapping.id, mapping.other)
+
+
 def value_columns(mapping: Mapping) -> tuple[str, ...]:
     """The columns read besides the ids, in a fixed order, each once."""
     named = [mapping.time.column, *(getattr(mapping, name).column for name in FIELDS)]
@@ -232,7 +238,7 @@ def value_columns(mapping: Mapping) -> tuple[str, ...]:
 
 def columns(mapping: Mapping) -> tuple[str, ...]:
     """All columns read from a log: ids, then the rest."""
-    ids = [*(entry.column for entry in mapping.id), *keyed_columns(mapping).values()]
+    ids = [*(entry.column for entry in _id_columns(mapping)), *keyed_columns(mapping).values()]
     return tuple(dict.fromkeys([*ids, *value_columns(mapping)]))
 
 

@@ -105,7 +105,7 @@ def instant(
     """What the person would like now, a unit vector; None when nothing is known. Arguments as `fold_in` and `mix`.
 
     The mean is served: it costs about 12 us against 75 us with ten acts, and foretells the next day no worse
-    (`tagbid dmp preference evaluate --simulate 600`: NDCG@20 .265 against .252).
+    (`tagbid dmp preference evaluate --simulate 600 --days 2`: NDCG@20 higher by .010, .003 to .017).
     """
     return mix(long, fold_in(space, recent, how), session_acts)
 

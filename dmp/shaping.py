@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from dmp import events
 from dmp.events import BEHAVIOUR
 from dmp.logs import Chunk
-from dmp.mapping import EPOCH_UNITS, KEYED, TEXTS, Field, Mapping, TimeColumn, keyed_columns, value_columns
+from dmp.mapping import EPOCH_UNITS, KEYED, TEXTS, Field, IdColumn, Mapping, TimeColumn, keyed_columns, value_columns
 from dmp.pseudonym import KeyRing, MarkKind
 from dmp.schema import ID_TYPES, Uid
 
@@ -52,6 +52,7 @@ EXTRA_COLUMNS: dict[str, pa.DataType] = {
     "lon": pa.float64(),
     "due_us": pa.int64(),
     "ids": pa.binary(),
+    "other": pa.binary(),
 }
 
 _PLAIN_DOMAIN = "^[a-z]+://([^/@:?#]+)(?::[0-9]+)?(?:[/?#]|$)"
@@ -94,6 +95,8 @@ class Shaper:
         keyed = {kind: name for kind, name in keyed_columns(self._mapping).items() if name in chunk.rows.column_names}
         marks: dict[str, pa.Array] = {kind: self._marked(chunk.rows, kind, name) for kind, name in keyed.items()}
         several = {} if ids is None else {"ids": ids}
+        if (other := self._mapping.other) is not None:
+            several["other"] = self._of_column(chunk.rows, other)[0].cast(pa.binary()).fill_null(b"")
         rows = pa.table({"row": chunk.numbers, "uid": uids, "id_state": state, **values, **marks, **several})
         if self._mapping.explode:
             place = value_columns(self._mapping).index(self._mapping.explode)
@@ -107,7 +110,7 @@ class Shaper:
         # The engine gives whole batches to its threads: of one batch a chunk, one core would do all the work.
         self._db.register("incoming", pa.Table.from_batches(rows.combine_chunks().to_batches(PIECE_ROWS), rows.schema))
         types = tuple(rows[f"c{n}"].type for n in range(len(value_columns(self._mapping))))
-        marks = tuple(name for name in (*KEYED, "ids") if name in rows.column_names)
+        marks = tuple(name for name in (*KEYED, "ids", "other") if name in rows.column_names)
         if (types, marks) not in self._statements:
             self._statements[types, marks] = _statement(self._mapping, types, marks)
         made: pa.Table = self._db.sql(self._statements[types, marks], params={"now_us": now_us}).to_arrow_table()
@@ -147,22 +150,8 @@ class Shaper:
         uids = pa.nulls(len(rows), pa.binary(16))
         state = np.ones(len(rows), np.int8)
         for entry in self._mapping.id:
-            coded = pc.dictionary_encode(pc.cast(_column(rows, entry.column), pa.string())).combine_chunks()
-            coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
-            made: list[Uid | None] = []
-            for raw in coded.dictionary.to_pylist():
-                key = (entry.type, raw)
-                if key not in self._known:
-                    if len(self._known) >= CACHED_IDS:
-                        self._known.clear()
-                    self._known[key] = self._ring.uid(entry.type, raw)
-                made.append(self._known[key])
-            blank = np.array([raw.strip() == "" for raw in coded.dictionary.to_pylist()] + [True])
-            codes = coded.indices.fill_null(len(made)).to_numpy(zero_copy_only=False)
-            here = pa.array([*made, None], pa.binary(16)).take(pa.array(codes))
-            state = np.where(here.is_valid(), 0, np.where(state == 0, 0, np.where(blank[codes], state, 2))).astype(
-                np.int8
-            )
+            here, blank = self._of_column(rows, entry)
+            state = np.where(here.is_valid(), 0, np.where(state == 0, 0, np.where(blank, state, 2))).astype(np.int8)
             uids = pc.coalesce(uids, here)
             kind = pa.scalar(bytes((ID_TYPES.index(entry.type),)), pa.binary())
             typed = pc.binary_join_element_wise(kind, here.cast(pa.binary()), b"")
@@ -171,6 +160,22 @@ class Shaper:
             return uids, state, None
         ids = pc.binary_join_element_wise(*packed, b"")
         return uids, state, pc.if_else(pc.greater(pc.binary_length(ids), 17), ids, b"")
+
+    def _of_column(self, rows: pa.Table, entry: IdColumn) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+        """(pseudonyms of a column of ids, null for what is none; where nothing stands)."""
+        coded = pc.dictionary_encode(pc.cast(_column(rows, entry.column), pa.string())).combine_chunks()
+        coded = coded if isinstance(coded, pa.DictionaryArray) else coded.chunk(0)
+        made: list[Uid | None] = []
+        for raw in coded.dictionary.to_pylist():
+            key = (entry.type, raw)
+            if key not in self._known:
+                if len(self._known) >= CACHED_IDS:
+                    self._known.clear()
+                self._known[key] = self._ring.uid(entry.type, raw)
+            made.append(self._known[key])
+        blank = np.array([raw.strip() == "" for raw in coded.dictionary.to_pylist()] + [True])
+        codes = coded.indices.fill_null(len(made)).to_numpy(zero_copy_only=False)
+        return pa.array([*made, None], pa.binary(16)).take(pa.array(codes)), blank[codes]
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
@@ -212,7 +217,7 @@ def _exploded(rows: pa.Table, name: str, separator: str) -> pa.Table:
 def _statement(mapping: Mapping, types: Sequence[pa.DataType], marks: Sequence[str]) -> str:
     """The SQL that types, judges and hashes the rows of `incoming`; parameter: now_us.
 
-    types: of its value columns. marks: its columns of keyed marks, and of packed ids.
+    types: of its value columns. marks: its columns of keyed marks, packed ids and other persons.
     """
     place = {name: f"c{n}" for n, name in enumerate(value_columns(mapping))}
     numeric = {name for name, kind in zip(place, types, strict=True) if _is_number(kind)}

@@ -195,6 +195,19 @@ def test_preferences_follow_a_person_too_and_stay_where_they_point_the_same_way(
     assert build(*acts).vectors == 81
 
 
+def test_whom_an_act_pays_heed_to_is_kept_as_a_pseudonym(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("cookie,mail,at,follows\nc1,,2024-10-01,bob\nc1,,2024-10-01,\nc1,,2024-10-01,null\n")
+    ring = KeyRing(b"k" * 32)
+    shop = mapping.parse(TWO_IDS + 'other = {column = "follows", type = "login"}\n', "shop")
+    report = ingest.ingest([log], tmp_path / "events", shop, ring, NOW_US)
+    assert (report.events, report.duplicates) == (2, 1)  # the last two say the same
+    (part,) = (tmp_path / "events").glob("*.parquet")
+    assert {row["other"] for row in pq.read_table(part).to_pylist()} == {ring.uid("login", "bob"), b""}
+    assert b"bob" not in part.read_bytes()
+    assert mapping.signature(shop) != mapping.signature(mapping.parse(TWO_IDS, "shop"))
+
+
 # The commands
 
 
