@@ -265,7 +265,6 @@ class Bidder:
             )  # fmt: skip
             name = bid_id_text(bid_id)
             parts = serving.parts[offer.ad_index]
-            self._funnel.count(parts.campaign, SENT)
             adm, tail = for_imp(parts, imp, request.cattax)
             bids.append(
                 Sent(
@@ -274,6 +273,7 @@ class Bidder:
                 )
             )  # fmt: skip
             if not test:
+                self._funnel.count(parts.campaign, SENT)
                 self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,

@@ -30,6 +30,7 @@ async def test_every_impression_of_a_campaign_ends_somewhere(tmp_path, store):
         found = urls(await bidder.a_bid())
         await bidder.bid(body(imp={"banner": {"w": 1, "h": 1}}))
         await bidder.bid(body(site={"domain": "other.example"}, imp={"bidfloor": 50}))
+        assert (await bidder.metrics())['tagbid_campaign_total{campaign="acme",step="sent"}'] == 1
         for kind in ("win", "billing", "click"):
             await bidder.get(found[kind])
         metrics = await bidder.metrics()
@@ -78,3 +79,9 @@ async def test_a_trace_tells_nothing_that_names_the_user(tmp_path, store):
     assert status == 200
     assert json.loads(answer)["user"] == "unknown"
     assert not [name for name in (b"6d92078a", b"198.51.100", b"u-canary") if name in answer]
+
+
+async def test_a_test_is_nobodys_bid(tmp_path, store):
+    async with running(tmp_path, store) as bidder:
+        await bidder.a_bid(body(test=1))
+        assert funnel(await bidder.metrics(), "acme").get("sent", 0) == 0
