@@ -89,7 +89,7 @@ class BuildConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users whose events name no region. spark_master: where `--engine spark` runs.
     """
 
-    memory_limit: Annotated[str, msgspec.Meta(pattern=r"^[0-9.]+ *([KMGT]i?B|%)$")] = "4GB"
+    memory_limit: Annotated[str, msgspec.Meta(pattern=r"^[0-9.]+ *([KMGT]i?B|%)$")] = "3GB"
     utc_offset_min: Annotated[int, msgspec.Meta(ge=-720, le=840)] = 0
     spark_master: str = "local[*]"
 

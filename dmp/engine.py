@@ -4,6 +4,7 @@ Queries are in the portable subset that `dmp.portable` holds them to, in DuckDB'
 """
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -57,14 +58,15 @@ class Engine(Protocol):
 
 
 class DuckEngine:
-    """An in-memory database; rows are compressed there, and beyond `memory_limit` spilled to `spill`.
+    """A database of its own, gone with it. Tables are written to `spill` as they are made, compressed, so that memory
+    holds what is at work and not all events; what a query needs beyond `memory_limit` goes there too.
 
-    spill: a folder of its own, made with mode 0700; without one a build that needs more memory fails.
+    spill: a folder, made with mode 0700; without one everything is held in memory, and a build that needs more fails.
     """
 
     Error: Errors = duckdb.Error
 
-    def __init__(self, memory_limit: str = "4GB", spill: Path | None = None, threads: int = 0) -> None:
+    def __init__(self, memory_limit: str = "3GB", spill: Path | None = None, threads: int = 0) -> None:
         self._db = duckdb.connect()
         if spill is not None:
             spill.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -75,7 +77,12 @@ class DuckEngine:
         ]
         for setting in settings + ([f"threads = {threads}"] if threads else []):
             self._run(f"SET {setting}")
-        self._run("ATTACH ':memory:' AS build (COMPRESS)")
+        self._file: Path | None = None
+        if spill is not None:
+            for left in spill.glob("build-*.duckdb*"):  # of a build that was killed
+                left.unlink(missing_ok=True)
+            self._file = spill / f"build-{secrets.token_hex(8)}.duckdb"
+        self._run(f"ATTACH {_quoted(str(self._file or ':memory:'))} AS build")
         self._run("USE build")
 
     def scan(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
@@ -96,7 +103,6 @@ class DuckEngine:
 
     def create(self, name: str, query: str) -> int:
         self._run(f"CREATE OR REPLACE TABLE {name} AS {query}")
-        self._run("CHECKPOINT build")  # compresses; 278 MB of random 16-byte ids and small columns became 91
         return self.count(name)
 
     def sql(self, query: str) -> pa.Table:
@@ -111,6 +117,8 @@ class DuckEngine:
 
     def close(self) -> None:
         self._db.close()
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
     def _run(self, statement: str) -> None:
         self._db.execute(statement).fetchall()

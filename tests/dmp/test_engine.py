@@ -66,3 +66,13 @@ def test_tables_are_copied_in_and_counted(engine):
 @pytest.mark.parametrize("name", query_names())
 def test_every_query_of_a_build_is_portable(name):
     assert problems(family_sql(name), TABLES) == []
+
+
+def test_what_a_build_spilled_is_gone_after_it_also_when_one_was_killed(tmp_path):
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    (spill / "build-dead.duckdb").write_bytes(b"left")
+    with DuckEngine(spill=spill) as engine:
+        assert engine.create("t", "SELECT range AS x FROM range(10)") == 10
+        assert [path.name == "build-dead.duckdb" for path in spill.glob("*.duckdb")] == [False]
+    assert list(spill.iterdir()) == []
