@@ -168,9 +168,9 @@ def fit_few(
     seed: int = 1,
 ) -> lightgbm.Booster:
     """As `fit`, for few positives: the forest starts from a logistic regression (`models.starting`)."""
-    parts = [sequences(frame, train, encoder, blank_seed=seed), sequences(frame, valid, encoder)]
-    X, valid_X = (np.concatenate([part[:] for part in found]) for found in parts)
-    start = starting.linear(X, labels[train], valid_X, labels[valid], seed)
+    full, valid_X = (np.concatenate([part[:] for part in sequences(frame, keep, encoder)]) for keep in (train, valid))
+    X = np.concatenate([part[:] for part in sequences(frame, train, encoder, blank_seed=seed)])
+    start = starting.linear(full, labels[train], valid_X, labels[valid], X, seed)
     data = lightgbm.Dataset(
         X,
         labels[train],

@@ -19,8 +19,14 @@ TREES = 80
 LEAVES = 63
 
 
-def linear(X: Floats, clicks: Floats, valid_X: Floats, valid_clicks: Floats, seed: int = 1) -> lightgbm.Booster:
-    """A booster whose raw scores are those of the hashed logistic regression fitted on X, float64 (n, features)."""
+def linear(
+    X: Floats, clicks: Floats, valid_X: Floats, valid_clicks: Floats, blanked: Floats, seed: int = 1
+) -> lightgbm.Booster:
+    """A booster whose raw scores are those of the hashed logistic regression fitted on X, float64 (n, features).
+
+    blanked: the same rows, some without their user; the trees are fitted to the regression's scores on both, so that
+    they know what it says of a contextual bid.
+    """
     cuts = logistic.buckets(X)
     slots, valid_slots = (logistic.tokens(part, features.CATEGORICAL, cuts) for part in (X, valid_X))
     weights = logistic.fit(slots, clicks, valid_slots, valid_clicks, seed)
@@ -41,9 +47,10 @@ def linear(X: Floats, clicks: Floats, valid_X: Floats, valid_clicks: Floats, see
         "force_row_wise": True,
         "verbosity": -1,
     }
+    both = np.concatenate((slots, logistic.tokens(blanked, features.CATEGORICAL, cuts)))
     data = lightgbm.Dataset(
-        X,
-        weights[slots].sum(axis=1) + weights[-1],
+        np.concatenate((X, blanked)),
+        weights[both].sum(axis=1) + weights[-1],
         feature_name=list(features.NAMES),
         categorical_feature=list(features.CATEGORICAL),
         params=params,
