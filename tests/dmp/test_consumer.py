@@ -1,8 +1,13 @@
 """Consumers sharing partitions, in one process; `tests/faults/test_stream_kill.py` kills them."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -166,3 +171,18 @@ def _env(config):
         "TAGBID_DMP_DATA_DIR": config.data_dir,
         "TAGBID_DMP_STREAM": f"{{partitions = {PARTITIONS}}}",
     }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_command_works_in_processes_of_its_own_that_end_with_it(store, client, config, number, code):
+    command = [sys.executable, "-m", "dmp", "stream", "--workers", "2", "--json"]
+    with subprocess.Popen(command, env={**os.environ, **_env(config)}, stdout=subprocess.PIPE) as process:
+        append(client, *(act(n, time_us=now_us()) for n in range(20)))
+        until(lambda: sum(events_of(client, n) for n in range(20)) == 20)
+        workers = {name.decode().split("-")[-2] for name in client.zrange(keys.CONSUMERS, 0, -1)}
+        assert workers
+        assert str(process.pid) not in workers
+        process.send_signal(number)
+        assert process.wait(20) == code
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    until(lambda: not client.exists(keys.event_owner(0)))
