@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -165,8 +165,10 @@ class Bitmaps:
         with self._lock:
             held = self._read.pop(place.offset, None)
             if held is None:
-                data = self._map[place.offset : place.offset + place.length]
-                held = (BitMap.deserialize(data), place.length)
+                with memoryview(self._map) as mapped:
+                    data: Any = mapped[place.offset : place.offset + place.length]  # its stub allows for a copy only
+                    held = (BitMap.deserialize(data), place.length)
+                    data.release()
                 self._held += place.length
             self._read[place.offset] = held
             while self._held > CACHE_BYTES and len(self._read) > 1:
