@@ -24,7 +24,7 @@ from dmp.limits import Refused
 from dmp.permission import allowed
 from dmp.realtime import realtime_tags
 from dmp.schema import NOBODY, IdType, Uid, User
-from dmp.taxonomy import tag_name
+from dmp.taxonomy import TAGS, tag_name
 
 MAX_IDS = 100
 MAX_BODY_BYTES = 1024**2  # a hundred of the longest TC strings
@@ -46,6 +46,7 @@ class Question(msgspec.Struct, frozen=True):
     ids: Annotated[list[Asked], msgspec.Meta(max_length=MAX_IDS)]
 
 
+_NAMES = {tag.id: tag.name for tag in TAGS}
 _question = msgspec.json.Decoder(Question)
 
 
@@ -83,16 +84,11 @@ def known(user: User, now_us: int, scopes: AbstractSet[str], own: Mapping[int, s
 
 def named(tags: Mapping[int, int]) -> dict[str, int]:
     """Tags by name; what rules remember for themselves (`dmp.detect.region_tag`) is nobody else's."""
-    return {tag_name(tag): score for tag, score in tags.items() if tag < RULES_OWN}
+    return {_NAMES.get(tag) or tag_name(tag): score for tag, score in tags.items() if tag < RULES_OWN}
 
 
 def open_to(scopes: AbstractSet[str], field: str) -> bool:
     return "tags" in scopes or f"tags.{field}" in scopes
-
-
-def _settle(future: "asyncio.Future[User | None]", user: User | None) -> None:
-    if not future.done():  # the client may have gone
-        future.set_result(user)
 
 
 def _uid(desk: Desk, asked: Asked) -> Uid | str:
@@ -104,15 +100,23 @@ def _uid(desk: Desk, asked: Asked) -> Uid | str:
 
 async def read(desk: Desk, uids: list[Uid]) -> Mapping[Uid, User]:
     """The users, all in one write to the store. Raises Refused (503) when one of them could not be read in time."""
-    loop = asyncio.get_running_loop()
     deadline_s = time.monotonic() + PATIENCE_S
-    waiting: dict[Uid, asyncio.Future[User | None]] = {}
-    for uid in uids:
-        if uid not in waiting:
-            waiting[uid] = loop.create_future()
-            if not desk.lookup.get(uid, deadline_s, partial(_settle, waiting[uid])):
-                waiting[uid].set_result(None)
-    found = await asyncio.gather(*waiting.values())
-    if None in found:
+    found: dict[Uid, User | None] = dict.fromkeys(uids)
+    left = len(found)
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(uid: Uid, user: User | None) -> None:
+        nonlocal left
+        found[uid] = user
+        left -= 1
+        if not left and not done.done():  # the client may have gone
+            done.set_result(None)
+
+    for uid in found:
+        if not desk.lookup.get(uid, deadline_s, partial(settle, uid)):
+            settle(uid, None)
+    if found:
+        await done
+    if None in found.values():
         raise Refused(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "1"})
-    return dict(zip(waiting, cast("list[User]", found), strict=True))
+    return cast("Mapping[Uid, User]", found)
