@@ -60,6 +60,28 @@ def draw(world: World, now_us: int, days: int = 14, per_user: float = 40.0) -> B
     return Behaviours(user[order], kind[order], vertical[order], time_us[order], site[order], spent[order])
 
 
+LATELY_US = 600_000_000
+LATELY_KINDS = (0.55, 0.27, 0.18, 0.0)  # shares of KINDS: nobody has bought yet what they want today
+WISH_ACTS, OTHER_ACTS = 4.0, 0.3  # a user's acts in these ten minutes: about the wish, and about anything
+
+
+def lately(world: World, now_us: int) -> Behaviours:
+    """Everything done in the ten minutes before now_us, by time: mostly about what people want today."""
+    people, sites = world.people, world.sites
+    rng = np.random.default_rng([world.config.seed, 7])
+    wishers = np.flatnonzero(people.wish >= 0)
+    about_wish = np.repeat(wishers, 1 + rng.poisson(WISH_ACTS - 1, len(wishers)))
+    idle = np.repeat(np.arange(len(people.wish)), rng.poisson(OTHER_ACTS, len(people.wish)))
+    user = np.concatenate([about_wish, idle])
+    vertical = np.concatenate([people.wish[about_wish], rng.integers(0, len(VERTICALS), len(idle))])
+    n = len(user)
+    kind = rng.choice(len(KINDS), n, p=LATELY_KINDS)
+    site = rng.integers(0, len(sites.vertical), n)
+    time_us = np.sort(now_us - (rng.random(n) * LATELY_US).astype(np.int64))
+    order = rng.permutation(n)
+    return Behaviours(user[order], kind[order], vertical[order], time_us, site, np.zeros(n, np.int64))
+
+
 BIRTH_YEARS = (2005, 1996, 1986, 1976, 1966, 1954)  # a year inside each of `world.AGES` as of 2026
 
 

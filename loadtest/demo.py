@@ -1,16 +1,18 @@
 """The whole trade in one command, on a simulated world: events, tags, a click model, a seed, bids, what they earned.
 
-Three bidders play the same test requests. One uses the tags; one is the same bidder with tags switched off and a
-model that never saw a user; the third has everybody else's tags (the placebo) and a model trained on those. All
-parts are the real ones, as processes with real ports and stores; the exchange and its audience are simulated.
+Five bidders play the same test requests. One uses all tags; one those of the nightly build alone, one those of the
+stream alone; one is the same bidder with tags switched off and a model that never saw a user; the last has everybody
+else's tags (the placebo). Each has a model trained on what it sees. All parts are the real ones, as processes with real
+ports and stores; the exchange and its audience are simulated.
 """
 
+import contextlib
 import csv
 import fcntl
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ from dmp.errors import TagbidError
 from dmp.keys import number
 from dmp.offline import Generation
 from dmp.pseudonym import KeyRing
-from dmp.schema import Uid, User
+from dmp.schema import Realtime, Uid, User
 from dmp.store import Store, read_users
-from loadtest import arms, behaviour, demo_report, market, media_tour, placebo, seeding, stage, world
+from loadtest import arms, behaviour, demo_report, lately, market, media_tour, placebo, seeding, stage, world
 from loadtest.arms import Played
 from loadtest.stage import Stage
 from loadtest.steps import Advance, Steps
@@ -50,8 +52,8 @@ class Scale(msgspec.Struct, frozen=True):
     """
 
     users: int = 20_000
-    collect: int = 32_000
-    test: int = 14_000
+    collect: int = 28_000
+    test: int = 10_000
     rate: float = 1_000.0
     batch: int = 4_000
     seed_users: int = 1_200
@@ -81,27 +83,36 @@ def run(out: Path, console: Console, scale: Scale = Scale(), laws: WorldConfig |
             return Stage(work / name, key, work / "campaigns.toml", work / name / "models", bidder)
 
         main, explorer = at("tags"), at("explore", prior_ctr=str(EXPLORE_CTR))
+        slow, fast = at("longterm", use_realtime="false"), at("realtime", use_longterm="false")
         off, blind = at("off", use_tags="false"), at("placebo")
         with steps.step("people and what they did"):
-            earth = world.build(msgspec.structs.replace(laws or WorldConfig(), users=scale.users))
+            earth = world.build(msgspec.structs.replace(laws or WorldConfig(wishers=0.5), users=scale.users))
+            uids = behaviour.uids_of(earth, ring)
             events = behaviour.write(earth, behaviour.draw(earth, now_us), ring, work / "events", now_us)
         with steps.step("tags from events", total=scale.users) as advance:
             generation, tags = build_tags(main, work / "events", now_us, advance)
+        acts = behaviour.lately(earth, now_us)
+        with steps.step("what they do now, over HTTP", total=len(acts.user)) as advance, stage.store(main) as store:
+            sent = lately.send(main, earth, acts, uids, advance)
+            recent = lately.records(store.sync(), uids)
         with steps.step("bids without a model, to learn", total=scale.collect) as advance:
             copy_tags(explorer, tags, now_us)
+            copy_recent(explorer, recent)
             requests = world.draw_requests(earth, scale.collect, "collect", utc_hour(now_us))
             verticals = {seller.campaign: seller.vertical for seller in sellers}
             seats = [seller.seat for seller in sellers if not seller.audience]
             explored = arms.play(explorer, earth, requests, verticals, scale.rate, scale.batch, seats, advance)
-        with steps.step("click models", total=3) as advance:
+        with steps.step("click models", total=5) as advance:
             rows = shown(explorer, work / "campaigns.toml")
-            donors = placebo.deal(behaviour.uids_of(earth, ring), earth.config.seed)
+            donors = placebo.deal(uids, earth.config.seed)
             trained = [
                 train(on, changed, advance)
                 for on, changed in (
                     (main, rows),
+                    (slow, dataset.with_users(rows, lambda uid, user: part_of(user, realtime=None))),
+                    (fast, dataset.with_users(rows, lambda uid, user: part_of(user, tags={}, vector=b""))),
                     (off, dataset.with_users(rows, lambda uid, user: None)),
-                    (blind, dealt(rows, donors, by_user(tags))),
+                    (blind, dealt(rows, donors, by_user(tags), recent)),
                 )
             ]
         with steps.step("a seed becomes an audience"):
@@ -111,12 +122,15 @@ def run(out: Path, console: Console, scale: Scale = Scale(), laws: WorldConfig |
                 seed = seeding.grow(main, work / "customers.csv", lookalike)
                 members = in_audience(store, earth, ring, lookalike)
         played: dict[str, Played] = {}
-        copy_tags(blind, placebo.permuted(tags, donors), now_us)
         receivers = {donor: uid for uid, donor in donors.items()}
-        with stage.store(blind) as store:
-            audiences.add_members(store.sync(), lookalike, [receivers[uid] for uid in members], FOREVER_S)
+        copy_tags(slow, tags, now_us)
+        copy_recent(fast, recent)
+        copy_tags(blind, placebo.permuted(tags, donors), now_us)
+        copy_recent(blind, {receivers[uid]: record for uid, record in recent.items()})
+        add_members(slow, lookalike, members)
+        add_members(blind, lookalike, [receivers[uid] for uid in members])
         requests = world.draw_requests(earth, scale.test, "test", utc_hour(now_us))
-        for name, on in (("tags on", main), ("tags off", off), ("placebo", blind)):
+        for name, on in zip(demo_report.ARMS, (main, slow, fast, off, blind), strict=True):
             with steps.step(f"auctions, {name}", total=scale.test) as advance:
                 played[name] = arms.play(on, earth, requests, verticals, scale.rate, scale.batch, (), advance)
         with steps.step("every medium", total=5 * TOUR_ROUNDS) as advance:
@@ -124,10 +138,19 @@ def run(out: Path, console: Console, scale: Scale = Scale(), laws: WorldConfig |
             on = Stage(work / "media", key, portfolio, work / "media" / "models", {"funnel_every": "1"})
             media = media_tour.play(on, TOUR_ROUNDS, advance)
     report = demo_report.assemble(
-        generation, events, seed, trained, explored, played, requests.user, steps.seconds, time.monotonic() - started
+        generation,
+        events,
+        sent,
+        seed,
+        trained,
+        explored,
+        played,
+        requests.user,
+        steps.seconds,
+        time.monotonic() - started,
     )
     report["media"] = msgspec.to_builtins(media)
-    demo_report.publish(report, played["tags on"].result, out, console)
+    demo_report.publish(report, played[demo_report.ON].result, out, console)
     media_tour.show(media, console)
     return report
 
@@ -192,13 +215,30 @@ def by_user(tags: pa.Table) -> dict[Uid, dict[int, int]]:
     return found
 
 
-def dealt(rows: Rows, donors: dict[Uid, Uid], tags: dict[Uid, dict[int, int]]) -> Rows:
-    """Rows after the deal: who was known has the donor's tags now."""
+def copy_recent(to: Stage, records: Mapping[Uid, Realtime]) -> None:
+    """Give users these real-time records in another stage."""
+    with stage.store(to) as store, contextlib.closing(store.sync()) as client:
+        lately.copy(client, records)
+
+
+def add_members(to: Stage, audience: str, members: Sequence[Uid]) -> None:
+    with stage.store(to) as store, contextlib.closing(store.sync()) as client:
+        audiences.add_members(client, audience, members, FOREVER_S)
+
+
+def part_of(user: User | None, **without: Any) -> User | None:
+    """A user as an arm sees them that does not read everything."""
+    return None if user is None else msgspec.structs.replace(user, **without)
+
+
+def dealt(rows: Rows, donors: dict[Uid, Uid], tags: dict[Uid, dict[int, int]], recent: Mapping[Uid, Realtime]) -> Rows:
+    """Rows after the deal: who was known has the donor's tags now, of both kinds."""
 
     def other(uid: Uid | None, user: User | None) -> User | None:
         if uid is None or user is None:
             return None
-        return User(tags.get(donors.get(uid, b""), {}), user.audiences, user.contacts)
+        donor = donors.get(uid, b"")
+        return User(tags.get(donor, {}), user.audiences, user.contacts, realtime=recent.get(donor))
 
     return dataset.with_users(rows, other)
 

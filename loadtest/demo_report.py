@@ -11,6 +11,7 @@ from rich.console import Console
 from dmp.offline import Generation
 from loadtest import report
 from loadtest.arms import Played
+from loadtest.lately import Sent
 from loadtest.load import Result
 from loadtest.report import Cell, Figure, Table, Tile
 from loadtest.seeding import Seed
@@ -18,13 +19,15 @@ from loadtest.uplift import Uplift, per_spend, uplift
 from loadtest.world import Bools, Ints
 from models.response import Report
 
-ON, OFF, PLACEBO = "tags on", "tags off", "placebo"
+ON, LONGTERM, REALTIME, OFF, PLACEBO = "all tags", "long-term only", "real-time only", "tags off", "placebo"
+ARMS = (ON, LONGTERM, REALTIME, OFF, PLACEBO)
 WITHIN = 2.0  # standard errors a placebo may be away from none
 
 
 def assemble(
     generation: Generation,
     events: int,
+    sent: Sent,
     seed: Seed,
     trained: Sequence[Report],
     explored: Played,
@@ -33,11 +36,15 @@ def assemble(
     steps: Mapping[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    """The report. trained: click models in the order of `played`. users: (n,) whose request each test request was."""
+    """The report. events: of the past; sent: what happened since. trained: click models in the order of `played`.
+    users: (n,) whose request each test request was.
+    """
     on = played[ON]
     compared = answered_by_all(played.values())
-    gain, blank = (against(arm, played[OFF], users, compared) for arm in (on, played[PLACEBO]))
-    model = trained[0]
+    gains = {name: against(arm, played[OFF], users, compared) for name, arm in played.items() if name != OFF}
+    gain, blank = gains[ON], gains[PLACEBO]
+    both = against(on, played[LONGTERM], users, compared)
+    model, *others = trained
     return {
         "users": generation.users,
         "tags": generation.tags,
@@ -52,9 +59,17 @@ def assemble(
             "clicks": sum(model.clicks),
             "trees": model.trees,
             "calibration": model.metrics.calibration,
-            "auc_without_users": trained[1].metrics.auc,
-            "auc_placebo": trained[2].metrics.auc,
+            "auc_of_arms": {name: report.metrics.auc for name, report in zip(ARMS, (model, *others), strict=True)},
         },
+        "event_to_tag": {
+            "events": sent.events,
+            "seconds": sent.seconds,
+            "probes": len(sent.latency_us),
+            "p50_us": sent.percentile(50),
+            "p99_us": sent.percentile(99),
+        },
+        "gains": {name: _gain(found) for name, found in gains.items()},
+        "real_time_beside_long_term": _gain(both),
         "exploration": earned(explored),
         "load": on.told,
         "store": on.store,
@@ -72,6 +87,11 @@ def assemble(
         "steps_s": dict(steps),
         "seconds": round(seconds, 1),
     }
+
+
+def _gain(found: Uplift | None) -> dict[str, float] | None:
+    """Clicks per unit of spend, relative; None with too few clicks to say."""
+    return None if found is None else {"value": found.value, "standard_error": found.standard_error}
 
 
 def earned(arm: Played) -> dict[str, Any]:
@@ -120,23 +140,25 @@ def publish(found: dict[str, Any], on: Result, out: Path, console: Console) -> N
 
 def summary_table(found: Mapping[str, Any]) -> Table:
     """Everything the demo has to show, one column an arm."""
-    seed, model, arms = found["seed"], found["model"], list(found["arms"].values())
+    seed, model, arms, now = found["seed"], found["model"], list(found["arms"].values()), found["event_to_tag"]
     loads = [arm["load"] for arm in arms]
 
     def each(name: str, of: Sequence[Cell]) -> tuple[Cell, ...]:
         return (name, *of)
 
     def only(name: str, value: Cell) -> tuple[Cell, ...]:
-        return (name, value, "", "")
+        return (name, value, *[""] * (len(arms) - 1))
 
     recall = ", ".join(f"{share:.0%} in top {depth} %" for depth, share in seed["held_out_recall"].items())
     rows = [
         only("users with tags", found["users"]),
         only("tags", f"{found['tags']:,} from {found['events']:,} events"),
+        only("events over HTTP", f"{now['events']:,} in {now['seconds']:.0f} s"),
+        only("  accepted to readable", f"p50 {milliseconds(now['p50_us'])}, p99 {milliseconds(now['p99_us'])}"),
         only("seed", f"{seed['uploaded']:,} ids, about {seed['matched']:,} matched ({seed['match_rate']:.0%})"),
         only("look-alike", f"{seed['lookalike']:,} users, live after {seed['seconds_to_live']:.0f} s"),
         only("  hidden seed found", recall),
-        each("model AUC", [model["auc"], model["auc_without_users"], model["auc_placebo"]]),
+        each("model AUC", list(model["auc_of_arms"].values())),
         only("  log-loss gain", f"{model['log_loss_gain']:.1%} ± {model['log_loss_gain_se']:.1%}"),
         each("requests", [load["requests"] for load in loads]),
         each("bid rate", [f"{load['bid_rate']:.1%}" for load in loads]),
@@ -144,12 +166,8 @@ def summary_table(found: Mapping[str, Any]) -> Table:
         each("spend", [f"${arm['spend_micros'] / 1e6:,.2f}" for arm in arms]),
         each("clicks", [arm["clicks"] for arm in arms]),
         each("clicks per dollar", [arm["clicks_per_spend"] for arm in arms]),
-        (
-            "  against tags off",
-            _uplift(found["uplift_clicks_per_spend"], found["uplift_standard_error"]),
-            "",
-            _uplift(found["placebo_uplift"], found["placebo_standard_error"]),
-        ),
+        each("  against tags off", [_told(found["gains"].get(name)) if name != OFF else "" for name in found["arms"]]),
+        only("  against long-term only", _told(found["real_time_beside_long_term"])),
     ]
     for key, name in (("p50", "latency p50"), ("p99", "  p99"), ("p999", "  p99.9")):
         rows.append(each(name, [milliseconds(load["latency_us"][key]) for load in loads]))
@@ -190,6 +208,9 @@ def tiles(found: Mapping[str, Any]) -> list[Tile]:
             _uplift(found["placebo_uplift"], found["placebo_standard_error"]),
             bad=found["placebo_within_two_errors"] is not True,
         ),
+        Tile("long-term tags alone", _told(found["gains"][LONGTERM])),
+        Tile("real-time tags alone", _told(found["gains"][REALTIME])),
+        Tile("event to tag, p99", milliseconds(found["event_to_tag"]["p99_us"])),
         Tile("clicks", report.show(found["clicks"])),
         Tile("spend", f"${found['spend_micros'] / 1e6:,.2f}"),
     ]
@@ -204,6 +225,10 @@ def _campaigns(arms: Mapping[str, Any]) -> Table:
 
 def steps_table(steps: Mapping[str, float]) -> Table:
     return Table("Steps", ("step", "seconds"), list(steps.items()))
+
+
+def _told(gain: Mapping[str, float] | None) -> str:
+    return "-" if gain is None else _uplift(gain["value"], gain["standard_error"])
 
 
 def _uplift(value: float | None, error: float | None) -> str:

@@ -76,7 +76,8 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interests instead of popularity, which is what a page alone gives away. second_price: share of auctions.
     market_cpm: median best rival bid, dollars; market_spread: its log standard deviation; rival_insight: how much
     rivals, too, pay for people who click. app_share: users seen in apps (device id) instead of a browser (cookie).
-    no_id: share of requests without any id; lmt: share of users who limit ad tracking.
+    no_id: share of requests without any id; lmt: share of users who limit ad tracking. wishers: share of people who
+    want something today, often what their interests do not tell; wish_logit: added for an ad for that.
     """
 
     seed: int = 1
@@ -95,11 +96,14 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     no_id: float = 0.05
     lmt: float = 0.03
     tmax_ms: int = 250
+    wishers: float = 0.0
+    wish_logit: float = 2.2
 
 
 class People(msgspec.Struct, frozen=True):
     """interests: (U, K), rows sum to 1. response: (U,) log-odds of clicking anything. activity: (U,) shares of
-    all traffic. age: index into AGES. place: index into the places. app, lmt: (U,).
+    all traffic. age: index into AGES. place: index into the places. app, lmt: (U,). wish: (U,) index into VERTICALS of
+    what the user wants today, -1 for nothing.
     """
 
     interests: Floats
@@ -110,6 +114,7 @@ class People(msgspec.Struct, frozen=True):
     place: Ints
     app: Bools
     lmt: Bools
+    wish: Ints
 
 
 class Sites(msgspec.Struct, frozen=True):
@@ -163,6 +168,7 @@ def build(config: WorldConfig) -> World:
         place=rng.choice(len(_PLACES), u, p=[place[3] for place in _PLACES]),
         app=rng.random(u) < config.app_share,
         lmt=rng.random(u) < config.lmt,
+        wish=_wishes(config),
     )
     sites = Sites(
         vertical=rng.permutation(np.arange(s) % k),
@@ -171,6 +177,13 @@ def build(config: WorldConfig) -> World:
         strict=rng.random(s) < 0.1,
     )
     return World(config, people, sites)
+
+
+def _wishes(config: WorldConfig) -> Ints:
+    """(U,) what each user wants today, whatever they care for otherwise."""
+    rng = np.random.default_rng([config.seed, 6])
+    wished = rng.integers(0, len(VERTICALS), config.users)
+    return np.where(rng.random(config.users) < config.wishers, wished, -1)
 
 
 def draw_requests(world: World, n: int, stream: str, hour_utc: int = 12) -> Requests:
@@ -209,8 +222,9 @@ def draw_requests(world: World, n: int, stream: str, hour_utc: int = 12) -> Requ
 def click_probability(world: World, user: Ints, site: Ints, size: Ints, hour: Ints) -> Floats:
     """(n, K) true probability that user clicks an ad of each vertical on this page at this local hour.
 
-    Logistic in: how much of the user's interest the vertical has (saturating), whether the page is about it,
-    the size, an evening bump (peak at 20 h, +-0.15) and how readily this user clicks anything.
+    Logistic in: how much of the user's interest the vertical has (saturating), whether the user wants it today,
+    whether the page is about it, the size, an evening bump (peak at 20 h, +-0.15) and how readily this user clicks
+    anything.
     """
     config, people = world.config, world.people
     share = people.interests[user]
@@ -218,7 +232,10 @@ def click_probability(world: World, user: Ints, site: Ints, size: Ints, hour: In
     on_topic = world.sites.vertical[site][:, None] == np.arange(len(VERTICALS))
     effect = np.array([effect for *_, effect in SIZES])[size]
     evening = 0.15 * np.cos((hour - 20) * (2 * np.pi / 24))
-    logit = config.base_logit + config.interest_logit * caring + config.site_logit * on_topic
+    wished = people.wish[user][:, None] == np.arange(len(VERTICALS))
+    logit = (
+        config.base_logit + config.interest_logit * caring + config.site_logit * on_topic + config.wish_logit * wished
+    )
     probability: Floats = 1 / (1 + np.exp(-(logit + (effect + evening + people.response[user])[:, None])))
     return probability
 

@@ -62,3 +62,26 @@ def test_event_files_hold_pseudonyms_and_no_raw_id(done, tmp_path):
     assert acts["uid"][0].as_py() == ring.uid(id_type, raw)
     assert all(raw.encode() not in path.read_bytes() for path in tmp_path.iterdir())
     assert set(crm["gender"].to_pylist()) == {"m", "f"}
+
+
+def test_people_lately_do_mostly_what_they_want_today() -> None:
+    earth = world.build(WorldConfig(users=2_000, sites=60, wishers=0.5))
+    wish = earth.people.wish
+    assert 0.45 < (wish >= 0).mean() < 0.55
+    acts = behaviour.lately(earth, NOW)
+    about_wish = acts.vertical == wish[acts.user]
+    assert about_wish.mean() > 0.8
+    assert set(acts.user[about_wish]) == set(np.flatnonzero(wish >= 0))
+    assert (np.diff(acts.time_us) >= 0).all()
+    assert NOW - behaviour.LATELY_US <= acts.time_us.min() <= acts.time_us.max() <= NOW
+
+
+def test_a_wish_makes_a_click_likelier_and_changes_nothing_else() -> None:
+    plain, wishing = (world.build(WorldConfig(users=500, sites=60, wishers=share)) for share in (0.0, 0.5))
+    n = 500
+    places = (np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, 12))
+    before, after = (world.click_probability(earth, *places) for earth in (plain, wishing))
+    odds = np.log(after / (1 - after)) - np.log(before / (1 - before))
+    wished = wishing.people.wish[:, None] == np.arange(before.shape[1])
+    assert odds[wished] == pytest.approx(wishing.config.wish_logit)
+    assert odds[~wished] == pytest.approx(0, abs=1e-9)
