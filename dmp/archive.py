@@ -19,7 +19,7 @@ import fcntl
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +30,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from dmp import events, keys, streams
+from dmp import events, incoming, keys, streams
 from dmp.errors import CorruptRecord, DmpError
 from dmp.events import Behaviour
+from dmp.schema import Uid
 
 CONSUMER = "archiver"  # one at a time (the folder's lock), so that it finds its own unfinished entries again
 READ_ENTRIES = 500  # of one partition and read
@@ -77,10 +78,10 @@ class Entry(NamedTuple):
 
 
 class Archive:
-    """An open archive folder and the stream it is filled from. Raises AnotherArchiver."""
+    """An open archive folder and the stream it is filled from. forgotten: whom no file may name any more (P-71)."""
 
-    def __init__(self, folder: Path, client: redis.Redis, partitions: int) -> None:
-        self._folder, self._client, self._partitions = folder, client, partitions
+    def __init__(self, folder: Path, client: redis.Redis, partitions: int, forgotten: Container[Uid] = ()) -> None:
+        self._folder, self._client, self._partitions, self._forgotten = folder, client, partitions, forgotten
         self.state = recovered(folder)
         self.waiting: list[Entry] = []
         self.rows = 0
@@ -99,7 +100,7 @@ class Archive:
         positions, batch = dict(self.state.positions), self.state.batch + 1
         for entry in self.waiting:
             positions[entry.partition] = entry.id
-        came = [Came(event, entry.id, n) for entry in self.waiting for n, event in enumerate(entry.events)]
+        came = [Came(self._kept(event), entry.id, n) for entry in self.waiting for n, event in enumerate(entry.events)]
         moves = staged(self._folder, batch, came)
         self.state = State(batch, positions, moves, self.state.events + self.rows)
         replace(self._folder / STATE, msgspec.json.encode(self.state))
@@ -107,6 +108,10 @@ class Archive:
         self._acknowledge([(entry.partition, entry.id) for entry in self.waiting])
         archived, self.waiting, self.rows = self.rows, [], 0
         return archived
+
+    def _kept(self, event: Behaviour) -> Behaviour:
+        named = any(uid in self._forgotten for uid in incoming.persons(event))
+        return incoming.without_id(event) if named else event
 
     def _take_back(self) -> None:
         """Read again what was delivered and not acknowledged: what is archived is acknowledged, the rest waits."""
@@ -156,15 +161,18 @@ class Archive:
 
 
 @contextmanager
-def opened(folder: Path, client: redis.Redis, partitions: int) -> Iterator[Archive]:
-    """The archive in a folder, which is made when absent; nobody else may write there as long as the block lasts."""
+def opened(folder: Path, client: redis.Redis, partitions: int, forgotten: Container[Uid] = ()) -> Iterator[Archive]:
+    """The archive in a folder, which is made when absent; nobody else may write there as long as the block lasts.
+
+    Raises AnotherArchiver.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AnotherArchiver(folder) from None
-        yield Archive(folder, client, partitions)
+        yield Archive(folder, client, partitions, forgotten)
 
 
 def recovered(folder: Path) -> State:

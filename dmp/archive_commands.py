@@ -13,6 +13,7 @@ from rich.console import Console
 from dmp import config as configuration
 from dmp import store
 from dmp.config import DmpConfig
+from dmp.forgotten import Forgotten
 
 console = Console()
 BLOCK_MS = 200
@@ -38,7 +39,7 @@ def archive(
         signal.signal(number, lambda *_: stop.set())
     with store.open_store(settings) as tags:
         client = tags.sync(timeout_s=30)
-        with archives.opened(folder, client, settings.stream.partitions) as archive:
+        with archives.opened(folder, client, settings.stream.partitions, Forgotten(settings.data_dir)) as archive:
             before, since = archive.state.events, time.monotonic()
             if not once:
                 typer.echo(f"ready {folder}")

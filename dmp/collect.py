@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 import redis
 from aiohttp import web
 
 from dmp import incoming, keys, limits, streams
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.errors import CorruptRecord
-from dmp.events import Behaviour, unpack_ids
+from dmp.events import Behaviour
 from dmp.incoming import Format, Taken, Unusable
 from dmp.limits import Refused
 from dmp.optout import marks_in
@@ -70,9 +69,12 @@ async def ready(desk: Desk) -> None:
 
 def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
     """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all."""
-    persons = [{event.uid, *(uid for _, uid in unpack_ids(event.ids))} for event in happened]
+    persons = [incoming.persons(event) for event in happened]
     gone = opted_out(desk.client, set().union(*persons) - {NO_UID})
-    kept = [event if gone.isdisjoint(ids) else without_id(event) for event, ids in zip(happened, persons, strict=True)]
+    kept = [
+        event if gone.isdisjoint(ids) else incoming.without_id(event)
+        for event, ids in zip(happened, persons, strict=True)
+    ]
     streams.append_events(desk.client, kept, desk.config.stream.partitions, _now_us())
 
 
@@ -90,11 +92,6 @@ def _refuses(record: bytes | None) -> bool:
         return bool(marks_in(record))
     except CorruptRecord:  # of a later release: what cannot be read may be a refusal
         return True
-
-
-def without_id(event: Behaviour) -> Behaviour:
-    """The event as it is kept of somebody who may not be known."""
-    return msgspec.structs.replace(event, uid=NO_UID, consent=0, ids=b"", address="", ip="")
 
 
 def _now_us() -> int:

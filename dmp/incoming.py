@@ -117,6 +117,16 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
     return made
 
 
+def persons(event: Behaviour) -> set[Uid]:
+    """Every id an event names."""
+    return {event.uid, *(uid for _, uid in events.unpack_ids(event.ids))}
+
+
+def without_id(event: Behaviour) -> Behaviour:
+    """The event as it is kept of somebody who may not be known."""
+    return msgspec.structs.replace(event, uid=NO_UID, consent=0, ids=b"", address="", ip="")
+
+
 def _split(body: bytes, form: Format) -> Iterator[bytes | msgspec.Raw]:
     if form == "ndjson":
         return (line for line in body.split(b"\n") if line.strip())

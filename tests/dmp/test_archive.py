@@ -102,6 +102,18 @@ def test_only_one_archiver_writes_a_folder(tmp_path: Path, client: redis.Redis) 
         pass
 
 
+@pytest.mark.rule("P-71")
+def test_who_was_forgotten_meanwhile_gets_into_no_file(tmp_path: Path, client: redis.Redis) -> None:
+    linked = events.pack_ids([("cookie", user(3)), ("email", user(1))])
+    append(client, [act(1, event_id="a"), act(2, event_id="b"), act(3, event_id="c", ids=linked)])
+    with opened(tmp_path, client, PARTITIONS, {user(1)}) as opening:
+        while opening.read(1):
+            pass
+        opening.flush()
+    found = {row["event_id"]: (row["uid"], row["consent"], row["ids"]) for row in archived(tmp_path)}
+    assert found == {"a": (NO_UID, 0, b""), "b": (user(2), 7, b""), "c": (NO_UID, 0, b"")}
+
+
 class Died(BaseException):
     """A kill, as far as the files are concerned: nothing after it is done."""
 
