@@ -52,7 +52,7 @@ def test_the_demo_leaves_a_report_with_everything_it_promises(played):
 @pytest.mark.timeout(600)
 def test_the_bidders_books_agree_with_the_exchanges_in_every_arm(played):
     for arm in played[1]["arms"].values():
-        assert arm["won"] > 100
+        assert arm["won"] > 0
         assert arm["booked_micros"] == arm["spend_micros"]
         assert arm["rejected"] == {}
         assert sum(arm["wins_by_campaign"].values()) == arm["won"]
