@@ -220,6 +220,10 @@ def _judge(key: Key, opened: Callable[[str | None], Left]) -> PrivacyDecision:
             leaves, why = opened(consent_text)
             left &= leaves
             reasons += why
+    if signals & _CHINA and not left & _USE_IDS:
+        left &= (
+            _CONTEXTUAL  # nobody is looked up, so an opt-out that would forbid the exact place cannot be known (P-32)
+        )
     return _decision(left, tuple(dict.fromkeys(reasons)))
 
 

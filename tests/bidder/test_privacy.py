@@ -431,6 +431,15 @@ def a_signalling_body(signals: list[tuple[str, Any]], country: str | None) -> di
     return body
 
 
+@pytest.mark.rule("P-32")
+def test_in_china_the_exact_place_is_not_used_of_somebody_who_is_not_looked_up() -> None:
+    """Consent under GDPR that opens the exact place and no id: whether the user opted out here is never asked."""
+    place_only = {"consent": tc(consent=(2,))}
+    elsewhere = {"regs": {"gdpr": 1}, "user": place_only, "device": {"geo": {"country": "DEU"}}}
+    assert "precise_geo" in permitted(judged(OURS, **elsewhere))
+    assert permitted(judged(OURS, **elsewhere | {"device": {"geo": {"country": "CHN"}}})) == CONTEXTUAL
+
+
 @pytest.mark.rule("P-03")
 @settings(max_examples=600, deadline=None)
 @given(SAID, st.sampled_from(RESTRICTIVE), SETTINGS_OF, st.sampled_from(["USA", "DEU", "CHN", None]))
