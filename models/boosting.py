@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models import features, frames, starting
+from models import distributed, features, frames, starting
+from models.distributed import Team
 from models.encoding import Encoder
 
 Floats = npt.NDArray[np.float64]
@@ -22,6 +23,7 @@ SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy
 BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids are scored by what was learnt for them
 PATIENCE = 30
 MAX_TREES = 400
+ALONE = Team()
 
 
 class _Part(lightgbm.Sequence):
@@ -109,17 +111,23 @@ def fit(
     negatives: float = 1.0,
     seed: int = 1,
     trees: int = MAX_TREES,
+    team: Team = ALONE,
 ) -> lightgbm.Booster:
     """A booster stopped where the validation rows stop gaining; its raw scores are of unsampled rows.
 
     labels: (len(frame),). weights: the same. negatives: share w of the rows labelled 0 that train, chosen by their
     lot. The rest is made up for in the logit: logit(p) = logit(p') + ln w (decision science 1.3), by moving the leaves
-    of the first tree, so no scorer has to know of it.
+    of the first tree, so no scorer has to know of it. team: the processes that train (`models.distributed`).
     """
     moved = 0.0
     if negatives < 1:
         train = train & ((labels > 0) | (frame.column("lot") < negatives))
         moved = float(np.log(negatives))
+    if team.workers > 1:
+        booster = _shared_out(frame, encoder, train, valid, labels, params, weights, moved, seed, trees, team)
+        if moved:
+            shift(booster, moved)
+        return booster
     data = lightgbm.Dataset(
         sequences(frame, train, encoder, blank_seed=seed),
         labels[train],
@@ -149,6 +157,38 @@ def fit(
     if moved:
         shift(booster, moved)
     return booster
+
+
+def _shared_out(
+    frame: frames.Frame,
+    encoder: Encoder,
+    train: Bools,
+    valid: Bools,
+    labels: Floats,
+    params: Mapping[str, Any],
+    weights: Floats | None,
+    moved: float,
+    seed: int,
+    trees: int,
+    team: Team,
+) -> lightgbm.Booster:
+    """As `fit`, by the workers of a team."""
+    owners = distributed.shares(frame.column("uid")[train], frame.column("key")[train], team.workers)
+
+    def blocks() -> distributed.Blocks:
+        at = 0
+        for part in sequences(frame, train, encoder, blank_seed=seed):
+            yield owners[at : at + len(part)], part[:]
+            at += len(part)
+
+    with distributed.workspace() as folder:
+        distributed.write(
+            folder, owners, blocks(), labels[train], None if weights is None else weights[train], seed, team.workers
+        )
+        judged = np.concatenate([part[:] for part in sequences(frame, valid, encoder)])
+        judged_weights = None if weights is None else weights[valid]
+        distributed.write_validation(folder, judged, labels[valid], judged_weights, moved)
+        return distributed.train(folder, team, params, trees, PATIENCE, weighted=weights is not None)
 
 
 def shift(booster: lightgbm.Booster, by: float) -> None:

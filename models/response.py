@@ -21,6 +21,7 @@ from models import boosting, calibration, card, drift, encoding, evaluate, featu
 from models.artefacts import BadArtefact
 from models.card import Judged, Samples
 from models.dataset import Rows
+from models.distributed import Team
 from models.encoding import Encoder
 from models.evaluate import Gain, Metrics
 from models.forest import Forest, sigmoid
@@ -104,6 +105,7 @@ def train(
     read: Mapping[str, int] | None = None,
     parity: tuple[int, int] | None = None,
     shadow: bool = False,
+    team: Team = boosting.ALONE,
 ) -> Report:
     """Train on rows, judge, and publish under `out_root` as the live "response" model unless the gate refuses.
 
@@ -112,11 +114,15 @@ def train(
     negatives: share of the impressions without a click that train (`boosting.fit`). read: what was read, for the card.
     parity: logged rows that were checked, and how many of them differ (`models.parity`); None: not checked.
     shadow: make it the challenger instead of the live model; what the gate says of it is told, not obeyed.
+    team: the processes that train; with few clicks there is nothing to share out, and this one trains alone.
     Raises TooFewClicks when there is nothing to learn from, BadArtefact when the model fails its own checks.
     """
     frame = rows if isinstance(rows, Frame) else frames.of_rows(rows)
     counts = dict(read or {}) if isinstance(rows, Frame) else rows.counts
-    folds = [_fit(frame, split(frame, fold), threads, seed, negatives) for fold in range(1 if frame.timed else FOLDS)]
+    folds = [
+        _fit(frame, split(frame, fold), threads, seed, negatives, team=team)
+        for fold in range(1 if frame.timed else FOLDS)
+    ]
     judged = np.concatenate([np.flatnonzero(fold.slices[2]) for fold in folds])
     p = np.concatenate([fold.p for fold in folds])
     clicks = frame.column("clicked").astype(np.float64)[judged]
@@ -268,6 +274,7 @@ def _fit(
     negatives: float,
     *,
     baseline: bool = True,
+    team: Team = boosting.ALONE,
 ) -> Trained:
     clicks = frame.column("clicked").astype(np.float64)
     weights = frame.column("weight")
@@ -287,7 +294,7 @@ def _fit(
     else:
         booster = boosting.fit(
             frame, encoder, train, valid, clicks, params,
-            weights=weights if weighted else None, negatives=negatives, seed=seed,
+            weights=weights if weighted else None, negatives=negatives, seed=seed, team=team,
         )  # fmt: skip
     raw = sigmoid(boosting.raw_scores(booster, frame, valid, encoder, threads))
     x, y, method = calibration.fit(raw, clicks[valid])

@@ -40,6 +40,12 @@ def train(
         bool, typer.Option(help="Publish as the challenger: scored on a sample of live bids, decides nothing.")
     ] = False,
     force: Annotated[bool, typer.Option(help="Publish even when the gate refuses.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that train the click model, from 2,000 clicks on.")
+    ] = 1,
+    dask: Annotated[
+        str, typer.Option(help="Address of a Dask scheduler whose workers train, or 'local'; at least two --workers.")
+    ] = "",
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -48,7 +54,9 @@ def train(
     Exits with 1 when the click model was not published. Days that were joined before are not joined again.
     """
     from models import joining, outcomes, parity, response
+    from models.distributed import Team
 
+    team = Team(max(2, workers) if dask else workers, dask)
     settings = configuration.load("models", ModelsConfig, config)
     root = Path(settings.models_dir)
     errors = Console(stderr=True)
@@ -74,6 +82,7 @@ def train(
             read=log.counts,
             parity=(skew.checked, skew.different) if skew.checked else None,
             shadow=shadow,
+            team=team,
         )
         after = []
         if log.counts["attributed"] and not shadow:
