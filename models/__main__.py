@@ -19,7 +19,14 @@ from dmp import config as configuration
 from dmp.audiences import Audience, told
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
-from models import experiment_commands, landscape_commands, live_commands, registry_commands, train_commands
+from models import (
+    experiment_commands,
+    landscape_commands,
+    live_commands,
+    refit_commands,
+    registry_commands,
+    train_commands,
+)
 from models.bench_commands import bench
 from models.config import ModelsConfig
 
@@ -34,6 +41,7 @@ app.add_typer(experiment_commands.app, name="experiment")
 app.command()(registry_commands.card)
 app.command()(registry_commands.shadow)
 app.command()(train_commands.train)
+app.command()(refit_commands.refit)
 app.command()(train_commands.parity)
 app.command()(live_commands.calibrate)
 

@@ -175,7 +175,17 @@ def train(
             runs = [stack.enter_context(started(folder, rank, words)) for rank in range(team.workers)]
             follow(runs, words, team.stall_s)
         text = (folder / "model.txt").read_text()
-    return lightgbm.Booster(model_str=text)
+    return lightgbm.Booster(model_str=without_team(text))
+
+
+def without_team(text: str) -> str:
+    r"""A model's text without how it was trained together, which whoever loads it would try to link up with again.
+
+    >>> without_team("[num_leaves: 7]\n[machines: a:1,b:2]\n[num_machines: 2]\n[seed: 1]")
+    '[num_leaves: 7]\n[seed: 1]'
+    """
+    told = ("[machines:", "[num_machines:", "[local_listen_port:", "[tree_learner:", "[pre_partition:", "[time_out:")
+    return "\n".join(line for line in text.split("\n") if not line.startswith(told))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import lightgbm
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from dmp.errors import TagbidError
 from models import boosting, calibration, card, drift, encoding, evaluate, features, frames, gate, logistic, registry
@@ -41,6 +42,7 @@ WHOLE_DAYS = 5  # from here on whole days validate and test
 FOLDS = 5  # without time: one tests, one validates, three train
 MIN_CLICKS = 20  # in the training slice
 GOLDEN_ROWS = 200
+ABOUT = ("uid", "key", "campaign", "exchange", "hour")
 
 
 class TooFewClicks(TagbidError):
@@ -123,13 +125,13 @@ def train(
         _fit(frame, split(frame, fold), threads, seed, negatives, team=team)
         for fold in range(1 if frame.timed else FOLDS)
     ]
-    judged = np.concatenate([np.flatnonzero(fold.slices[2]) for fold in folds])
+    tested = np.concatenate([np.flatnonzero(fold.slices[2]) for fold in folds])
     p = np.concatenate([fold.p for fold in folds])
-    clicks = frame.column("clicked").astype(np.float64)[judged]
+    clicks = frame.column("clicked").astype(np.float64)[tested]
     metrics = evaluate.measure(clicks, p)
     over_base = evaluate.gain(clicks, p, np.concatenate([fold.base for fold in folds]))
     first = folds[0]
-    seen = _judged(frame, judged, clicks, p)
+    seen = judged(pa.table({name: frame.column(name)[tested] for name in ABOUT}), clicks, p)
     samples = _samples(frame, first)
     checks = [
         gate.over_base(over_base, metrics),
@@ -157,15 +159,15 @@ def train(
     )
     if not publish or (refused and not (force or shadow)):
         return report
-    golden = _golden(samples.test, seed)
+    proof = golden(samples.test, seed)
     times = frame.column("time_us")
     artefact = Artefact(
         text=first.booster.model_to_string(),
         vocabulary=first.encoder.frozen(),
         knots_x=first.knots_x,
         knots_y=first.knots_y,
-        golden_rows=golden,
-        golden_scores=np.asarray(first.booster.predict(golden, raw_score=True), dtype=np.float64),
+        golden_rows=proof,
+        golden_scores=np.asarray(first.booster.predict(proof, raw_score=True), dtype=np.float64),
         created_us=now_us,
         from_us=int(times[0]) if frame.timed else 0,
         to_us=int(times[-1]) if frame.timed else 0,
@@ -174,16 +176,17 @@ def train(
         metrics=_figures(report),
         card=_card(report, frame, counts, first, seen, samples, registry.current(out_root, KIND) or ""),
         forced=bool(refused),
-        judged_from_us=int(times[judged[0]]) if frame.timed else 0,
+        judged_from_us=int(times[tested[0]]) if frame.timed else 0,
     )
     return msgspec.structs.replace(report, version=registry.publish(out_root, KIND, artefact, shadow=shadow))
 
 
-def _judged(frame: Frame, judged: Positions, clicks: Floats, p: Floats) -> Judged:
-    uids = [uid or key.encode() for uid, key in zip(frame.column("uid"), frame.column("key"), strict=True)]
-    users = np.unique(np.array(uids, dtype=object)[judged].astype("S64"), return_inverse=True)[1]
-    hour = frame.column("hour")[judged]
-    about = {name: frame.column(name)[judged].astype(str) for name in ("campaign", "exchange")}
+def judged(table: pa.Table, clicks: Floats, p: Floats) -> Judged:
+    """Test rows as the gate and the card look at them. table: `ABOUT` of each, clicks and p the same."""
+    uids = [uid or key.encode() for uid, key in zip(*(table[n].to_pylist() for n in ("uid", "key")), strict=True)]
+    users = np.unique(np.array(uids, dtype=object).astype("S64"), return_inverse=True)[1]
+    hour = table["hour"].to_numpy()
+    about = {name: table[name].to_numpy(zero_copy_only=False).astype(str) for name in ("campaign", "exchange")}
     about["hour"] = np.where(np.isnan(hour), "unknown", np.char.zfill(np.nan_to_num(hour).astype(int).astype(str), 2))
     return Judged(clicks=clicks, p=p, about=about, users=users)
 
@@ -315,7 +318,7 @@ def _fit(
     )
 
 
-def _golden(test: Floats, seed: int) -> Floats:
+def golden(test: Floats, seed: int) -> Floats:
     """Rows to prove scorers with: test rows, the same without users, and one of nothing but NaN."""
     picked = np.random.default_rng(seed).permutation(len(test))[:GOLDEN_ROWS]
     some = test[picked]

@@ -1,0 +1,176 @@
+import json
+
+import lightgbm
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dmp import events
+from dmp.events import Click, Impression
+from models import distributed, frames, refitting, registry, response
+from models.__main__ import app
+from models.dataset import Rows
+from models.refitting import NothingNew
+from tests.models.factories import ADS, BORN_US, DAY_US, SECOND_US, bid, impressions, notice
+
+OLD, NEW = 12_000, 9_000
+
+
+def later(rows: Rows, by: int) -> Rows:
+    """The same impressions, that many seconds later, as other rows of other bids."""
+    items = [(context, user, ad, at + by * SECOND_US) for context, user, ad, at in rows.items]
+    return msgspec.structs.replace(rows, items=items, keys=[f"l{key}" for key in rows.keys])
+
+
+def turned(rows: Rows, seed: int) -> Rows:
+    """As many clicks, but now by those whose interest is not what the ad is about."""
+    met = np.array([ad.interest in user.tags for _, user, ad, _ in rows.items])
+    chance = np.where(met, 2 / 7, 12 / 7) * 0.05
+    return msgspec.structs.replace(rows, clicks=(np.random.default_rng(seed).random(len(rows)) < chance).astype(float))
+
+
+def joined(one: Rows, other: Rows) -> Rows:
+    return Rows(
+        one.items + other.items, np.concatenate((one.clicks, other.clicks)), one.uids + other.uids,
+        one.keys + other.keys, True, {},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def old():
+    return impressions(OLD)
+
+
+@pytest.fixture
+def root(old, trained, tmp_path):
+    registry.publish(tmp_path, response.KIND, trained)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(old, tmp_path_factory):
+    """A published model's artefact, to be published again for each test."""
+    folder = tmp_path_factory.mktemp("models")
+    response.train(old, folder, now_us=BORN_US, threads=1, force=True)
+    model = registry.load(folder, response.KIND)
+    width = model.forest.n_features
+    proof = np.frombuffer((folder / "response" / model.version / "golden.bin").read_bytes()).reshape(-1, width + 1)
+    return registry.Artefact(
+        text=model.text, vocabulary=model.vocabulary, knots_x=model.manifest.knots_x, knots_y=model.manifest.knots_y,
+        golden_rows=proof[:, :-1], golden_scores=proof[:, -1], created_us=BORN_US, from_us=BORN_US,
+        to_us=model.manifest.to_us, rows=OLD, positives=600, metrics={}, card={},
+        judged_from_us=model.manifest.judged_from_us,
+    )  # fmt: skip
+
+
+def structure(text):
+    """What a refit must not touch."""
+    return [line for line in text.splitlines() if line.startswith(("split_feature=", "threshold=", "num_leaves="))]
+
+
+def test_a_world_that_turned_is_learnt_and_published_with_its_parent(old, root):
+    parent = registry.load(root, response.KIND)
+    frame = frames.of_rows(joined(old, later(turned(impressions(NEW, seed=1), 2), OLD)))
+    found = refitting.refit(frame, root, now_us=BORN_US + DAY_US, force=True)
+    assert found.gain.value > max(refitting.LEAST_GAIN, 2 * found.gain.se)
+    model = registry.load(root, response.KIND)
+    assert (model.version, model.manifest.parent) == (found.version, parent.version)
+    assert structure(model.text) == structure(parent.text)
+    assert model.text != parent.text
+    assert model.vocabulary.same(parent.vocabulary)
+    # 9,000 new rows, 6,000 of them refit; the next refit begins behind them.
+    assert model.manifest.to_us == BORN_US + (OLD + 5_999) * SECOND_US
+    assert model.manifest.judged_from_us == model.manifest.to_us + SECOND_US
+    assert registry.rollback(root, response.KIND) == parent.version
+
+
+def test_a_world_that_stayed_is_not_worth_a_swap(old, root):
+    before = registry.current(root, response.KIND)
+    frame = frames.of_rows(joined(old, later(impressions(NEW, seed=1), OLD)))
+    found = refitting.refit(frame, root, now_us=BORN_US + DAY_US)
+    assert found.version is None
+    assert "gain in normalised entropy over the live model" in found.refused
+    assert "above 0.1%" in found.refused
+    assert registry.current(root, response.KIND) == before
+
+
+def test_without_a_model_or_news_there_is_nothing_to_refit(old, root, tmp_path):
+    with pytest.raises(NothingNew, match="no live model"):
+        refitting.refit(frames.of_rows(old), tmp_path / "empty", now_us=0)
+    with pytest.raises(NothingNew, match="0 and 0 clicks in 0 impressions"):
+        refitting.refit(frames.of_rows(old), root, now_us=0)
+
+
+@pytest.mark.parametrize(("gain", "passed"), [(0.0011, True), (0.001, False), (0.0009, False), (-0.1, False)])
+def test_a_tenth_of_a_percent_is_the_least_gain(gain, passed):
+    assert refitting.enough(refitting.Gain(gain, 0.0)).passed is passed
+
+
+@pytest.fixture
+def stump():
+    """One split of one feature: 400 rows of 0 with 40 clicks, 400 rows of 1 with 120; base rate 1/5."""
+    X = np.repeat([0.0, 1.0], 400)[:, None]
+    y = np.concatenate((np.arange(400) < 40, np.arange(400) < 120)).astype(float)
+    params = {"objective": "binary", "num_leaves": 2, "lambda_l2": 5.0, "learning_rate": 0.1, "verbosity": -1,
+              "num_threads": 1}  # fmt: skip
+    return lightgbm.train(params, lightgbm.Dataset(X, y, params=params), 1)
+
+
+def test_a_leaf_keeps_nine_tenths_and_learns_one_from_the_base_rate(stump):
+    """New rows: 100 of each, 20 clicks and 20. Newton's step from the base rate p (raw b): -G / (H + 5)."""
+    X = np.repeat([0.0, 1.0], 100)[:, None]
+    y = np.concatenate((np.arange(100) < 20, np.arange(100) < 20)).astype(float)
+    old = stump.predict([[0.0], [1.0]], raw_score=True)
+    base = old.mean()
+    p = 1 / (1 + np.exp(-base))
+    step = (20 - 100 * p) / (100 * p * (1 - p) + 5.0)
+    found = refitting.leaves(stump.model_to_string(), X, y, np.ones(200), 0.9)
+    expected = base + 0.9 * (old - base) + 0.1 * step
+    assert found.predict([[0.0], [1.0]], raw_score=True) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_leaf_that_no_new_row_reaches_keeps_its_value(stump):
+    X, y = np.zeros((100, 1)), (np.arange(100) < 50).astype(float)
+    found = refitting.leaves(stump.model_to_string(), X, y, np.ones(100), 0.9)
+    before, after = (model.predict([[0.0], [1.0]], raw_score=True) for model in (stump, found))
+    assert after[1] == before[1]
+    assert after[0] > before[0]
+
+
+def test_a_model_trained_by_several_is_refitted_by_one(stump):
+    text = stump.model_to_string()
+    told = text.replace("\nparameters:\n", "\nparameters:\n[machines: 127.0.0.1:1,127.0.0.1:2]\n[num_machines: 2]\n")
+    assert told != text
+    assert distributed.without_team(told) == distributed.without_team(text)
+    assert "machines" not in distributed.without_team(told)
+
+
+def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(old, root, tmp_path, monkeypatch):
+    rows = impressions(1_500, seed=3, rate=0.2)
+    start_us = BORN_US + OLD * SECOND_US
+    logged = []
+    for i, (_, user, ad, _) in enumerate(rows.items):
+        at_us = start_us + i * SECOND_US
+        logged += [bid(i, at_us, ad=ad, user=user), notice(Impression, i, at_us)]
+        if rows.clicks[i]:
+            logged.append(notice(Click, i, at_us + 5))
+    logged.append(bid(5_000, start_us + 3_600 * SECOND_US, ad=ADS[0]))
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    monkeypatch.setenv("TAGBID_MODELS_MODELS_DIR", str(root))
+    before = registry.current(root, response.KIND)
+
+    def run(*options):
+        ran = CliRunner().invoke(app, ["refit", str(log), "--json", *options], catch_exceptions=False)
+        return ran.exit_code, json.loads(ran.stdout)
+
+    # A leaf that keeps everything gains nothing. Else: four times the clicks there were are soon taken up.
+    code, told = run("--decay", "1")
+    assert (code, told["version"], told["gain"]["value"]) == (1, None, pytest.approx(0.0))
+    assert "above 0.1%" in told["refused"]
+    assert registry.current(root, response.KIND) == before
+    code, told = run()
+    assert (code, told["refused"], told["parent"]) == (0, "", before)
+    assert registry.current(root, response.KIND) == told["version"]
