@@ -96,7 +96,7 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
         ('image_url = "https:', 'html = "<b>"\nimage_url = "https:', "exactly one of image_url and html"),
         ("price_micros = 500_000", "price_micros = 0", "price_micros"),
         ("price_micros = 500_000", "price_micros = 0.5", "price_micros"),
-        ('goal = "cpc"', 'goal = "cpa"', "goal"),
+        ('goal = "cpc"', 'goal = "cpx"', "goal"),
         ("targeting = {", "targeting = { hours = [24],", "hours"),
         ("targeting = {", "targeting = { utc_offset_min = 7,", "multiple of 15"),
         ("targeting = {", 'targeting = { audiences = ["buyers"],', "audience such as acme/buyers"),

@@ -52,7 +52,7 @@ def test_any_messagepack_reader_reads_our_bytes():
 def test_the_kinds_are_the_stored_names():
     assert events.KINDS == (
         "view", "search", "cart", "purchase", "install", "location", "app_use", "crm", "conversion",
-        "bid", "win", "billing", "impression", "click", "loss",
+        "bid", "win", "billing", "impression", "click", "loss", "viewable", "progress",
     )  # fmt: skip
 
 

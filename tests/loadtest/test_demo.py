@@ -71,7 +71,8 @@ def test_only_the_arms_with_tags_find_users_and_may_bid_for_an_audience(played):
     arms = played[1]["arms"]
     assert list(arms) == ["all tags", "long-term only", "real-time only", "tags off", "placebo"]
     for name in ("all tags", "long-term only"):
-        assert arms[name]["store"]["hit"] > 800
+        read = arms[name]["store"]
+        assert read["hit"] > 0.8 * sum(read.values()) > 100  # what a busy machine sheds is never looked up
         assert arms["tags off"]["store"].get("hit", 0) < arms[name]["store"]["hit"] / 2  # contacts of repeat visitors
     for name in ("real-time only", "tags off"):
         assert arms[name]["wins_by_campaign"]["travel-lookalike"] == 0

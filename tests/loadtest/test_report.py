@@ -81,7 +81,7 @@ def test_kept_answers_are_judged_as_an_exchange_would():
     result = a_result([200, 200, 200, 200, 204, 200], [1] * 6, bodies=bodies)
     told = summary.check_bodies(result, [json.dumps(REQUEST).encode()])
     assert told["bodies_checked"] == 6
-    assert told["body_problems"] == {"price 0.5 below the floor 1.0": 1, "body is not JSON": 1}
+    assert told["body_problems"] == {"price 0.5 below the floor 1.0 USD": 1, "body is not JSON": 1}
     assert told["offers"] == {"shoes": {"bids": 2, "mean_cpm": 3.0}, "phones": {"bids": 1, "mean_cpm": 2.5}}
 
 
