@@ -4,11 +4,12 @@
 -- refused, 7 the number of this question. Money in micros.
 -- Fields: spent; l:<worker> its lease; x:<worker> when that expires; s:<worker> its last question. What no field holds
 -- is free for everyone, so spent + leases + free = budget whatever happens. A question left over on a connection that
--- was given up may come after a later one, and is not asked any more. Returns {store time in seconds, lease, spent, free}.
+-- was given up may come after a later one, and is not asked any more. Returns {store time in seconds, lease, spent, free,
+-- workers that hold a lease}.
 local now = tonumber(redis.call('TIME')[1])
 local worker, budget, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local fields, spent, leased, mine = redis.call('HGETALL', KEYS[1]), 0, 0, 0
-local lease, expiry, asked = {}, {}, 0
+local lease, expiry, asked, holders = {}, {}, 0, 1  -- whoever asks is one of them
 for i = 1, #fields, 2 do
   local name, value = fields[i], tonumber(fields[i + 1])
   local kind, owner = string.sub(name, 1, 2), string.sub(name, 3)
@@ -24,11 +25,12 @@ for owner, amount in pairs(lease) do
     redis.call('HDEL', KEYS[1], 'l:' .. owner, 'x:' .. owner, 's:' .. owner)  -- its worker is gone, and every bid of it is settled
   else
     leased = leased + amount
+    if amount > 0 then holders = holders + 1 end
   end
 end
 
 local free = budget - spent - leased - mine
-if tonumber(ARGV[7]) <= asked then return {now, mine, spent, free} end
+if tonumber(ARGV[7]) <= asked then return {now, mine, spent, free, holders} end
 local grant = wanted - mine
 if grant > 0 then
   -- While there is plenty, leave half to the others unless a bid needs more; the last twentieth is for whoever asks.
@@ -44,4 +46,4 @@ if mine > 0 then
 elseif lease[worker] then
   redis.call('HSET', KEYS[1], 'l:' .. worker, '0', 's:' .. worker, ARGV[7])
 end
-return {now, mine, spent, free - grant}
+return {now, mine, spent, free - grant, holders}

@@ -54,11 +54,13 @@ class Account:
     booked its bill, so it is ours again when the store says so. returning: offered back, not confirmed yet. refused:
     the smallest amount that could not be reserved since there was last money for it, 0 for none. largest: the most
     that was ever refused. hold_s: the longest hold asked for, covered_s: the longest that the lease's expiry allows.
+    workers: how many hold a lease, this one included; those that died count until their lease expires.
     """
 
     __slots__ = (
         "again", "budget", "campaign", "covered_s", "day", "ended", "free", "hold_s", "largest", "lease", "pending",
         "refused", "release", "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, campaign: str, day: int, budget: int) -> None:
@@ -74,6 +76,7 @@ class Account:
         self.shrink = False  # the budget was lowered: first hand back all that is not at stake
         self.syncing = self.again = False
         self.synced_s = 0.0
+        self.workers = 1
 
     @property
     def available(self) -> int:
@@ -311,7 +314,7 @@ class Budgets:
         account.syncing = False
         if isinstance(reply, Exception):
             return  # `returning` stays out of play until a later reply says what the lease is
-        store_s, account.lease, account.spent, account.free = reply
+        store_s, account.lease, account.spent, account.free, account.workers = reply
         account.returning = 0
         account.ended -= ended
         account.synced_s = float(store_s)

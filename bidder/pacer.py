@@ -7,8 +7,9 @@ not taken for one without spend. When there is no news for a minute, paces fade,
 A campaign paid per click is paced by its multiplier, one paid per impression by the share of requests it bids in. What
 a campaign had reached is kept in the store for the next worker; without that, the first minute's first-price bids (what
 they were worth, and what the landscape expects of them) and their rate give the pace that spends the rest of the day's
-budget by its end. A campaign that puts a fiftieth of its budget at stake before that minute is over is brought down at
-once to what its plan allows, as if cost followed the pace, which errs on the side of bidding less.
+budget by its end. Until that is known, or where it cannot be, a campaign that puts a fiftieth of its budget at stake is
+brought down within a second to what its plan allows, as if cost followed the pace, which errs on the side of bidding
+less. Of bids and stakes a worker sees its own, and takes the others to have as many.
 """
 
 import math
@@ -29,6 +30,7 @@ WARM_S = 60.0
 WARM_BIDS = 50
 COLD_SHARE = 0.02  # of the budget, at stake before anything is known of a campaign's pace
 SAMPLE = 256
+RECENT = 0.02  # share of a new bid in the mean of recent ones
 KEEP_S = 2 * DAY_S
 
 _encoder = msgspec.json.Encoder()
@@ -54,10 +56,10 @@ def decode(data: bytes | None) -> Pace | None:
 
 class _Course:
     """Where one campaign is. at_s, spent: of the last news. cold: nothing is known of its pace yet. bids, sample:
-    how many it made since, and what some of them were worth on which terms.
+    how many it made since, and what some of them were worth on which terms. bid: recent mean at full pace, CPM micros.
     """
 
-    __slots__ = ("at_s", "bids", "cold", "day", "pace", "plan", "sample", "seen_s", "spent")
+    __slots__ = ("at_s", "bid", "bids", "cold", "day", "pace", "plan", "sample", "seen_s", "spent")
 
     def __init__(self, campaign: Campaign, pace: Pace | None, now_s: float) -> None:
         self.plan = pacing.plan(campaign.pacing)
@@ -65,6 +67,7 @@ class _Course:
         self.cold = pace is None
         self.seen_s = now_s
         self.at_s, self.spent, self.day = now_s, 0, -1
+        self.bid = 0.0
         self.bids = 0
         self.sample: list[tuple[float, Terms]] = []
 
@@ -78,6 +81,7 @@ class Pacer:
         self._save = save
         self._courses: dict[str, _Course] = {}
         self._stepped_s = -math.inf
+        self._told: Mapping[str, Account] = {}
 
     def configure(self, campaigns: Iterable[Campaign], kept: Mapping[str, Pace], now_s: float) -> None:
         """The campaigns to pace; "asap" ones never are. Those that stay keep their course unless their plan changed."""
@@ -91,16 +95,19 @@ class Pacer:
             before.plan = pacing.plan(campaign.pacing)
             courses[campaign.id] = before
         self._courses = courses
-        self._publish(now_s, {})
+        self._publish(now_s)
 
     def knows(self, campaign: str) -> bool:
         """Whether it is being paced already."""
         return campaign in self._courses
 
     def saw(self, campaign: str, quote: Quote) -> None:
-        """A bid was made; only the first ones of a campaign matter."""
+        """A bid was made."""
         course = self._courses.get(campaign)
-        if course is None or not course.cold:
+        if course is None:
+            return
+        course.bid += (quote.bid / quote.pace - course.bid) * (RECENT if course.bid else 1.0)
+        if not course.cold:
             return
         course.bids += 1
         if quote.terms is not None and quote.terms.spread and len(course.sample) < SAMPLE:
@@ -108,18 +115,18 @@ class Pacer:
 
     def tick(self, accounts: Iterable[Account], campaigns: Mapping[str, Campaign], now_s: float) -> None:
         """Once a second; steps every `STEP_S`. now_s: on the store's clock. accounts: of the present day."""
-        told = {account.campaign: account for account in accounts}
+        told = self._told = {account.campaign: account for account in accounts}
         rushed = [_brake(course, account, campaigns, now_s) for account, course in self._cold(told)]
         if now_s - self._stepped_s < STEP_S:
             if any(rushed):
-                self._publish(now_s, told)
+                self._publish(now_s)
             return
         self._stepped_s = now_s
         for name, course in self._courses.items():
             account, campaign = told.get(name), campaigns.get(name)
             if account is not None and campaign is not None:
                 self._step(name, course, account, campaign, now_s)
-        self._publish(now_s, told)
+        self._publish(now_s)
 
     def _cold(self, told: Mapping[str, Account]) -> list[tuple[Account, _Course]]:
         """Campaigns of which nothing is known yet, with their money."""
@@ -133,25 +140,21 @@ class Pacer:
             return
         start_s, until_s = course.at_s - account.day * DAY_S, account.synced_s - account.day * DAY_S
         spent = account.spent - course.spent
-        target = pacing.target_spend(course.plan, start_s, until_s, max(0, account.budget - course.spent))
-        course.at_s, course.spent = account.synced_s, account.spent
-        pace = course.pace
         if course.cold:
-            if now_s - course.seen_s < WARM_S:
+            pace = _warm(course, campaign, account, until_s) if now_s - course.seen_s >= WARM_S else None
+            if pace is None:
                 return
-            course.cold = False
-            pace = _warm(course, campaign, account, until_s) or _in_proportion(pace, campaign, target, spent)
-        elif campaign.goal == "cpm":
-            pace = Pace(pace.k, pacing.throttle_step(pace.share, target, spent))
         else:
-            pace = Pace(pacing.budget_step(pace.k, target, spent, pacing.SLACK * target), pace.share)
-        course.pace = pace
+            target = pacing.target_spend(course.plan, start_s, until_s, max(0, account.budget - course.spent))
+            slack = pacing.slack(target, course.pace.k * course.bid / 1000)
+            pace = _pace(campaign, pacing.budget_step(_part(course.pace), target, spent, slack))
+        course.at_s, course.spent, course.cold, course.pace = account.synced_s, account.spent, False, pace
         self._save(name, encode(pace))
 
-    def _publish(self, now_s: float, told: Mapping[str, Account]) -> None:
+    def _publish(self, now_s: float) -> None:
         found = {}
         for name, course in self._courses.items():
-            account = told.get(name)
+            account = self._told.get(name)
             age_s = 0.0 if account is None or not account.synced_s else now_s - account.synced_s
             pace = pacing.faded(course.pace, age_s)
             if pace != FULL:
@@ -159,34 +162,40 @@ class Pacer:
         self.of = found
 
 
+def _part(pace: Pace) -> float:
+    """A pace as one number, whichever kind of campaign it was made for."""
+    return pace.k * pace.share
+
+
+def _pace(campaign: Campaign, part: float) -> Pace:
+    """That number as its campaign is paced by."""
+    part = min(1.0, part)
+    return Pace(1.0, max(pacing.SHARE_MIN, part)) if campaign.goal == "cpm" else Pace(max(pacing.K_MIN, part), 1.0)
+
+
 def _brake(course: _Course, account: Account, campaigns: Mapping[str, Campaign], now_s: float) -> bool:
     """Bring a campaign down that puts too much at stake at first; whether that was needed."""
     campaign = campaigns.get(account.campaign)
-    staked = account.pending + (account.spent - course.spent if course.day == account.day else 0)
+    spent = account.spent - course.spent if course.day == account.day else 0
+    staked = account.pending * account.workers + spent
     if campaign is None or staked <= COLD_SHARE * account.budget:
         return False
     start_s, until_s = course.seen_s - account.day * DAY_S, max(now_s, course.seen_s + 1) - account.day * DAY_S
-    target = pacing.target_spend(course.plan, start_s, until_s, account.budget)
+    target = pacing.target_spend(course.plan, start_s, until_s, max(0, account.budget - account.spent + spent))
     course.cold, course.sample = False, []
-    course.pace = _in_proportion(course.pace, campaign, target, staked)
+    if course.day == account.day:
+        course.at_s, course.spent = account.synced_s, account.spent
+    course.pace = _pace(campaign, _part(course.pace) * target / staked)  # if cost follows it; second price falls faster
     return True
-
-
-def _in_proportion(pace: Pace, campaign: Campaign, target: float, spent: float) -> Pace:
-    """The pace at which `target` is spent where `spent` was, if cost follows it; second-price costs fall faster."""
-    part = min(1.0, target / spent) if spent > 0 else 1.0
-    if campaign.goal == "cpm":
-        return Pace(pace.k, max(pacing.SHARE_MIN, pace.share * part))
-    return Pace(max(pacing.K_MIN, pace.k * part), pace.share)
 
 
 def _warm(course: _Course, campaign: Campaign, account: Account, until_s: float) -> Pace | None:
     """The pace that spends what is left on bids like the first ones, None when too few of them tell."""
-    sample, course.sample = course.sample, []
-    elapsed_s = until_s - (course.seen_s - account.day * DAY_S)
+    sample, elapsed_s = course.sample, until_s - (course.seen_s - account.day * DAY_S)
     if len(sample) < WARM_BIDS or elapsed_s <= 0 or until_s >= DAY_S:
         return None
-    to_go = course.bids / elapsed_s * (DAY_S - until_s)
+    course.sample = []
+    to_go = course.bids * account.workers / elapsed_s * (DAY_S - until_s)
     per_bid = 1000 * max(0, account.budget - account.spent) / to_go  # CPM micros
 
     def cost(k: float) -> float:
@@ -194,5 +203,6 @@ def _warm(course: _Course, campaign: Campaign, account: Account, until_s: float)
         return sum(one.bid * one.chance for one in shaded) / len(shaded)
 
     if campaign.goal == "cpm":
-        return Pace(1.0, min(1.0, max(pacing.SHARE_MIN, per_bid / cost(1.0))))
-    return Pace(pacing.solve(cost, per_bid), 1.0)
+        all_out = cost(1.0)
+        return _pace(campaign, per_bid / all_out if all_out > per_bid else 1.0)
+    return _pace(campaign, pacing.solve(cost, per_bid))

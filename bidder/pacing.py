@@ -4,8 +4,9 @@ A campaign bids `k` times what an impression is worth, 0 < k <= 1: with a budget
 one plus the price of money (decision-theoretic dual), and `k` is that fraction. It starts from a solve of
 "expected cost at k = money to go per auction to go" and is then corrected by a slow multiplicative step on what was
 spent. A cost target has a controller of its own and the smaller multiplier counts: applied one after the other they
-can badly miss both (Balseiro et al., 2023). Where the bid is a fixed price, a share of the auctions is passed up
-instead (LinkedIn's pacing, Agarwal et al., KDD 2014), by hash, so that a replay passes up the same ones.
+can badly miss both (Balseiro et al., 2023). Where the bid is a fixed price, the same step moves the share of
+the auctions that are bid in (as LinkedIn's pacing does, Agarwal et al., KDD 2014), by hash, so that a replay passes up
+the same ones.
 """
 
 import math
@@ -23,12 +24,12 @@ K_MIN, K_MAX = 1e-4, 1.0
 ETA = 0.3  # step per interval on the logarithm of the spend error
 MOST = 0.15  # no interval changes k by more than 16 %
 SLACK = 0.05  # share of the plan added to both sides, so that near-empty intervals do not swing it
+EXPECTED_WINS = 20.0  # so many have to be missing, or too many, until k has followed; fewer are noise
 DEADBAND = 0.02
 DUST = 1e-9  # of a micro: keeps logarithms finite
 TARGET_ETA = 0.1
 TARGET_PRIOR = 5.0  # conversions a cost target is believed to have met before there were any
 SHARE_MIN = 0.001
-THROTTLE = 0.10  # relative step of the pass share per interval
 STALE_S = 60.0
 STALE_DECAY = 0.95  # of k, per minute beyond STALE_S
 STALE_STOP_S = 600.0
@@ -101,6 +102,19 @@ def target_spend(shares: Sequence[float], from_s: float, to_s: float, remaining:
     return remaining * planned(shares, from_s, to_s) / rest if rest > 0 else remaining
 
 
+def slack(target: float, win: float) -> float:
+    """What `budget_step` adds to both sides: a share of the plan, and enough that one win hardly counts.
+
+    win: what one win costs, in the unit of target, 0 = not known. Without it an interval with no win, of which there
+    are many where budgets are small, would raise the multiplier as far as one with a win lowers it, and the day's money
+    would be gone in hours. With several wins on both sides the steps are in proportion to the error.
+
+    >>> slack(100.0, 0.0), slack(100.0, 2.0)
+    (5.0, 12.0)
+    """
+    return max(SLACK * target, ETA * EXPECTED_WINS * win)
+
+
 def budget_step(k: float, target: float, spent: float, slack: float, most: float = K_MAX) -> float:
     """The multiplier after an interval in which `target` should have been and `spent` was spent (any one unit).
 
@@ -110,9 +124,9 @@ def budget_step(k: float, target: float, spent: float, slack: float, most: float
     >>> budget_step(0.5, 100, 100, 5), budget_step(0.5, 100, 101, 5), budget_step(1.0, 100, 0, 5)
     (0.5, 0.5, 1.0)
     """
-    error = math.log(max(target, 0.0) + slack + DUST) - math.log(max(spent, 0.0) + slack + DUST)
-    if abs(error) <= DEADBAND:
+    if abs(spent - target) <= DEADBAND * target:
         return k
+    error = math.log(max(target, 0.0) + slack + DUST) - math.log(max(spent, 0.0) + slack + DUST)
     return min(most, max(K_MIN, k * math.exp(max(-MOST, min(MOST, ETA * error)))))
 
 
@@ -128,19 +142,6 @@ def target_step(k: float, goal: float, spent: float, conversions: float, most: f
         return k
     cost = (spent + TARGET_PRIOR * goal) / (conversions + TARGET_PRIOR)
     return min(most, max(K_MIN, k * math.exp(TARGET_ETA * math.log(goal / cost))))
-
-
-def throttle_step(share: float, target: float, spent: float) -> float:
-    """The share of auctions a fixed-price campaign bids in after an interval, a tenth up or down.
-
-    >>> round(throttle_step(0.5, 100, 200), 3), round(throttle_step(0.5, 100, 50), 3), throttle_step(0.5, 100, 101)
-    (0.45, 0.55, 0.5)
-    """
-    if target <= 0 and spent <= 0:
-        return share
-    if abs(spent - target) <= DEADBAND * target:
-        return share
-    return max(SHARE_MIN, share * (1 - THROTTLE)) if spent > target else min(1.0, share * (1 + THROTTLE))
 
 
 def faded(pace: Pace, age_s: float) -> Pace:

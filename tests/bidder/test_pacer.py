@@ -161,7 +161,96 @@ def test_a_new_campaign_that_does_not_is_left_alone() -> None:
     assert day.pacer.of == {}
 
 
-def test_without_a_landscape_the_first_minutes_spend_gives_the_pace() -> None:
-    day = Day(full=200.0, goal="cpm", pacing="even")  # the plan is 11.6 a second; a minute is 1.2 % of the budget
-    day.run(80)
-    assert day.pacer.of["acme"].share == pytest.approx(1_000_000 / DAY_S / 200, rel=0.5)
+def test_without_a_landscape_the_first_fiftieth_of_the_budget_gives_the_pace() -> None:
+    day = Day(full=200.0, goal="cpm", pacing="even")  # the plan is 11.6 a second; a fiftieth is gone after 100 seconds
+    day.run(90)
+    assert day.pacer.of == {}
+    day.run(30)
+    assert day.pacer.of["acme"].share == pytest.approx(1_000_000 / DAY_S / 200, rel=0.1)
+
+
+def test_silence_of_the_first_minute_does_not_lift_the_brake() -> None:
+    """Exchanges may bill ten minutes late: no spend until then is no reason to go on at full pace."""
+    day = Day(full=0.0)
+    day.run(300)
+    day.account.pending = 30_000
+    day.run(1)
+    assert day.pacer.of["acme"].k <= 1_000_000 / DAY_S * 301 / 30_000 * 1.01
+
+
+def test_workers_share_the_budget_that_the_first_minute_is_measured_against() -> None:
+    """Four workers with the same bids each find the pace at which all four spend the budget, not each of them."""
+    terms = Terms(0.85, mu=math.log(1e6), spread=0.5)
+    paces = []
+    for workers in (1, 4):
+        day = Day(full=0.0)
+        day.account.workers = workers
+        for _ in range(600 // workers):
+            day.pacer.saw("acme", Quote(2e6, 1.0, 1e6, terms=terms))
+        day.run(75)
+        paces.append(day.pacer.of["acme"].k)
+    assert paces[1] == pytest.approx(paces[0])
+
+
+def test_a_new_campaign_is_braked_by_what_all_workers_may_have_at_stake() -> None:
+    day = Day(full=0.0)
+    day.account.workers, day.account.pending = 4, 7_500  # 3 % of the budget, if the others do as this one
+    day.run(2)
+    assert day.pacer.of["acme"].k <= 1_000_000 / DAY_S * 2 / 30_000 * 1.01
+
+
+def test_the_brake_plans_with_what_is_left_of_the_budget() -> None:
+    day = Day(full=0.0)
+    day.account.spent = 900_000
+    day.run(16)
+    day.account.pending = 30_000
+    day.run(1)
+    assert day.pacer.of["acme"].k <= 100_000 / DAY_S * 17 / 30_000 * 1.01
+
+
+@pytest.mark.parametrize("goal", ["cpm", "cpc"])
+def test_a_landscape_that_expects_no_win_at_all_is_no_defect(goal: str) -> None:
+    day = Day(full=0.0, goal=goal, pacing="even")
+    never = Terms(0.85, mu=math.log(1e6), spread=0.5, knots=([0.0, 1.0], [0.0, 0.0]))
+    for _ in range(600):
+        day.pacer.saw("acme", Quote(2e6, 1.0, 1e6, terms=never))
+    day.run(75)
+    assert day.pacer.of == {}
+
+
+@pytest.mark.parametrize(("goal", "cpm_micros", "a_second"), [("cpm", 4_000_000, 0.1), ("cpc", 40_000_000, 0.01)])
+def test_a_budget_of_few_impressions_is_spread_over_the_day_too(goal: str, cpm_micros: int, a_second: float) -> None:
+    """About 200 a day: most intervals see no spend, and that must not count as too little."""
+    part = []
+    for seed in range(5):
+        day = Day(full=0.0, goal=goal, pacing="even")
+        rng = np.random.default_rng(seed)
+        for _ in range(8 * 240):
+            pace = day.pacer.of.get("acme", FULL)
+            bid = cpm_micros * pace.k
+            for _ in range(
+                rng.poisson(15 * a_second * pace.k * pace.share)
+            ):  # what is bid half of is won half as often
+                day.pacer.saw("acme", Quote(bid, pace.k, bid))
+                day.account.spent += int(bid / 1000)
+            day.run(15)
+        part.append(day.account.spent / 1_000_000)
+    assert np.mean(part) == pytest.approx(8 / 24, rel=0.2)
+
+
+def test_a_campaign_that_changes_its_goal_keeps_how_much_it_bids_and_can_recover() -> None:
+    day = Day(full=1.0, kept={"acme": Pace(1.0, 0.05)})  # a fixed price until now, paid per click from here on
+    day.run(45)
+    pace = day.pacer.of["acme"]
+    assert pace.share == 1
+    assert pace.k == pytest.approx(0.05, rel=0.5)
+    day.run(1800)
+    assert day.pacer.of == {}
+
+
+def test_a_new_portfolio_does_not_freshen_a_stale_pace() -> None:
+    day = Day(full=200.0, kept={"acme": Pace(0.4, 1.0)})
+    day.run(44)
+    day.run(700, news=False)
+    day.pacer.configure([day.campaign], {}, day.now)
+    assert day.pacer.of["acme"] == Pace(0.0, 0.0)

@@ -108,22 +108,17 @@ def test_a_cost_target_waits_for_evidence() -> None:
     assert pacing.target_step(0.5, 10.0, 31.0, 6.0) > 0.5
 
 
-def test_a_fixed_price_is_throttled_a_tenth_a_step_within_bounds() -> None:
-    share = 1.0
-    for _ in range(200):
-        share = pacing.throttle_step(share, 10, 100)
-    assert share == 0.001
-    for _ in range(200):
-        share = pacing.throttle_step(share, 10, 0)
-    assert share == 1.0
-
-
-def test_throttling_finds_the_share_that_spends_the_plan() -> None:
-    share, seen = 1.0, []
-    for _ in range(200):
-        share = pacing.throttle_step(share, 25.0, 100 * share)
-        seen.append(share)
-    assert np.mean(seen[100:]) == pytest.approx(0.25, rel=0.06)
+def test_with_slack_for_single_wins_a_lone_win_and_the_silence_around_it_cancel() -> None:
+    k, win, target = 0.5, 100.0, 10.0  # a win every ten intervals is what is planned
+    slack = pacing.slack(target, win)
+    after = pacing.budget_step(k, target, win, slack)
+    for _ in range(9):
+        after = pacing.budget_step(after, target, 0.0, slack)
+    assert after == pytest.approx(k, rel=0.02)
+    bare = pacing.budget_step(k, target, win, pacing.slack(target, 0.0))
+    for _ in range(9):
+        bare = pacing.budget_step(bare, target, 0.0, pacing.slack(target, 0.0))
+    assert bare > 1.9 * k
 
 
 @pytest.mark.parametrize(("age_s", "keep"), [(0, 1.0), (60, 1.0), (120, 0.95), (180, 0.95**2), (600, 0.95**9)])
