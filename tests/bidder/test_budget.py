@@ -89,6 +89,16 @@ async def test_a_bid_is_reserved_and_settled_at_what_it_cost(store, client):
     assert leased == worker.account.lease
 
 
+async def test_a_worker_knows_how_many_share_its_campaign(store, client):
+    first, second = await Worker.start(store), await Worker.start(store)
+    assert second.account.workers == 2
+    first.budgets.hand_back()
+    await first.synced()
+    second.budgets.configure({CAMPAIGN: BUDGET})
+    await second.synced()
+    assert second.account.workers == 1
+
+
 async def test_a_lost_bid_gives_its_money_back(store, client):
     worker = await Worker.start(store)
     token = worker.bid(200_000)
