@@ -65,12 +65,14 @@ def updated(ratio: Ratio, clicks: float, predicted: float, now_us: int) -> Ratio
     left = 0.5 ** (max(0, now_us - ratio.as_of_us) / HALF_LIFE_US) if ratio.as_of_us else 0.0
     clicks += ratio.clicks * left
     predicted += ratio.predicted * left
-    hour_ago, hour_us = ratio.hour_ago, ratio.hour_us
-    if now_us - hour_us >= HOUR_US:
-        hour_ago, hour_us = ratio.served, now_us
     found = mean(clicks, predicted)
+    before, hour_ago, hour_us = ratio.served, ratio.hour_ago, ratio.hour_us
+    if now_us - hour_us >= HOUR_US:
+        hour_ago, hour_us = before, now_us
+        if ratio.frozen:  # it has stayed away for an hour: go there by as much as one hour may
+            before = min(max(found, hour_ago * (1 - JUMP)), hour_ago * (1 + JUMP))
     frozen = abs(found / hour_ago - 1) > JUMP
-    kept = ratio.served if frozen else found
+    kept = before if frozen else found
     return Ratio(clicks, predicted, max(now_us, ratio.as_of_us), kept, hour_ago, hour_us, frozen)
 
 

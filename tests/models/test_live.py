@@ -40,6 +40,20 @@ def test_a_jump_within_an_hour_freezes_what_is_served_and_a_real_change_is_taken
     assert back.served == pytest.approx((500 + 20) / (520 + 20), rel=1e-3)
 
 
+def test_a_change_that_stays_is_taken_up_by_a_quarter_an_hour():
+    """A campaign whose people click twice as often as predicted, seen at once: 1, 1.25, 1.5625, then 1.9 itself."""
+    state = live.updated(Ratio(as_of_us=BORN_US - 1), 380, 180, BORN_US)
+    served = [state.served]
+    for hour in (1, 2, 3):
+        state = live.updated(state, 0, 0, BORN_US + hour * HOUR_US)
+        served.append(state.served)
+    assert served[:3] == [1.0, 1.25, 1.5625]
+    # The counts fade by 2 ** (-3 / 24): (380 f + 20) / (180 f + 20).
+    left = 0.5 ** (3 / 24)
+    assert served[3] == pytest.approx((380 * left + 20) / (180 * left + 20), rel=1e-6)
+    assert not state.frozen
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.integers(0, 2 * HOUR_US)), max_size=20))
 def test_no_update_moves_what_is_served_by_more_than_a_quarter_from_where_its_hour_began(steps):
     state, now_us = Ratio(), BORN_US
