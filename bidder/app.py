@@ -30,6 +30,7 @@ from bidder.campaigns import Campaign
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
+from bidder.drawing import Drawer
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, VERSION_HEADER, Endpoints, also, plain
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
 from bidder.metrics import Metrics
@@ -115,6 +116,7 @@ class Service:
         self.paces = Paces()
         self.ratios = serving.Ratios()
         self.pacer = Pacer(self._keep_pace)
+        self.drawer = Drawer(settings.thompson_seed)
         self.conversions = Conversions(
             self.link, self.signer, self.budgets.now_s, settings, self.metrics, self.bidlog.put
         )
@@ -274,6 +276,9 @@ class Service:
             last_s = now_s
             self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s())
             self.paces.of = self.pacer.of
+            if self.settings.thompson:
+                self.drawer.tick(self.budgets.accounts(), self._campaigns, self.ratios.states, self.budgets.now_s())
+                self.paces.drawn = self.drawer.of
 
     async def _deferred(self) -> None:
         """What browsers told while the store was away is booked when it is back: no browser tells it twice."""

@@ -84,7 +84,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     use_longterm, use_realtime: the same for tags of the nightly build, or of the stream, alone.
     rates: US dollars for one unit of a currency; a bid is made only in a currency with a rate.
     first_price_keep: share of our value bid in a first-price auction without a price landscape. explore_share: share of
-    first-price bids whose price is varied to learn from. experiments: TOML file of experiments, "" for none.
+    first-price bids whose price is varied to learn from. thompson: ads are ranked by a draw of what is known of their
+    campaign's clicks, and bid at its mean; thompson_seed: another seed, other draws. experiments: TOML file of
+    experiments, "" for none.
     prior_ctr: click probability assumed without a model. model_max_age_h: a click model older than that is refused, and
     the one in use stays; 0 takes any. max_price_micros: CPM micro-dollars never exceeded.
     max_candidates: ads scored per impression; more only while one of them could beat the best so far. offers: best
@@ -134,6 +136,8 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_price_keep: Share = 0.85
     explore_share: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.01
     experiments: str = ""
+    thompson: bool = True
+    thompson_seed: int = 0
     model_max_age_h: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 72
     prior_ctr: Share = 0.001
     max_price_micros: Annotated[int, msgspec.Meta(gt=0, le=10**12)] = 100_000_000

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
+from bidder.drawing import HIGH as DRAWN_MOST
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.openrtb_media import Timed
 from bidder.pricing import bid_currency, floor_micros, length_floor, price_micros, value_micros
@@ -218,7 +219,7 @@ def _offers(
     scores = score(candidates, where, seen, snapshot)
     offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
     while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more
-        best = offers[0].worth_micros + 1 if offers else 0
+        best = _to_beat(offers[0], snapshot) if offers else 0
         after = candidates[-1] + 1
         batch = _worth(targeting.members(mask >> after << after, limit), max(floor_bound, best), snapshot)
         if not batch:
@@ -231,6 +232,14 @@ def _offers(
         offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
         limit *= 2
     return offers, where
+
+
+def _to_beat(best: Offer, snapshot: Snapshot) -> int:
+    """The least worth that may rank before an offer; drawn factors lift others by `HIGH` at most."""
+    drawn = snapshot.paces.drawn
+    if not drawn:
+        return best.worth_micros + 1
+    return int(best.worth_micros * drawn.get(snapshot.by_ad[best.ad_index].id, 1.0) / DRAWN_MOST)
 
 
 def _worth(candidates: list[int], least: int, snapshot: Snapshot) -> list[int]:
@@ -264,13 +273,17 @@ def priced(
     ]
     quotes = Quotes(snapshot, where, chances, seen.request.id)
     worths = quotes.worths(candidates, values)
+    drawn = snapshot.paces.drawn
+    ranks = worths
+    if drawn:
+        ranks = [worth * drawn.get(by_ad[ad].id, 1.0) for ad, worth in zip(candidates, worths, strict=True)]
     found: list[Offer] = []
     used: set[tuple[int, int]] = set()
     ceiling = settings.max_price_micros / rate
     imp = seen.request.imp[imp_index]
     guided = _guidance(imp)
     wanted = max(settings.offers, POD_CHOICES if pod_of(imp) else 0)
-    for position in sorted(range(len(values)), key=worths.__getitem__, reverse=True):  # the better bound first on a tie
+    for position in sorted(range(len(values)), key=ranks.__getitem__, reverse=True):  # the better bound first on a tie
         ad, value = candidates[position], values[position]
         owner = snapshot.owners[ad]
         below = False
@@ -313,7 +326,7 @@ def priced(
         if not deals:
             if len(found) == wanted:
                 break
-            if below and not guided:
+            if below and not guided and not drawn:
                 break  # every further ad is worth less
     return tuple(found)
 

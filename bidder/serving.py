@@ -7,13 +7,14 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import redis.exceptions
 from msgspec import Struct
 
 from bidder import campaigns, experiments, results, snapshot
+from bidder.campaigns import Campaign
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
@@ -23,6 +24,7 @@ from dmp import keys
 from dmp.errors import TagbidError
 from dmp.lookup import Link
 from models import artefacts, landscape, live, registry
+from models.live import Ratio
 from models.registry import BadArtefact, Model
 
 log = logging.getLogger("tagbid.bidder")
@@ -94,27 +96,31 @@ def _challenger(root: Path) -> Model | None:
 
 
 class Ratios:
-    """Live calibration as last read. of: {campaign: factor}; version: changes with it."""
+    """Live calibration as last read. of: {campaign: factor}; version: changes with it. states: what it is made of."""
 
     def __init__(self) -> None:
         self.of: dict[str, float] = {}
+        self.states: dict[str, Ratio] = {}
         self.version = 0
 
-    def take(self, states: Mapping[str, bytes | None]) -> None:
-        """What the store holds per campaign. A campaign it holds nothing of any more is at 1 again."""
-        found = live.served(states)
+    def take(self, states: Mapping[str, bytes | None], advertisers: Mapping[str, str]) -> None:
+        """What the store holds per campaign. A campaign it holds nothing of any more is at its parent's again."""
+        self.states = live.read(states)
+        found = live.served(self.states, advertisers)
         if found != self.of:
             self.of = found
             self.version += 1
 
 
-async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Iterable[str]]) -> None:
+async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Mapping[str, Campaign]]) -> None:
     """Read live calibration every `RATIOS_S`; never returns. While the store is away, what was read last holds."""
     while True:
-        names = list(campaigns())
+        served = campaigns()
+        names = list(served)
         try:
             states = await asyncio.gather(*(link.execute("GET", keys.calibration(name)) for name in names))
-            ratios.take(dict(zip(names, states, strict=True)))
+            advertisers = {name: campaign.advertiser for name, campaign in served.items()}
+            ratios.take(dict(zip(names, states, strict=True)), advertisers)
         except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
             log.warning("live calibration could not be read: %s", error)
         await asyncio.sleep(RATIOS_S if names else IDLE_S)

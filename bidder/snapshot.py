@@ -30,12 +30,17 @@ from models.registry import Model
 
 
 class Paces:
-    """How campaigns bid at the moment. of: campaign id -> pace, absent = all out; replaced whole by the pacing loop."""
+    """How campaigns bid at the moment; both are replaced whole, by the loop.
 
-    __slots__ = ("of",)
+    of: campaign id -> pace, absent = all out. drawn: campaign id -> factor that its worth is ranked by, absent = 1
+    (`bidder.drawing`).
+    """
+
+    __slots__ = ("drawn", "of")
 
     def __init__(self) -> None:
         self.of: Mapping[str, Pace] = {}
+        self.drawn: Mapping[str, float] = {}
 
 
 SLACK = 1e-12  # exp and the calibration's interpolation are monotone only up to their rounding

@@ -4,6 +4,9 @@ The ratio is Gamma-Poisson (decision science 1.4): g ~ Gamma(k0, k0), so with C 
 with a half-life of a day, E[g] = (C + k0) / (P + k0), clipped to [1/3, 3]. Only impressions that are old enough to have
 been clicked count, otherwise g would be low by construction. When g moves by more than a quarter within an hour,
 tracking is more likely to have broken than people to have changed: the last good g is served on, and `frozen` says so.
+
+A campaign is learning until its fiftieth click or for three days; its prior counts for five predicted clicks only, so
+that it adapts. A campaign nothing was counted for yet has the ratio of its advertiser's others (decision science 4).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +18,9 @@ HALF_LIFE_US = 24 * 3_600_000_000
 LOW, HIGH = 1 / 3, 3.0
 JUMP = 0.25
 HOUR_US = 3_600_000_000
+LEARNING_PRIOR = 5.0
+LEARNING_CLICKS = 50
+LEARNING_US = 3 * HALF_LIFE_US
 
 
 class Ratio(msgspec.Struct, frozen=True, array_like=True):
@@ -22,6 +28,7 @@ class Ratio(msgspec.Struct, frozen=True, array_like=True):
 
     clicks, predicted: faded sums as of as_of_us. served: the ratio bids are multiplied with. hour_ago, hour_us: what
     was served when the hour began that a jump is measured over. frozen: `served` is an old one because g jumped.
+    since_us: when counting began, 0 = longer ago than anybody remembers. seen: clicks since then, not faded.
     """
 
     clicks: float = 0.0
@@ -31,6 +38,8 @@ class Ratio(msgspec.Struct, frozen=True, array_like=True):
     hour_ago: float = 1.0
     hour_us: int = 0
     frozen: bool = False
+    since_us: int = 0
+    seen: float = 0.0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -56,6 +65,16 @@ def mean(clicks: float, predicted: float, prior: float = PRIOR) -> float:
     return min(HIGH, max(LOW, (clicks + prior) / (predicted + prior)))
 
 
+def learning(ratio: Ratio, now_us: int) -> bool:
+    """Whether too little is known of a campaign to hold on to the forest's opinion of it."""
+    return ratio.seen < LEARNING_CLICKS and ratio.since_us > 0 and now_us - ratio.since_us < LEARNING_US
+
+
+def prior(ratio: Ratio, now_us: int) -> float:
+    """Predicted clicks that the prior of a campaign counts for."""
+    return LEARNING_PRIOR if learning(ratio, now_us) else PRIOR
+
+
 def updated(ratio: Ratio, clicks: float, predicted: float, now_us: int) -> Ratio:
     """The state after more ripe impressions: clicks seen, and the sum of probabilities they were bid with.
 
@@ -63,9 +82,12 @@ def updated(ratio: Ratio, clicks: float, predicted: float, now_us: int) -> Ratio
     measures against what is served, so that a real change is taken up by a quarter an hour.
     """
     left = 0.5 ** (max(0, now_us - ratio.as_of_us) / HALF_LIFE_US) if ratio.as_of_us else 0.0
+    new = clicks
     clicks += ratio.clicks * left
     predicted += ratio.predicted * left
-    found = mean(clicks, predicted)
+    since_us = ratio.since_us or (0 if ratio.as_of_us else now_us)
+    state = Ratio(clicks, predicted, since_us=since_us, seen=ratio.seen + new)
+    found = mean(clicks, predicted, prior(state, now_us))
     before, hour_ago, hour_us = ratio.served, ratio.hour_ago, ratio.hour_us
     if now_us - hour_us >= HOUR_US:
         hour_ago, hour_us = before, now_us
@@ -73,20 +95,40 @@ def updated(ratio: Ratio, clicks: float, predicted: float, now_us: int) -> Ratio
             before = min(max(found, hour_ago * (1 - JUMP)), hour_ago * (1 + JUMP))
     frozen = abs(found / hour_ago - 1) > JUMP
     kept = before if frozen else found
-    return Ratio(clicks, predicted, max(now_us, ratio.as_of_us), kept, hour_ago, hour_us, frozen)
+    as_of_us = max(now_us, ratio.as_of_us)
+    return Ratio(clicks, predicted, as_of_us, kept, hour_ago, hour_us, frozen, state.since_us, state.seen)
 
 
-def served(states: Mapping[str, bytes | None]) -> dict[str, float]:
-    """{campaign: ratio to multiply its click probabilities with}; what is absent or damaged is 1 and left out."""
+def read(states: Mapping[str, bytes | None]) -> dict[str, Ratio]:
+    """What can be read of states as stored; absent and damaged ones are left out."""
     found = {}
     for campaign, data in states.items():
         try:
             ratio = None if data is None else decode(data)
         except msgspec.DecodeError:
             continue
-        if ratio is not None and LOW <= ratio.served <= HIGH and ratio.served != 1.0:
-            found[campaign] = ratio.served
+        if ratio is not None and LOW <= ratio.served <= HIGH:
+            found[campaign] = ratio
     return found
+
+
+def served(states: Mapping[str, Ratio], advertisers: Mapping[str, str]) -> dict[str, float]:
+    """{campaign: ratio to multiply its click probabilities with}; what is 1 is left out.
+
+    advertisers: campaign -> advertiser, of all there are. A campaign without a state has the ratio that its
+    advertiser's others have together, shrunk to 1 as a campaign's own.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for campaign, state in states.items():
+        advertiser = advertisers.get(campaign)
+        if advertiser is not None and not state.frozen:
+            clicks, predicted = sums.get(advertiser, (0.0, 0.0))
+            sums[advertiser] = clicks + state.clicks, predicted + state.predicted
+    found = {campaign: state.served for campaign, state in states.items()}
+    for campaign, advertiser in advertisers.items():
+        if campaign not in states and advertiser in sums:
+            found[campaign] = mean(*sums[advertiser])
+    return {campaign: ratio for campaign, ratio in found.items() if ratio != 1.0}
 
 
 def ripe(

@@ -95,7 +95,8 @@ def calibrate(
                         typer.echo(msgspec.json.encode({name: msgspec.structs.asdict(s) for name, s in found.items()}))
                     for name, state in () if as_json else found.items():
                         note = "  frozen: it jumped by more than a quarter, see that clicks are tracked"
-                        console.print(f"{name} {state.served:.3f}{note if state.frozen else ''}", markup=False)
+                        new = "  learning" if live.learning(state, state.as_of_us) else ""
+                        console.print(f"{name} {state.served:.3f}{new}{note if state.frozen else ''}", markup=False)
                 if not watch or stop.wait(EVERY_S):
                     break
         finally:
