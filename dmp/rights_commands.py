@@ -123,7 +123,7 @@ def export(
 
 
 def sweep(config: ConfigFile = None, as_json: Json = False) -> None:
-    """Remove what is older than `[dmp.retention]` allows; to be run once a day."""
+    """Remove what is older than the `dmp.retention` table allows; to be run once a day."""
     from dmp import retention
 
     settings = configuration.load("dmp", DmpConfig, config)
