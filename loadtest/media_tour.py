@@ -123,13 +123,13 @@ def show(tour: Tour, console: Console) -> None:
         table.add_row(medium, f"{requests}", f"{tour.bids[medium]}")
     console.print(table)
     console.print(f"violations: {len(tour.violations)}", *tour.violations[:5], highlight=False)
-    table = Table(title="the funnel of each campaign, impressions")
-    table.add_column("campaign")
-    for step in ENDS:
-        table.add_column(step, justify="right")
+    table = Table(title="the funnel of each campaign, impressions", caption=" > ".join(ENDS))
+    table.add_column("campaign", no_wrap=True)
+    table.add_column("funnel", no_wrap=True)
     table.add_column("most taken by")
     for campaign, steps in sorted(tour.funnel.items()):
         rules = {step: count for step, count in steps.items() if step not in ENDS and count}
         most = max(rules, key=rules.__getitem__, default="")
-        table.add_row(campaign, *(str(steps.get(step, 0)) for step in ENDS), f"{most} ({rules[most]})" if most else "")
+        reached = " > ".join(str(steps.get(step, 0)) for step in ENDS)
+        table.add_row(campaign, reached, f"{most} ({rules[most]})" if most else "")
     console.print(table)
