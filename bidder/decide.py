@@ -295,8 +295,7 @@ def priced(
                 told = length_floor(deal, snapshot.lengths[ad], deal.bidfloor)
                 least = floor_micros(told, deal.bidfloorcur, currency, rates)
                 at = deal.at if deal.at in (1, 2, 3) else seen.at
-            elif guided and snapshot.lengths[ad]:
-                medium = guided[snapshot.creatives[ad].media]
+            elif guided and (medium := guided.get(snapshot.creatives[ad].media)) is not None:
                 told = length_floor(medium, snapshot.lengths[ad], imp.bidfloor)
                 least = floor_micros(told, imp.bidfloorcur, currency, rates)
             quote = quotes.quote(ad, worths[position], at)
