@@ -3,12 +3,14 @@
 What one bid tells of m, the least bid that wins: a second-price win, the price paid; a loss with its price told, that
 price; a loss to a higher bid, m >= b; a first-price win, m <= b; a loss to the floor, the floor where it was above our
 bid, else m >= b. Other losses (blocked, late, malformed) tell nothing. A price told that contradicts the outcome is
-dropped and counted. Bids nobody told us about count as lost only in exchanges that send no loss notices at all.
+dropped and counted. Bids nobody told us about count as lost, because wins are always told and leaving out losses would
+make winning look cheap; but not the latest ones, whose notices may still come, and not in exchanges that tell of nearly
+all losses, where a notice got lost.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import lightgbm as lgb
@@ -32,6 +34,8 @@ LOST_TO_HIGHER, BELOW_FLOOR, BELOW_DEAL_FLOOR = 102, 100, 101  # OpenRTB 3.0, Li
 FIRST_PRICE_WINS = 200  # wins of an exchange before it is believed to charge something else than it says
 MIXED = 0.98  # median of paid / bid below which an exchange does not charge the bid
 MIN_ROWS = 1_000
+NEARLY_ALL = 0.9  # share of the bids not won of which an exchange tells, from which on the others are left out
+SETTLED = 0.99  # share of the notices that come within the time after which a bid without one is believed
 MIN_CATEGORY_ROWS = 20
 GATE_Z = 1.64
 GATE_CALIBRATION = (0.85, 1.15)
@@ -81,8 +85,13 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
     bids: dict[tuple[str, str], Bid] = {}
     wins: dict[tuple[str, str], int] = {}
     lost: dict[tuple[str, str], Loss] = {}
+    told_us: dict[tuple[str, str], int] = {}
+    newest_us = 0
     for source in (*map(events.read_file, paths), notices):
         for event in source:
+            newest_us = max(newest_us, event.time_us)
+            if isinstance(event, Win | events.Billing | events.Impression | Loss):
+                told_us.setdefault((event.bid_id, event.imp_id), event.time_us)
             if isinstance(event, Bid):
                 bids.setdefault((event.event_id, event.imp_id), event)
             elif isinstance(event, Win | events.Billing):
@@ -92,15 +101,17 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
                 wins.setdefault((event.bid_id, event.imp_id), 0)
             elif isinstance(event, Loss):
                 lost.setdefault((event.bid_id, event.imp_id), event)
-    telling = {bids[key].exchange for key in lost if key in bids}
+    delays = [time_us - bids[key].time_us for key, time_us in told_us.items() if key in bids]
+    settled_us = newest_us - (float(np.quantile(delays, SETTLED)) if delays else 0.0)
+    telling = _telling(bids, wins, lost, settled_us)
     counts = Counter(bids=len(bids), wins=len(wins), losses=len(lost))
     rows = []
     for key, bid in sorted(bids.items(), key=lambda item: (item[1].time_us, item[0])):
         if bid.currency != "USD":
             counts["other_currency"] += 1
             continue
-        if key not in wins and key not in lost and bid.exchange in telling:
-            counts["outcome_unknown"] += 1
+        if key not in told_us and (bid.time_us > settled_us or bid.exchange in telling):
+            counts["too_young" if bid.time_us > settled_us else "outcome_unknown"] += 1
             continue
         found = _known(bid, wins.get(key), lost.get(key), counts)
         if found is not None:
@@ -120,6 +131,21 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
         time_us=np.array([bid.time_us for bid, *_ in rows], dtype=np.int64),
         counts=dict(counts),
     )
+
+
+def _telling(
+    bids: Mapping[tuple[str, str], Bid],
+    wins: Container[tuple[str, str]],
+    lost: Container[tuple[str, str]],
+    settled_us: float,
+) -> set[str]:
+    """The exchanges that tell of nearly all losses, by their bids that are no longer young."""
+    told, all_of = Counter[str](), Counter[str]()
+    for key, bid in bids.items():
+        if key not in wins and bid.time_us <= settled_us:
+            all_of[bid.exchange] += 1
+            told[bid.exchange] += key in lost
+    return {exchange for exchange, n in all_of.items() if told[exchange] >= NEARLY_ALL * n}
 
 
 def _known(bid: Bid, paid: int | None, loss: Loss | None, counts: Counter[str]) -> tuple[float, int] | None:
