@@ -133,6 +133,8 @@ class Pacer:
         return [(told[name], course) for name, course in self._courses.items() if course.cold and name in told]
 
     def _step(self, name: str, course: _Course, account: Account, campaign: Campaign, now_s: float) -> None:
+        if not account.synced_s:
+            return
         if account.day != course.day:  # a new day, or the first news
             course.day, course.spent, course.at_s = account.day, account.spent, max(account.synced_s, course.at_s)
             return

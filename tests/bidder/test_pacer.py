@@ -254,3 +254,12 @@ def test_a_new_portfolio_does_not_freshen_a_stale_pace() -> None:
     day.run(700, news=False)
     day.pacer.configure([day.campaign], {}, day.now)
     assert day.pacer.of["acme"] == Pace(0.0, 0.0)
+
+
+def test_the_first_news_of_a_day_half_spent_is_not_taken_for_an_intervals_spend() -> None:
+    day = Day(full=0.0)
+    day.account.synced_s = 0.0
+    day.run(13, news=False)
+    day.account.spent = 500_000
+    day.run(40)
+    assert day.pacer.of == {}

@@ -21,14 +21,12 @@ def a_table(rng: np.random.Generator, users: int, rate: float = 0.05, taste: np.
 
 
 def test_equal_arms_are_found_different_as_often_as_the_level_says() -> None:
-    # 1,000 A/A experiments, users clustered and unequal. Seven seeds gave 40 to 64 rejections, 52 on average.
-    rng = np.random.default_rng(2)
-    rejected = 0
-    for _ in range(1_000):
-        found = compare("click rate", "b", a_table(rng, 2_000), a_table(rng, 2_000))
-        assert found.p is not None
-        rejected += found.p < 0.05
-    assert 40 <= rejected <= 60
+    """5,000 A/A experiments, users clustered and unequal: 4 to 6 % rejected. At a true 5 % the standard deviation is 15
+    rejections, so one seed in a thousand fails a sound report (1,000 experiments would fail one seed in eight).
+    """
+    rng = np.random.default_rng(20_260_105)
+    found = [compare("click rate", "b", a_table(rng, 500), a_table(rng, 500)).p for _ in range(5_000)]
+    assert 200 <= sum(p is not None and p < 0.05 for p in found) <= 300
 
 
 def test_impressions_taken_as_independent_would_reject_far_too_often() -> None:
@@ -45,7 +43,7 @@ def test_impressions_taken_as_independent_would_reject_far_too_often() -> None:
 
 
 def test_an_effect_is_found_and_its_interval_holds_it() -> None:
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(20_260_105)
     held = 0
     for _ in range(100):
         found = compare("click rate", "b", a_table(rng, 6_000, 0.05), a_table(rng, 6_000, 0.06))
@@ -53,7 +51,7 @@ def test_an_effect_is_found_and_its_interval_holds_it() -> None:
         assert found.high is not None
         held += found.low <= 0.01 <= found.high
         assert found.p is not None
-    assert held >= 90
+    assert held >= 87  # 95 expected; one seed in two thousand holds fewer
 
 
 def test_the_difference_by_hand() -> None:
