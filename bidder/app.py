@@ -278,7 +278,8 @@ class Service:
             self.paces.of = self.pacer.of
             if self.settings.thompson:
                 self.drawer.tick(self.budgets.accounts(), self._campaigns, self.ratios.states, self.budgets.now_s())
-                self.paces.drawn = self.drawer.of
+                if self.drawer.of is not self.paces.drawn:
+                    self.paces.draw(self.drawer.of)
 
     async def _deferred(self) -> None:
         """What browsers told while the store was away is booked when it is back: no browser tells it twice."""

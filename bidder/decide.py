@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
-from bidder.drawing import HIGH as DRAWN_MOST
 from bidder.openrtb import Deal, Imp, Reason, Request
 from bidder.openrtb_media import Timed
 from bidder.pricing import bid_currency, floor_micros, length_floor, price_micros, value_micros
@@ -235,11 +234,11 @@ def _offers(
 
 
 def _to_beat(best: Offer, snapshot: Snapshot) -> int:
-    """The least worth that may rank before an offer; drawn factors lift others by `HIGH` at most."""
-    drawn = snapshot.paces.drawn
-    if not drawn:
+    """The least worth that may rank before an offer."""
+    paces = snapshot.paces
+    if not paces.drawn:
         return best.worth_micros + 1
-    return int(best.worth_micros * drawn.get(snapshot.by_ad[best.ad_index].id, 1.0) / DRAWN_MOST)
+    return int(best.worth_micros * paces.drawn.get(snapshot.by_ad[best.ad_index].id, 1.0) / paces.most)
 
 
 def _worth(candidates: list[int], least: int, snapshot: Snapshot) -> list[int]:

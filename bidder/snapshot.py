@@ -30,17 +30,23 @@ from models.registry import Model
 
 
 class Paces:
-    """How campaigns bid at the moment; both are replaced whole, by the loop.
+    """How campaigns bid at the moment; replaced whole, by the loop.
 
     of: campaign id -> pace, absent = all out. drawn: campaign id -> factor that its worth is ranked by, absent = 1
-    (`bidder.drawing`).
+    (`bidder.drawing`); most: the highest of them, which bounds how far down the ads a better one may stand.
     """
 
-    __slots__ = ("drawn", "of")
+    __slots__ = ("drawn", "most", "of")
 
     def __init__(self) -> None:
         self.of: Mapping[str, Pace] = {}
         self.drawn: Mapping[str, float] = {}
+        self.most = 1.0
+
+    def draw(self, drawn: Mapping[str, float]) -> None:
+        """Rank by these from now on."""
+        self.drawn = drawn
+        self.most = max([1.0, *drawn.values()])
 
 
 SLACK = 1e-12  # exp and the calibration's interpolation are monotone only up to their rounding

@@ -94,6 +94,6 @@ def decision(
     """Decide with a snapshot of these campaigns (one plain campaign when none is given)."""
     made = a_snapshot(*(campaigns or (a_campaign(),)), **settings)
     made.paces.of = paces or {}
-    made.paces.drawn = drawn or {}
+    made.paces.draw(drawn or {})
     privacy = decide_privacy(request, policy(made.settings))
     return decide(request, privacy, user, made, now_us, exchange, "x", made.mask_of(exhausted))
