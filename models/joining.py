@@ -10,7 +10,8 @@ What a row may know: context, user and ad are those the bid log recorded at the 
 Labels: the first click within `click_wait_us` of its impression. A conversion is attributed to the bid it names; else
 to the person's last click on the campaign within 7 days before it, else to the last view within 1 day, which is a
 viewable impression where viewability is measured at all (decision science 5). Conversions of one order count once, the
-earliest. Rows that are not ripe for clicks are left out; what may still convert is for soft labels.
+earliest. Rows that are not ripe for clicks are left out; what may still convert is for soft labels. Impressions of
+machines are left out or weigh less, by the rules of `models.invalid`.
 """
 
 import shutil
@@ -29,7 +30,7 @@ from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Bid, Click, Impression, Viewable
 from dmp.schema import User
-from models import features, frames
+from models import features, frames, invalid
 from models.dataset import CLICK_WAIT_US, Rows
 from models.features import Row
 from models.frames import DAY_US, Frame
@@ -105,8 +106,9 @@ def frame_of(
         database.execute(f"SET temp_directory = '{cache / 'spill'}'")
         database.execute("SET preserve_insertion_order = false")
         database.execute("SET threads = 1")
-        _views(database, wanted, _conversion_files(archive), click_wait_us)
+        judged = _views(database, wanted, _conversion_files(archive), click_wait_us)
         counts, ripe_us = _counted(database, click_wait_us, until_us)
+        counts |= {f"invalid_{code}": n for code, n in judged.items()}
         days = [day for (day,) in database.execute("SELECT DISTINCT day FROM shown ORDER BY day").fetchall()]
         paths = []
         for n, day in enumerate(days):
@@ -180,8 +182,13 @@ def _conversion_files(archive: Path | None) -> list[str]:
     return [] if archive is None else sorted(map(str, archive.glob("kind=conversion/**/*.parquet")))
 
 
-def _views(database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversions: list[str], wait_us: int) -> None:
-    """Tables and views the days are joined from: shown (an impression with its bid), clicked, attributed."""
+def _views(
+    database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversions: list[str], wait_us: int
+) -> dict[str, int]:
+    """Tables and views the days are joined from: shown (an impression with its bid), clicked, attributed.
+
+    Returns how many impressions each rule of `models.invalid` holds for.
+    """
     database.read_parquet([str(path) for path in logs]).create_view("events")
     if conversions:
         database.read_parquet(conversions, union_by_name=True, hive_partitioning=False).create_view("reported")
@@ -191,16 +198,28 @@ def _views(database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversion
         CREATE TABLE seen AS
             SELECT bid_id, imp_id, min(time_us) AS shown_us FROM events WHERE kind = 'impression' GROUP BY ALL;
         CREATE TABLE pressed AS
-            SELECT bid_id, imp_id, min(time_us) AS clicked_us FROM events WHERE kind = 'click' GROUP BY ALL;
+            SELECT bid_id, imp_id, min(time_us) AS clicked_us, count(*) AS presses
+            FROM events WHERE kind = 'click' GROUP BY ALL;
         CREATE TABLE viewed AS
             SELECT bid_id, imp_id, min(time_us) AS viewed_us FROM events WHERE kind = 'viewable' GROUP BY ALL;
-        CREATE TABLE shown AS
+        CREATE TABLE met AS
             SELECT b.bid_id, b.imp_id, b.time_us // {DAY_US} AS day, b.uid, b.campaign, s.shown_us,
-                CASE WHEN c.clicked_us - s.shown_us <= {wait_us} THEN c.clicked_us END AS clicked_us,
-                c.clicked_us IS NOT NULL AND c.clicked_us - s.shown_us > {wait_us} AS late
+                c.clicked_us AS pressed_us, coalesce(c.presses, 0) AS presses
             FROM (SELECT bid_id, imp_id, min(time_us) AS time_us, any_value(uid) AS uid,
                       any_value(campaign) AS campaign FROM events WHERE kind = 'bid' GROUP BY ALL) AS b
             JOIN seen AS s USING (bid_id, imp_id) LEFT JOIN pressed AS c USING (bid_id, imp_id);
+    """)  # noqa: S608 - only integers of our own are put in
+    found = invalid.judge(database)
+    dropped = ", ".join(f"'{code}'" for code, rule in invalid.RULES.items() if rule.severity == "drop")
+    weights = " ".join(f"WHEN '{code}' THEN {rule.weight}" for code, rule in invalid.RULES.items())
+    database.execute(f"""
+        CREATE TABLE shown AS
+            SELECT bid_id, imp_id, day, uid, campaign, shown_us,
+                CASE WHEN pressed_us - shown_us <= {min(wait_us, invalid.LATE_US)} THEN pressed_us END AS clicked_us,
+                coalesce(pressed_us - shown_us > {wait_us}, false) AS late,
+                CAST(CASE code {weights} ELSE 1 END AS DOUBLE) AS weight
+            FROM met LEFT JOIN invalid USING (bid_id, imp_id)
+            WHERE code IS NULL OR code NOT IN ({dropped});
         CREATE TABLE orders AS
             SELECT event_id, campaign, bid_id, uid, time_us, value_micros FROM reported
             QUALIFY row_number() OVER (
@@ -224,7 +243,8 @@ def _views(database: duckdb.DuckDBPyConnection, logs: Sequence[Path], conversion
                     AND o.time_us - t.time_us <= CASE WHEN t.click THEN {CLICK_WINDOW_US} ELSE {VIEW_WINDOW_US} END)
             WHERE place = 1
             QUALIFY row_number() OVER (PARTITION BY bid_id, imp_id ORDER BY converted_us) = 1;
-    """)  # noqa: S608 - only integers of our own are put in
+    """)  # noqa: S608 - as above, and codes of our own
+    return found
 
 
 def _counted(
@@ -239,7 +259,7 @@ def _counted(
         "bids": one("SELECT count(DISTINCT (bid_id, imp_id)) FROM events WHERE kind = 'bid'"),
         "impressions": one("SELECT count(*) FROM seen"),
         "clicks": one("SELECT count(*) FROM pressed"),
-        "orphans": one("SELECT (SELECT count(*) FROM seen) - (SELECT count(*) FROM shown)"),
+        "orphans": one("SELECT (SELECT count(*) FROM seen) - (SELECT count(*) FROM met)"),
         "late_clicks": one("SELECT count(*) FROM shown WHERE late"),
         "unseen_clicks": one("SELECT count(*) FROM pressed ANTI JOIN seen USING (bid_id, imp_id)"),
         "conversions": one("SELECT count(*) FROM orders"),
@@ -252,7 +272,7 @@ def _counted(
 
 _QUERY = """
     SELECT s.bid_id, s.imp_id, b.time_us, s.uid, s.shown_us, s.clicked_us, a.converted_us, a.value_micros,
-        b.propensity, b.context, b."user", b.ad, b.campaign, b.creative
+        b.propensity, s.weight, b.context, b."user", b.ad, b.campaign, b.creative
     FROM shown AS s
     JOIN (SELECT * FROM events WHERE kind = 'bid' AND time_us // {day_us} = {day}
           QUALIFY row_number() OVER (PARTITION BY bid_id, imp_id ORDER BY time_us) = 1) AS b USING (bid_id, imp_id)
@@ -264,14 +284,16 @@ _QUERY = """
 
 def _day(database: duckdb.DuckDBPyConnection, day: int, cache: Path, ripe_us: int, wait_us: int) -> Path | None:
     """The frame file of one day; None when nothing of it is ripe."""
-    names = """SELECT bid_id, imp_id, shown_us, clicked_us, converted_us, value_micros
+    names = """SELECT bid_id, imp_id, shown_us, clicked_us, weight, converted_us, value_micros
         FROM shown LEFT JOIN attributed USING (bid_id, imp_id)"""
     found = database.execute(
         f"SELECT count(*), bit_xor(hash(t)) FROM ({names} WHERE day = {day} AND shown_us <= {ripe_us}) AS t"  # noqa: S608
     ).fetchall()[0]
     if not found[0]:
         return None
-    inputs = blake2b(f"{VERSION} {features.SIGNATURE} {found} {wait_us}".encode(), digest_size=8).hexdigest()
+    inputs = blake2b(
+        f"{VERSION} {invalid.VERSION} {features.SIGNATURE} {found} {wait_us}".encode(), digest_size=8
+    ).hexdigest()
     path = cache / f"{day}-{inputs}.parquet"
     if path.exists():
         return path
@@ -308,7 +330,7 @@ def _table(batch: pa.Table) -> pa.Table:
     keys = [f"{line['bid_id']}/{line['imp_id']}" for line in lines]
     clicked = np.array([line["clicked_us"] is not None for line in lines], dtype=np.float64)
     table = frames.table_of(Rows(items, clicked, [line["uid"] for line in lines], keys, True, {}))
-    for name in ("shown_us", "clicked_us", "converted_us", "value_micros", "propensity"):
+    for name in ("shown_us", "clicked_us", "converted_us", "value_micros", "propensity", "weight"):
         values = pa.array([line[name] or 0 for line in lines], table.schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), name, values)
     return table

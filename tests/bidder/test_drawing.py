@@ -9,6 +9,7 @@ from bidder import drawing
 from bidder.budget import Account
 from bidder.campaigns import Campaign
 from bidder.drawing import Drawer
+from bidder.pacing import Pace
 from models.live import Ratio
 from tests.bidder.factories import NOW_US, a_campaign, a_request, decision
 
@@ -125,7 +126,10 @@ def test_the_best_draw_is_found_however_many_ads_are_scored(ads: list[tuple[int,
     )
 
 
-def test_a_floor_above_the_drawn_best_does_not_hide_who_is_above_it() -> None:
-    strong, weak = clicky("strong"), a_campaign(id="weak", goal="cpc", price_micros=1_000_000)
-    made = decision(a_request(imp={"bidfloor": 1.5}), strong, weak, explore_share=0.0, drawn={"weak": 3.0})
-    assert [offer.value_micros for offer in made.offers[0]] == [2_000_000]
+def test_who_ranks_first_below_the_floor_does_not_hide_who_is_above_it() -> None:
+    """Paced to half, the weak one is worth 1.0 and ranks as 3.0; the floor is 1.5."""
+    strong, weak = a_campaign(id="strong", goal="cpc", price_micros=1_800_000), clicky("weak")
+    paces = {"weak": Pace(0.5, 1.0)}
+    request = a_request(imp={"bidfloor": 1.5})
+    made = decision(request, strong, weak, explore_share=0.0, drawn={"weak": 3.0}, paces=paces)
+    assert [offer.value_micros for offer in made.offers[0]] == [1_800_000]
