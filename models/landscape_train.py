@@ -24,7 +24,7 @@ from dmp.events import Bid, Loss, Win
 from models import artefacts, features, landscape, landscape_fit
 from models.evaluate import auc, losses
 from models.features import Context
-from models.figures import mean_se
+from models.figures import jackknife
 from models.landscape import KIND, Manifest, segment
 from models.landscape_fit import ABOVE, BELOW, EXACT, Fit, Kinds
 
@@ -118,8 +118,9 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
             rows.append((bid, *found, wins.get(key)))
     if not rows:
         raise BadEvents(f"{bidlog}: no bid whose outcome says anything about prices, only {dict(counts)}")
+    contexts = [features.decode_context(bid.context) if bid.context else Context() for bid, *_ in rows]
     return Observations(
-        contexts=[features.decode_context(bid.context) if bid.context else Context() for bid, *_ in rows],
+        contexts=contexts,
         quality=np.array([bid.quality or math.nan for bid, *_ in rows]),
         y=np.log([m for _, m, _, _ in rows]),
         kind=np.array([kind for _, _, kind, _ in rows], dtype=np.int8),
@@ -127,7 +128,10 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
         value=np.array([float(bid.worth_micros or bid.value_micros) for bid, *_ in rows]),
         won=np.array([float(paid is not None) for *_, paid in rows]),
         ratio=np.array([paid / bid.price_micros if paid else math.nan for bid, _, _, paid in rows]),
-        second=np.array([bid.at == 2 for bid, *_ in rows]),
+        # An exchange found out by the last landscape is bid in as first price, and has to be found out again.
+        second=np.array(
+            [bid.at == 2 or (c.at == 2 and bid.shading != "") for (bid, *_), c in zip(rows, contexts, strict=True)]
+        ),
         time_us=np.array([bid.time_us for bid, *_ in rows], dtype=np.int64),
         counts=dict(counts),
     )
@@ -278,7 +282,8 @@ def judge(
     spread = landscape_fit.spread_of(fit.spreads, segments[cut:], flat_spread)
     ours = landscape_fit.negative_log_likelihood(y, kind, mu, spread)
     flat = landscape_fit.negative_log_likelihood(y, kind, np.full(len(y), flat_mu), flat_spread)
-    gain, gain_se = mean_se((flat - ours).tolist())
+    # Neighbours in time are often of one user or page, so the error is that of blocks, not of rows.
+    gain, gain_se = jackknife(np.column_stack((flat - ours, np.ones(len(y)))), lambda sums: sums[0] / sums[1])
     raw = np.array([landscape.phi(z) for z in ((np.log(data.bid[cut:]) - mu) / spread).tolist()])
     metrics = {"test_rows": float(len(y)), "nll": float(ours.mean()), "nll_gain": gain, "nll_gain_se": gain_se}
     exact = kind == EXACT

@@ -3,6 +3,7 @@ import math
 import shutil
 from pathlib import Path
 
+import lightgbm
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dmp import events
 from dmp.events import Bid
-from models import artefacts, landscape, landscape_fit, landscape_train
+from models import artefacts, features, landscape, landscape_fit, landscape_train
 from models.artefacts import BadArtefact
 from models.features import Context
 from models.landscape import Landscape
@@ -226,6 +227,59 @@ def test_second_price_that_charges_the_bid_is_noticed(tmp_path: Path) -> None:
     data = landscape_train.observations(a_log(tmp_path, market, at=1))
     said_second = msgspec.structs.replace(data, second=np.ones(len(data.y), dtype=bool))
     assert landscape_train.charged(said_second) == ({}, ["x"])
+
+
+def test_an_exchange_that_was_found_out_is_found_out_again(tmp_path: Path) -> None:
+    """It still says second price, but since the last landscape it is bid in, and logged, as first price."""
+    path = a_log(tmp_path, a_market(1_500)) / "bids-1.mpk"
+    said = [
+        msgspec.structs.replace(
+            one,
+            shading="model",
+            context=features.encode_context(msgspec.structs.replace(features.decode_context(one.context), at=2)),
+        )
+        if isinstance(one, Bid)
+        else one
+        for one in events.read_file(path)
+    ]
+    path.write_bytes(events.encode_all(said))
+    assert landscape_train.charged(landscape_train.observations(tmp_path)) == ({}, ["x"])
+
+
+def test_the_gates_error_is_that_of_what_comes_together(market: Market, tmp_path: Path) -> None:
+    """The same bids ten times over tell no more than once."""
+    data = landscape_train.observations(
+        a_log(
+            tmp_path,
+            msgspec.structs.replace(
+                market,
+                contexts=market.contexts[:1_200],
+                m=market.m[:1_200],
+                mu=market.mu[:1_200],
+                spread=market.spread[:1_200],
+            ),
+        )
+    )
+    errors = []
+    for times in (1, 10):
+        more = _repeated(data, times)
+        cut = len(more.y) // 2
+        X = landscape_train.matrix(landscape_train.vocabulary(more.contexts[:cut]), more.contexts, more.quality)
+        fit = landscape_fit.fit(X[:cut], more.y[:cut], more.kind[:cut], more.segments[:cut])
+        metrics, _ = landscape_train.judge(more, X, more.segments, fit, lightgbm.Booster(model_str=fit.text), cut)
+        errors.append(metrics["nll_gain_se"])
+    assert errors[1] > 0.6 * errors[0]
+
+
+def _repeated(data: landscape_train.Observations, times: int) -> landscape_train.Observations:
+    """Every row so many times in a row."""
+    changed = {
+        name: np.repeat(value, times)
+        for name, value in msgspec.structs.asdict(data).items()
+        if isinstance(value, np.ndarray)
+    }
+    contexts = [context for context in data.contexts for _ in range(times)]
+    return msgspec.structs.replace(data, contexts=contexts, **changed)
 
 
 # ---- publication
