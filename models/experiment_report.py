@@ -48,7 +48,8 @@ class NoExperiment(TagbidError):
 
 class Comparison(msgspec.Struct, frozen=True):
     """One metric of one arm against the first. difference, se, low, high (95 %) in the metric's unit; None where a sum
-    it is divided by is 0. p: two-sided, holm: adjusted for everything compared. cuped: an earlier period was used.
+    it is divided by is 0, or no error can be told. p: two-sided, holm: adjusted for everything compared. cuped: an
+    earlier period was used.
     """
 
     metric: str
@@ -174,8 +175,8 @@ def compare(
     difference = float(sides[1][:, 0].sum() / sides[1][:, 1].sum() - sides[0][:, 0].sum() / sides[0][:, 1].sum())
     n = len(differences)
     se = math.sqrt((n - 1) / n * float(((differences - differences.mean()) ** 2).sum()))
-    if se == 0:
-        return Comparison(metric, arm, value, other, difference, 0.0, difference, difference, None)
+    if se <= 1e-12 * max(abs(value), abs(other)):  # nothing varies, as where nobody clicked: that is no certainty
+        return Comparison(metric, arm, value, other, difference, None, None, None, None)
     width = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * se
     p = float(2 * stats.t.sf(abs(difference) / se, n - 1))
     return Comparison(

@@ -60,7 +60,14 @@ def test_the_difference_by_hand() -> None:
     found = compare("click rate", "b", control, treated)
     assert (found.control, found.value) == (0.1, 0.2)
     assert found.difference == pytest.approx(0.1)
-    assert found.se == pytest.approx(0, abs=1e-12)
+    assert (found.se, found.p) == (None, None)  # no bucket differs from another, which says nothing of the error
+
+
+def test_arms_without_a_click_are_not_known_to_be_alike() -> None:
+    nobody = np.zeros((BUCKETS, 2)) + np.array([0.0, 10.0])
+    found = compare("click rate", "b", nobody, nobody)
+    assert (found.value, found.control, found.difference) == (0, 0, 0)
+    assert (found.se, found.low, found.high, found.p) == (None, None, None, None)
 
 
 def test_nothing_to_divide_by_is_no_number() -> None:
