@@ -16,7 +16,8 @@ from rich.console import Console
 from bidder import campaigns, config, openrtb, snapshot
 from bidder import explain as explaining
 from bidder.config import BidderConfig
-from dmp import commands, keys, store
+from bidder.topics import Topics
+from dmp import commands, keys, store, trends
 from dmp import config as files
 from dmp.config import DmpConfig
 from dmp.errors import ConfigError
@@ -126,6 +127,7 @@ def explain(
     user_tags: Annotated[str, typer.Option(help="what is known about the user: interest.travel=80,...")] = "",
     user_audiences: Annotated[str, typer.Option(help="audiences the user is in: acme/buyers,...")] = "",
     no_user: Annotated[bool, typer.Option("--no-user", help="as if the store could not be read")] = False,
+    hot: Annotated[str, typer.Option(help="topics that are hot: travel,ski boots,...")] = "",
     at: Annotated[int | None, typer.Option(help="unix seconds of the request, else now")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
@@ -143,11 +145,13 @@ def explain(
     model = registry.load(models, "response") if registry.current(models, "response") else None
     prices = landscape.load(models) if artefacts.current(models, landscape.KIND) else None
     user = None if no_user else User(_scores(user_tags), frozenset(map(keys.number, _names(user_audiences))))
+    now_us = time.time_ns() // 1000 if at is None else at * 1_000_000
+    topics = Topics([trends.stated(name, now_us) for name in _names(hot)])
     found = explaining.explain(
         parsed,
         user,
-        snapshot.build(portfolio, model, settings, "explain", prices),
-        time.time_ns() // 1000 if at is None else at * 1_000_000,
+        snapshot.build(portfolio, model, settings, "explain", prices, topics=topics),
+        now_us,
         settings.exchanges.get(exchange, config.DEFAULT_EXCHANGE),
         exchange,
     )

@@ -22,7 +22,7 @@ import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, notices, pacer, serving, trace
+from bidder import budget, contact, notices, pacer, serving, topics, trace
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
@@ -115,6 +115,7 @@ class Service:
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
         self.paces = Paces()
         self.ratios = serving.Ratios()
+        self.topics = topics.Topics()
         self.pacer = Pacer(self._keep_pace)
         self.drawer = Drawer(settings.thompson_seed)
         self.conversions = Conversions(
@@ -138,7 +139,7 @@ class Service:
         self._admin_socket = bound(settings.admin_host, settings.admin_port)
         public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
         seen = serving.fingerprint(settings)
-        first = await asyncio.to_thread(serving.load, settings, public_url, self.paces)
+        first = await asyncio.to_thread(serving.load, settings, public_url, self.paces, None, self.topics)
         try:
             await asyncio.gather(self.lookup.start(), self.link.start())
         except TimeoutError:
@@ -152,11 +153,16 @@ class Service:
             await self.link.execute("SCRIPT", "LOAD", script)
         self._tasks = [
             asyncio.create_task(
-                serving.follow(settings, public_url, seen, self.swap, self.metrics, self.paces, self.ratios),
+                serving.follow(
+                    settings, public_url, seen, self.swap, self.metrics, self.paces, self.ratios, self.topics
+                ),
                 name="follow",
             ),
             asyncio.create_task(
                 serving.follow_ratios(self.ratios, self.link, lambda: self._campaigns), name="live calibration"
+            ),
+            asyncio.create_task(
+                topics.follow(self.topics, self.link, self._asks_hot, _now_us, self.metrics), name="hot topics"
             ),
         ]
         gc.collect()
@@ -225,6 +231,10 @@ class Service:
         kept = {name: pace for name, pace in found.items() if pace is not None}
         self.pacer.configure(self._campaigns.values(), kept, self.budgets.now_s())
         self.paces.of = self.pacer.of
+
+    def _asks_hot(self) -> bool:
+        index = self.bidder.serving.snapshot.index
+        return index.hot_free != index.everything
 
     def _keep_pace(self, campaign: str, record: bytes) -> None:
         self.link.send(encode("SET", keys.pace(campaign), record, "EX", KEEP_PACE_S), lambda _: None)
@@ -456,8 +466,13 @@ class Service:
         read("tagbid_bidlog_records_total", lambda: {(): self.bidlog.written})
         read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
         read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
+        read("tagbid_hot_topics", lambda: {(): self.topics.count(_now_us())})
         read("tagbid_pace", lambda: _pace_gauges(self.pacer.of))
         read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _budgets(served: Serving) -> dict[str, int]:

@@ -54,7 +54,8 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
 
     Lists hold alternatives. Geo (countries ISO alpha-3, regions "USA-CA", cities "USA-New York", radius, polygons) is
     one rule: any of them. domains: with their subdomains. categories: IAB content taxonomy 1.0, a parent covers its
-    children. keywords: one of what the page is about, or a word the taxonomy knows for the same. segments: of the
+    children. keywords: one of what the page is about, or a word the taxonomy knows for the same. hot: only pages about
+    something that is a hot topic now (`tagbid dmp hot`). segments: of the
     request's `user.data`, "<provider>/<id>". hours, weekdays (0 = Monday): user-local, else at `utc_offset_min`.
     tags: taxonomy name -> least score (1..100), any one of them. audiences: "<advertiser>/<name>".
     at: auction types. not_*: the opposite; a user who cannot be looked up matches no tag and no audience rule.
@@ -77,6 +78,7 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     not_categories: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     not_keywords: tuple[str, ...] = ()
+    hot: bool = False
     segments: tuple[str, ...] = ()
     not_segments: tuple[str, ...] = ()
     hours: tuple[Hour, ...] = ()

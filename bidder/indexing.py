@@ -13,6 +13,7 @@ from bidder.fitting import Fitting
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
 from bidder.targeting import AnyOf, Area, Circle, Index, Labels, cell
+from bidder.topics import Topics
 from bidder.view import WEEK_HOURS, View
 from dmp import keys
 from dmp.taxonomy import TAGS, tag_id
@@ -67,8 +68,11 @@ def _up(domain: str) -> list[str]:
     return [".".join(labels[i:]) for i in range(len(labels))]
 
 
-def build(rows: Rows, auditors: frozenset[str] = frozenset()) -> Index:
-    """The index of ads in the order given: bit i of every mask is rows[i]. auditors: exchanges that approve ads."""
+def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | None = None) -> Index:
+    """The index of ads in the order given: bit i of every mask is rows[i]. auditors: exchanges that approve ads.
+
+    topics: what is hot; None = nothing ever is.
+    """
     n = len(rows)
     rules = [campaign.targeting for campaign, _ in rows]
     everything = (1 << n) - 1
@@ -118,6 +122,8 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset()) -> Index:
         not_segments=_by_value((t.not_segments for t in rules), n),
         audits=_audits(rows, auditors, n),
         not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
+        hot_free=_free((t.hot for t in rules), n),
+        topics=Topics() if topics is None else topics,
         labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
         advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
         bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
@@ -172,6 +178,7 @@ def _with_rules(index: Index) -> Index:
         (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, t.audience),
         (bool(index.tags or index.not_tags), Reason.TAGS, t.tags),
         (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, t.keyword),
+        (index.hot_free != everything, Reason.HOT, t.hot),
         (bool(index.segments.masks or index.not_segments), Reason.SEGMENT, t.segment),
         (bool(index.caps), Reason.FREQUENCY_CAP, t.frequency_cap),
     ]

@@ -25,6 +25,8 @@ HELP: dict[str, tuple[str, str]] = {
         "gauge",
         "How campaigns that do not bid all out are paced: multiplier on value, share of requests.",
     ),
+    "tagbid_hot_topics": ("gauge", "Topics that are hot now, as this worker knows them."),
+    "tagbid_hot_reads_total": ("counter", "Looks for hot topics while campaigns ask for them, by what was found."),
     "tagbid_first_price_total": ("counter", "First-price bids by what shaded them."),
     "tagbid_explored_total": ("counter", "First-price bids whose price was varied to learn from."),
     "tagbid_bidlog_records_total": ("counter", "Records written to the bid log."),

@@ -76,6 +76,7 @@ class Reason(StrEnum):
     OS = "os"
     CATEGORY = "category"
     KEYWORD = "keyword"
+    HOT = "hot"
     SEGMENT = "segment"
     NO_USER = "no_user"
     TAGS = "tags"

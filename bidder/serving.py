@@ -20,6 +20,7 @@ from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
 from bidder.snapshot import Paces, Snapshot
 from bidder.tokens import text_field
+from bidder.topics import Topics
 from dmp import keys
 from dmp.errors import TagbidError
 from dmp.lookup import Link
@@ -53,9 +54,13 @@ class Serving(Struct, frozen=True):
 
 
 def load(
-    settings: BidderConfig, public_url: str, paces: Paces | None = None, ratios: Mapping[str, float] | None = None
+    settings: BidderConfig,
+    public_url: str,
+    paces: Paces | None = None,
+    ratios: Mapping[str, float] | None = None,
+    topics: Topics | None = None,
 ) -> Serving:
-    """Everything from disk, checked. paces, ratios: as in `snapshot.build`.
+    """Everything from disk, checked. paces, ratios, topics: as in `snapshot.build`.
 
     Raises TagbidError when a part cannot be used.
     """
@@ -70,7 +75,7 @@ def load(
     budgets = {campaign.id: campaign.daily_budget_micros for campaign in portfolio.campaigns}
     tests = experiments.load(Path(settings.experiments), budgets) if settings.experiments else ()
     outcomes = results.load(root, model)
-    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios)
+    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios, topics)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -154,6 +159,7 @@ async def follow(
     metrics: Metrics,
     paces: Paces | None = None,
     ratios: Ratios | None = None,
+    topics: Topics | None = None,
 ) -> None:
     """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
     seen = seen, None if ratios is None else ratios.version
@@ -165,7 +171,8 @@ async def follow(
             continue
         seen = found
         try:
-            made = await asyncio.to_thread(load, settings, public_url, paces, None if ratios is None else ratios.of)
+            factors = None if ratios is None else ratios.of
+            made = await asyncio.to_thread(load, settings, public_url, paces, factors, topics)
         except TagbidError as error:
             metrics.counts[bad] += 1
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect

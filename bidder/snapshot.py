@@ -19,6 +19,7 @@ from bidder.pricing import value_micros
 from bidder.results import Results
 from bidder.results import build as results_of
 from bidder.targeting import Index
+from bidder.topics import Topics
 from bidder.traffic import Quality
 from dmp import keys
 from dmp.taxonomy import tag_id
@@ -59,8 +60,8 @@ class Snapshot(Struct, frozen=True):
     the lowest bits of an index mask are the best candidates. owners: position in `portfolio.campaigns` of an ad's
     campaign; by_ad: that campaign. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
     mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
-    features per ad. version: names this in logs. landscape: of prices, None = not known. paces: the one part that
-    changes under a snapshot, by reference. results: models of what follows a click.
+    features per ad. version: names this in logs. landscape: of prices, None = not known. paces and the
+    index's topics: the parts that change under a snapshot, by reference. results: models of what follows a click.
     ratios: float64 (ads,), factors on click probabilities from what was clicked lately; None = all 1.
     """
 
@@ -103,12 +104,14 @@ def build(
     experiments: tuple[Experiment, ...] = (),
     outcomes: Mapping[str, Model] | None = None,
     ratios: Mapping[str, float] | None = None,
+    topics: Topics | None = None,
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
     landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
     outcomes: models of what follows an impression, of the click model's training (`bidder.results.load`).
     ratios: {campaign: factor on its click probabilities} (`models.live`), 1 where absent.
+    topics: what is hot, None = nothing ever is.
     """
     rows = [
         (position, campaign, creative)
@@ -146,6 +149,7 @@ def build(
         index=indexing.build(
             [(campaign, creative) for _, campaign, creative in rows],
             frozenset(name for name, exchange in settings.exchanges.items() if exchange.audits),
+            topics,
         ),
         ads=tuple(ads[i] for i in order),
         owners=owners,

@@ -18,6 +18,7 @@ from bidder.contact import over_cap
 from bidder.fitting import RULES, Fitting
 from bidder.geo import km_between
 from bidder.openrtb import Deal, Imp, Reason
+from bidder.topics import Topics
 from bidder.view import View, keywords
 from dmp.realtime import current_tags
 
@@ -64,8 +65,9 @@ class Index(msgspec.Struct, frozen=True):
     changes[i] µs on, running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's
     clock (168), by UTC quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user.
     tags: tag id -> mask by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit,
-    ads). uncapped: ads that may be shown uncounted. open: ads that need no deal. labels: by taxonomy. banner_mimes: by
-    what an image's address says it is. apis: framework -> ads that need it.
+    ads). uncapped: ads that may be shown uncounted. hot_free: ads that do not ask for hot topics; topics: those, which
+    change under a snapshot. open: ads that need no deal. labels: by taxonomy. banner_mimes: by what an image's address
+    says it is. apis: framework -> ads that need it.
     """
 
     everything: int
@@ -99,6 +101,8 @@ class Index(msgspec.Struct, frozen=True):
     not_categories: dict[str, int]
     keywords: AnyOf
     not_keywords: dict[str, int]
+    hot_free: int
+    topics: Topics
     segments: AnyOf
     not_segments: dict[str, int]
     audits: dict[str, int]
@@ -248,6 +252,16 @@ def keyword(index: Index, seen: View) -> int:
         mask |= index.keywords.masks.get(word, 0)
         blocked |= index.not_keywords.get(word, 0)
     return mask & ~blocked
+
+
+def hot(index: Index, seen: View) -> int:
+    """All ads on a page about something hot, else those that do not ask for that."""
+    topics = index.topics
+    if not topics.of:
+        return index.hot_free
+    categories = {part for code in seen.categories for part in (code, code.partition("-")[0])}
+    found = topics.meet(categories, seen.now_us) or topics.meet(keywords(seen.request), seen.now_us)
+    return index.everything if found else index.hot_free
 
 
 def blocked_category(index: Index, seen: View) -> int:

@@ -5,6 +5,7 @@ each of `campaigns` those of an ordinary campaign of CPM 2.00 (`factories`). `us
 `shown`: impressions within this hour by campaign; null = the store could not be read; absent = nothing is known.
 `expect`: one entry per imp, either a reason or the campaign and price (and currency, deal, creative) of the best offer.
 `sent`: per imp, the campaigns whose bids go out together (deals beside the open auction, pods), in their order.
+`hot`: topics that are hot.
 """
 
 import json
@@ -22,10 +23,11 @@ from bidder.privacy import policy
 from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
+from dmp.trends import stated
 from tests.bidder.factories import NOW_US, a_campaign, a_request, a_snapshot
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "auction").glob("*.json"))
-KEYS = {"rule", "request", "campaigns", "user", "settings", "exchange", "exhausted", "expect", "sent"}
+KEYS = {"rule", "hot", "request", "campaigns", "user", "settings", "exchange", "exhausted", "expect", "sent"}
 
 
 def user_of(case: dict[str, Any]) -> User | None:
@@ -51,6 +53,7 @@ def test_auction(path: Path) -> None:
     assert set(case) <= KEYS, f"unknown keys in {path.name}: {sorted(set(case) - KEYS)}"
     request = a_request(**case["request"])
     snapshot = a_snapshot(*(a_campaign(**fields) for fields in case["campaigns"]), **case.get("settings", {}))
+    snapshot.index.topics.take([stated(name, NOW_US) for name in case.get("hot", ())])
     exchange = msgspec.convert(case.get("exchange", {}), ExchangeConfig)
     exhausted = snapshot.mask_of(case.get("exhausted", ()))
     privacy = decide_privacy(request, policy(snapshot.settings))

@@ -10,6 +10,7 @@ from dmp.errors import ConfigError
 from dmp.schema import NOBODY, User
 from dmp.taxonomy import tag_id
 from tests.bidder.factories import EXCHANGE, NOW_US, a_body, a_campaign, a_request, a_snapshot
+from tests.bidder.running import CAMPAIGNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,3 +92,12 @@ def test_what_cannot_be_explained_says_why(
         path.write_text(body)
     with pytest.raises(ConfigError, match=message):
         run(str(path), "--campaigns", str(ROOT / "loadtest" / "campaigns.toml"), *arguments)
+
+
+def test_stated_hot_topics_are_explained(request_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "campaigns.toml").write_text(CAMPAIGNS + "targeting = {hot = true}\n")
+    request_file.write_text(json.dumps(a_body(site={"domain": "news.example", "keywords": "ski boots"})))
+    campaigns = (str(request_file), "--campaigns", str(tmp_path / "campaigns.toml"), "--json")
+    for stated, verdict in ((("--hot", "Travel, Ski  boots"), "offered"), (("--hot", "travel"), "hot"), ((), "hot")):
+        (imp,) = json.loads(run(*campaigns, *stated))["imps"]
+        assert imp["campaigns"][0]["verdict"] == verdict

@@ -18,6 +18,7 @@ from bidder.view import View, keywords, view
 from dmp import keys
 from dmp.schema import Contact, User
 from dmp.taxonomy import tag_id
+from dmp.trends import stated
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot
 
 HOUR_US = 3_600_000_000
@@ -73,6 +74,8 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
         return False
     words = keywords(request)
     if (t.keywords and not words & {w.lower() for w in t.keywords}) or words & {w.lower() for w in t.not_keywords}:
+        return False
+    if t.hot and not ("sea" in words or any(code.partition("-")[0] == "IAB2" for code in seen.categories)):
         return False
     return (
         naive_blocks(campaign, creative, request)
@@ -180,6 +183,7 @@ rules = sometimes(
     not_categories=some(CATS),
     keywords=some(WORDS),
     not_keywords=some(WORDS),
+    hot=st.just(True),
     hours=some(range(24), 12),
     weekdays=some(range(7), 4),
     utc_offset_min=st.sampled_from([-480, 0, 345]),
@@ -298,7 +302,9 @@ def test_bit_sets_and_a_plain_loop_over_campaigns_agree(
     campaigns: list[Campaign], request: Request, user: User | None, quarters: int
 ) -> None:
     snapshot = a_snapshot(*campaigns)
-    seen = view(request, user, NOW_US + quarters * 900_000_000, EXCHANGE, "x")
+    later_us = NOW_US + quarters * 900_000_000
+    snapshot.index.topics.take([stated("sea", later_us), stated("Cars", later_us)])
+    seen = view(request, user, later_us, EXCHANGE, "x")
     mask, _ = targeting.eligible(snapshot.index, seen)
     if mask:
         mask, _ = targeting.eligible_for(snapshot.index, seen, request.imp[0], mask)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,32 @@ def test_the_command_tells_and_publishes(tmp_path: Path, store: Store, client: r
     ran = CliRunner().invoke(app, ["hot", "--json", "--config", str(tmp_path / "tagbid.toml")])
     assert ran.exit_code == 0, ran.output
     assert [one["topic"] for one in msgspec.json.decode(ran.stdout)] == ["travel"]
+
+
+def test_that_nothing_is_hot_is_told_for_two_hours_and_silence_after(client: redis.Redis) -> None:
+    over = trends.Hot("travel", TRAVEL, 9.0, 90, 4.0, 80, NOW - 10, NOW)
+    trends.publish(client, [over], 2**31 * 1_000_000)
+    assert client.get(keys.HOT) == b"[]"
+    assert client.expiretime(keys.HOT) == 2**31 + 7_200
+
+
+def test_the_command_watches_until_it_is_stopped(tmp_path: Path, store: Store, client: redis.Redis) -> None:
+    """It waits for the first events; a record that goes is there again at the next look; SIGTERM ends it in order."""
+    folder = tmp_path / "events"
+    folder.mkdir()
+    write_events(tmp_path / "whole", [act(1)])
+    (tmp_path / "tagbid.toml").write_text(f'[dmp]\ndata_dir = "{tmp_path}"\nredis_url = "{store.url}"\n')
+    command = [sys.executable, "-m", "dmp", "hot", "--watch", "--every", "1", "--json"]
+    command += ["--config", str(tmp_path / "tagbid.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert "waiting" in process.stderr.readline()
+            (tmp_path / "whole").rename(folder / "a.parquet")
+            for _ in range(2):
+                assert process.stdout.readline() == "[]\n"
+                assert client.getdel(keys.HOT) == b"[]"
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
