@@ -284,7 +284,7 @@ class Service:
             now_s = time.monotonic()
             self.budgets.tick(now_s - last_s)
             last_s = now_s
-            self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s())
+            self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s(), self.ratios.costs)
             self.paces.of = self.pacer.of
             if self.settings.thompson:
                 self.drawer.tick(self.budgets.accounts(), self._campaigns, self.ratios.states, self.budgets.now_s())
@@ -468,6 +468,7 @@ class Service:
         read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
         read("tagbid_hot_topics", lambda: {(): self.topics.count(_now_us())})
         read("tagbid_pace", lambda: _pace_gauges(self.pacer.of))
+        read("tagbid_cost_unknown", lambda: {(): self.pacer.untold})
         read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
 
 

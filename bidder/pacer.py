@@ -10,6 +10,10 @@ they were worth, and what the landscape expects of them) and their rate give the
 budget by its end. Until that is known, or where it cannot be, a campaign that puts a fiftieth of its budget at stake is
 brought down within a second to what its plan allows, as if cost followed the pace, which errs on the side of bidding
 less. Of bids and stakes a worker sees its own, and takes the others to have as many.
+
+A campaign that pays per conversion has a second multiplier, which holds the cost of one at its price, and bids by the
+smaller of the two. It moves once five conversions or three prices of spend have come since it last did. Where nobody
+tells what conversions cost, it falls by a twentieth a minute to one half.
 """
 
 import math
@@ -24,6 +28,7 @@ from bidder.pacing import FULL, Pace
 from bidder.quoting import Quote
 from models import landscape
 from models.landscape import Terms
+from models.live import Cost
 
 STEP_S = 10.0
 WARM_S = 60.0
@@ -32,6 +37,9 @@ COLD_SHARE = 0.02  # of the budget, at stake before anything is known of a campa
 SAMPLE = 256
 RECENT = 0.02  # share of a new bid in the mean of recent ones
 KEEP_S = 2 * DAY_S
+DAY_US = DAY_S * 1_000_000
+UNTOLD = 0.5  # of its value, at most, where what conversions cost is not known
+NO_COSTS: Mapping[str, Cost] = {}
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(tuple[float, float])
@@ -57,9 +65,10 @@ def decode(data: bytes | None) -> Pace | None:
 class _Course:
     """Where one campaign is. at_s, spent: of the last news. cold: nothing is known of its pace yet. bids, sample:
     how many it made since, and what some of them were worth on which terms. bid: recent mean at full pace, CPM micros.
+    aim: multiplier of its cost target, 1 where there is none; aimed: the cost it was last moved by.
     """
 
-    __slots__ = ("at_s", "bid", "bids", "cold", "day", "pace", "plan", "sample", "seen_s", "spent")
+    __slots__ = ("aim", "aimed", "at_s", "bid", "bids", "cold", "day", "pace", "plan", "sample", "seen_s", "spent")
 
     def __init__(self, campaign: Campaign, pace: Pace | None, now_s: float) -> None:
         self.plan = pacing.plan(campaign.pacing)
@@ -70,6 +79,8 @@ class _Course:
         self.bid = 0.0
         self.bids = 0
         self.sample: list[tuple[float, Terms]] = []
+        self.aim = 1.0
+        self.aimed = Cost(0.0, 0.0, 0)
 
 
 class Pacer:
@@ -78,6 +89,8 @@ class Pacer:
     def __init__(self, save: Callable[[str, bytes], None]) -> None:
         self.of: Mapping[str, Pace] = {}
         """Campaign id -> pace, for `snapshot.Paces`; those at full pace are absent."""
+        self.untold = 0
+        """Campaigns that pay per conversion and bid less because nobody tells what one costs."""
         self._save = save
         self._courses: dict[str, _Course] = {}
         self._stepped_s = -math.inf
@@ -113,8 +126,17 @@ class Pacer:
         if quote.terms is not None and quote.terms.spread and len(course.sample) < SAMPLE:
             course.sample.append((quote.worth, quote.terms))
 
-    def tick(self, accounts: Iterable[Account], campaigns: Mapping[str, Campaign], now_s: float) -> None:
-        """Once a second; steps every `STEP_S`. now_s: on the store's clock. accounts: of the present day."""
+    def tick(
+        self,
+        accounts: Iterable[Account],
+        campaigns: Mapping[str, Campaign],
+        now_s: float,
+        costs: Mapping[str, Cost] = NO_COSTS,
+    ) -> None:
+        """Once a second; steps every `STEP_S`. now_s: on the store's clock. accounts: of the present day.
+
+        costs: of campaigns that pay per conversion; absent = not known.
+        """
         told = self._told = {account.campaign: account for account in accounts}
         rushed = [_brake(course, account, campaigns, now_s) for account, course in self._cold(told)]
         if now_s - self._stepped_s < STEP_S:
@@ -122,8 +144,11 @@ class Pacer:
                 self._publish(now_s)
             return
         self._stepped_s = now_s
+        self.untold = 0
         for name, course in self._courses.items():
             account, campaign = told.get(name), campaigns.get(name)
+            if campaign is not None:
+                self.untold += not _aim(course, campaign, costs.get(name), now_s)
             if account is not None and campaign is not None:
                 self._step(name, course, account, campaign, now_s)
         self._publish(now_s)
@@ -158,7 +183,7 @@ class Pacer:
         for name, course in self._courses.items():
             account = self._told.get(name)
             age_s = 0.0 if account is None or not account.synced_s else now_s - account.synced_s
-            pace = pacing.faded(course.pace, age_s)
+            pace = pacing.faded(Pace(min(course.pace.k, course.aim), course.pace.share), age_s)
             if pace != FULL:
                 found[name] = pace
         self.of = found
@@ -173,6 +198,29 @@ def _pace(campaign: Campaign, part: float) -> Pace:
     """That number as its campaign is paced by."""
     part = min(1.0, part)
     return Pace(1.0, max(pacing.SHARE_MIN, part)) if campaign.goal == "cpm" else Pace(max(pacing.K_MIN, part), 1.0)
+
+
+def _aim(course: _Course, campaign: Campaign, cost: Cost | None, now_s: float) -> bool:
+    """Move a campaign's cost multiplier by what its bids since the last move cost and brought; False = nobody told."""
+    if campaign.goal != "cpa":
+        course.aim = 1.0
+        return True
+    if cost is None or now_s - cost.as_of_us / 1e6 > pacing.STALE_STOP_S:
+        faded = course.aim * pacing.STALE_DECAY ** (STEP_S / 60)
+        course.aim = max(faded, min(course.aim, UNTOLD))
+        return False
+    before = course.aimed
+    if cost.as_of_us // DAY_US != before.as_of_us // DAY_US:  # costs are of a day
+        before = Cost(0.0, 0.0, 0)
+    spent, conversions = cost.spent_micros - before.spent_micros, cost.conversions - before.conversions
+    if conversions < pacing.TARGET_PRIOR and spent <= 3 * campaign.price_micros:
+        return True
+    if course.aimed.as_of_us:
+        course.aim = pacing.target_step(course.aim, campaign.price_micros, max(0.0, spent), max(0.0, conversions))
+    else:  # the first one told to this process: start from what the day so far says
+        course.aim = pacing.target_start(campaign.price_micros, spent, conversions)
+    course.aimed = cost
+    return True
 
 
 def _brake(course: _Course, account: Account, campaigns: Mapping[str, Campaign], now_s: float) -> bool:

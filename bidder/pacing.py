@@ -144,6 +144,17 @@ def target_step(k: float, goal: float, spent: float, conversions: float, most: f
     return min(most, max(K_MIN, k * math.exp(TARGET_ETA * math.log(goal / cost))))
 
 
+def target_start(goal: float, spent: float, conversions: float, most: float = K_MAX) -> float:
+    """The multiplier a cost target starts from where a day has already cost and brought something.
+
+    As if cost followed the multiplier, which errs on the side of bidding less.
+
+    >>> target_start(10.0, 250.0, 10.0), target_start(10.0, 10.0, 10.0)
+    (0.5, 1.0)
+    """
+    return min(most, max(K_MIN, goal * (conversions + TARGET_PRIOR) / (spent + TARGET_PRIOR * goal)))
+
+
 def faded(pace: Pace, age_s: float) -> Pace:
     """What a pace is still good for when the spend it was made from is `age_s` old: less each minute, then nothing.
 

@@ -25,7 +25,7 @@ from dmp import keys
 from dmp.errors import TagbidError
 from dmp.lookup import Link
 from models import artefacts, landscape, live, registry
-from models.live import Ratio
+from models.live import Cost, Ratio
 from models.registry import BadArtefact, Model
 
 log = logging.getLogger("tagbid.bidder")
@@ -101,11 +101,15 @@ def _challenger(root: Path) -> Model | None:
 
 
 class Ratios:
-    """Live calibration as last read. of: {campaign: factor}; version: changes with it. states: what it is made of."""
+    """Live calibration as last read. of: {campaign: factor}; version: changes with it. states: what it is made of.
+
+    costs: what conversions cost campaigns that pay for them, for the pacing loop.
+    """
 
     def __init__(self) -> None:
         self.of: dict[str, float] = {}
         self.states: dict[str, Ratio] = {}
+        self.costs: dict[str, Cost] = {}
         self.version = 0
 
     def take(self, states: Mapping[str, bytes | None], advertisers: Mapping[str, str]) -> None:
@@ -126,6 +130,9 @@ async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Mapp
             states = await asyncio.gather(*(link.execute("GET", keys.calibration(name)) for name in names))
             advertisers = {name: campaign.advertiser for name, campaign in served.items()}
             ratios.take(dict(zip(names, states, strict=True)), advertisers)
+            paid = [name for name, campaign in served.items() if campaign.goal == "cpa"]
+            costs = await asyncio.gather(*(link.execute("GET", keys.cost(name)) for name in paid))
+            ratios.costs = live.read_costs(dict(zip(paid, costs, strict=True)))
         except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
             log.warning("live calibration could not be read: %s", error)
         await asyncio.sleep(RATIOS_S if names else IDLE_S)

@@ -14,6 +14,7 @@
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
 | `pace:{m<p>}:<campaign>` | string | 2 d | bidder.pacer | how a campaign was paced last |
 | `cal:{m<p>}:<campaign>` | string | 8 d | models.live | clicks seen against clicks predicted |
+| `cost:{m<p>}:<campaign>` | string | 2 d | models.costs | today's spend and the conversions it brings |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
 | `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
 | `late:{e<p>}` | stream | until folded in | dmp.consumer | records that only the nightly batch can count |
@@ -158,6 +159,11 @@ def pace(campaign: str) -> bytes:
 def calibration(campaign: str) -> bytes:
     """How a campaign's clicks compare with what was predicted (`models.live.Ratio`)."""
     return b"cal:{m%d}:%d" % (money_partition(campaign), number(campaign))
+
+
+def cost(campaign: str) -> bytes:
+    """What a campaign's day has cost and brought (`models.live.Cost`)."""
+    return b"cost:{m%d}:%d" % (money_partition(campaign), number(campaign))
 
 
 def money_mark(campaign: str, event_id: str) -> bytes:

@@ -9,6 +9,7 @@ A campaign is learning until its fiftieth click or for three days; its prior cou
 that it adapts. A campaign nothing was counted for yet has the ratio of its advertiser's others (decision science 4).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -54,6 +55,38 @@ def encode(ratio: Ratio) -> bytes:
 def decode(data: bytes) -> Ratio:
     """Read it back; raises msgspec.DecodeError on anything else."""
     return _decoder.decode(data)
+
+
+class Cost(msgspec.Struct, frozen=True, array_like=True):
+    """What a campaign's day has cost and brought so far; stored as a MessagePack array, extended only at the end.
+
+    spent_micros: of impressions billed since midnight UTC. conversions: of those, projected (`models.costs`).
+    """
+
+    spent_micros: float
+    conversions: float
+    as_of_us: int
+
+
+_cost_decoder = msgspec.msgpack.Decoder(Cost)
+
+
+def encode_cost(cost: Cost) -> bytes:
+    """The value of `dmp.keys.cost`."""
+    return _encoder.encode(cost)
+
+
+def read_costs(states: Mapping[str, bytes | None]) -> dict[str, Cost]:
+    """What can be read of costs as stored; absent and damaged ones are left out."""
+    found = {}
+    for campaign, data in states.items():
+        try:
+            cost = None if data is None else _cost_decoder.decode(data)
+        except msgspec.DecodeError:
+            continue
+        if cost is not None and 0 <= cost.spent_micros < math.inf and 0 <= cost.conversions < math.inf:
+            found[campaign] = cost
+    return found
 
 
 def mean(clicks: float, predicted: float, prior: float = PRIOR) -> float:

@@ -17,11 +17,12 @@ from dmp import events, keys
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
 from dmp.events import Bid, Click, Impression
-from models import live
+from models import costs, live
 from models.config import ModelsConfig
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
 TTL_S = 8 * 86_400
+COST_TTL_S = 2 * 86_400
 EVERY_S = 60.0
 SLACK_S = 3_600.0  # bids are logged before their impressions; files untouched for longer than that hold nothing new
 
@@ -48,7 +49,10 @@ def impressions(bidlog: Path, since_us: int, wait_us: int) -> Iterator[tuple[str
 
 
 def step(client: redis.Redis, bidlog: Path, now_us: int, wait_us: int) -> dict[str, live.Ratio]:
-    """Count what ripened since the last step, write the new states, return them. The states remember how far it got."""
+    """Count what ripened since the last step, write the new states, return them. The states remember how far it got.
+
+    What campaigns' conversions cost today is written beside them.
+    """
     until_us = now_us - wait_us
     recent = list(impressions(bidlog, until_us - 2 * live.HALF_LIFE_US, wait_us))
     names = sorted({campaign for campaign, *_ in recent})
@@ -58,6 +62,8 @@ def step(client: redis.Redis, bidlog: Path, now_us: int, wait_us: int) -> dict[s
     changed = {name: live.updated(states[name], *found.get(name, (0.0, 0.0)), until_us) for name in names}
     for name, state in changed.items():
         client.set(keys.calibration(name), live.encode(state), ex=TTL_S)
+    for name, cost in costs.today(bidlog, now_us).items():
+        client.set(keys.cost(name), live.encode_cost(cost), ex=COST_TTL_S)
     return changed
 
 
@@ -72,7 +78,7 @@ def calibrate(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Compare clicks with predictions per campaign; running bidders take the factor up within a minute."""
+    """Compare clicks with predictions, and costs with conversions, per campaign; bidders take it up within a minute."""
     from dmp.store import open_store
 
     settings = configuration.load("models", ModelsConfig, config)

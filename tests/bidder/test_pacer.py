@@ -10,6 +10,7 @@ from bidder.pacing import FULL, Pace
 from bidder.quoting import Quote
 from models import landscape
 from models.landscape import Terms
+from models.live import Cost
 from tests.bidder.factories import a_campaign
 
 DAY = 20_000
@@ -263,3 +264,67 @@ def test_the_first_news_of_a_day_half_spent_is_not_taken_for_an_intervals_spend(
     day.account.spent = 500_000
     day.run(40)
     assert day.pacer.of == {}
+
+
+PRICE = 1_000_000  # per conversion
+
+
+def paying_per_conversion(costs: list[tuple[int, float, float] | None], every_s: int = 60) -> list[float]:
+    """k of a campaign after each of these (seconds since the start, spend, conversions), read once a minute."""
+    campaign = a_campaign(goal="cpa", price_micros=PRICE)
+    made = Pacer(lambda _name, _record: None)
+    made.configure([campaign], {"acme": FULL}, START_S)
+    account = an_account(budget=10**15)
+    found = []
+    for minute, cost in enumerate(costs):
+        told = {} if cost is None else {"acme": Cost(cost[1], cost[2], int((START_S + cost[0]) * 1e6))}
+        for second in range(every_s):
+            account.synced_s = START_S + minute * every_s + second
+            made.tick([account], {"acme": campaign}, account.synced_s, told)
+        found.append(made.of.get("acme", FULL).k)
+    return found
+
+
+def test_a_cost_above_the_price_lowers_the_bid_from_the_day_so_far_and_then_by_what_is_new() -> None:
+    k = paying_per_conversion([
+        (0, 2 * PRICE, 1.0),  # not enough to tell
+        (60, 25 * PRICE, 10.0),  # (10 + 5) / (25 + 5)
+        (120, 27 * PRICE, 12.0),  # two new conversions: wait
+        (180, 55 * PRICE, 20.0),  # since: 30 prices for 10 conversions, (30 + 5) / (10 + 5)
+        (240, 60 * PRICE, 40.0),  # since: 5 for 20: cheap, so up again
+    ])  # fmt: skip
+    assert k[:3] == pytest.approx([1.0, 0.5, 0.5])
+    assert k[3] == pytest.approx(0.5 * (15 / 35) ** 0.1)
+    assert k[4] == pytest.approx(k[3] * (25 / 10) ** 0.1)
+
+
+def test_a_new_days_costs_are_not_compared_with_yesterdays() -> None:
+    campaign, made = a_campaign(goal="cpa", price_micros=PRICE), Pacer(lambda _name, _record: None)
+    made.configure([campaign], {"acme": FULL}, START_S)
+    for day, spent, conversions, expected in ((0, 25, 10.0, 0.5), (1, 10, 25.0, 0.5 * (30 / 15) ** 0.1)):
+        now_s = START_S + day * DAY_S + 100
+        account = an_account(budget=10**15, synced_s=now_s)
+        cost = Cost(spent * PRICE, conversions, int(now_s * 1e6))
+        made.tick([account], {"acme": campaign}, now_s, {"acme": cost})
+        assert made.of["acme"].k == pytest.approx(expected)
+
+
+def test_without_costs_a_campaign_that_pays_per_conversion_falls_to_half_and_no_further() -> None:
+    k = paying_per_conversion([None] * 30)
+    assert k[0] == pytest.approx(0.95, abs=0.01)
+    assert k[9] == pytest.approx(0.95**10, abs=0.01)
+    assert k[-1] == 0.5
+    # One that is lower already stays; costs of half an hour ago are none.
+    told: list[tuple[int, float, float] | None] = [(0, 55 * PRICE, 10.0)]
+    assert paying_per_conversion(told + told * 40)[-1] == pytest.approx(15 / 60)
+
+
+@pytest.mark.parametrize("goal", ["cpm", "cpc", "roas"])
+def test_only_campaigns_that_pay_per_conversion_have_a_cost_target(goal: str) -> None:
+    campaign, made = a_campaign(goal=goal, price_micros=PRICE), Pacer(lambda _name, _record: None)
+    made.configure([campaign], {"acme": FULL}, START_S)
+    made.tick([an_account()], {"acme": campaign}, START_S + 10, {"acme": Cost(99.0 * PRICE, 1.0, int(START_S * 1e6))})
+    assert (made.of, made.untold) == ({}, 0)
+    paid = a_campaign(goal="cpa", price_micros=PRICE)
+    made.tick([an_account()], {"acme": paid}, START_S + 20)
+    assert made.untold == 1
