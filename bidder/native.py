@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bidder import clips, lenient
 from bidder.creatives import DATA_TYPES, Clip, Data, NativeAd, Picture
@@ -48,7 +48,7 @@ class DataAsset(Struct, frozen=True):
 
 
 class Asset(Struct, frozen=True):
-    """Exactly one of the four is there in a sound request."""
+    """Exactly one of the four is there in a sound request. unusable: why it cannot be supplied."""
 
     id: Int | None = None
     required: Flag | None = None
@@ -56,6 +56,7 @@ class Asset(Struct, frozen=True):
     img: Image | None = None
     video: Video | None = None
     data: DataAsset | None = None
+    unusable: str | None = field(default=None, name="tagbid:unusable")
 
 
 class Tracker(Struct, frozen=True):
@@ -122,7 +123,9 @@ def suits(of: NativeShape, request: NativeRequest) -> bool:
     data = dict(of.data)
     found = 0
     for asset in request.assets:
-        if asset.title is not None:
+        if asset.unusable is not None:
+            there = False
+        elif asset.title is not None:
             there = _fits(of.titles, asset.title.len)
         elif asset.img is not None:
             there = image(asset.img, of.icons, of.images) is not None
@@ -197,6 +200,8 @@ def answer(
 
 
 def _value(ad: NativeAd, asset: Asset, vast: Callable[[str], str]) -> dict[str, Any] | None:
+    if asset.unusable is not None:
+        return None
     if asset.title is not None:
         title = _longest(ad.titles, asset.title.len)
         return None if title is None else {"title": {"text": title}}
