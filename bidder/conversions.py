@@ -114,7 +114,8 @@ class Conversions:
             0,
             "e",
             KEEP_S,
-            -1,
+            0,
+            0,
         )
         try:
             try:

@@ -202,12 +202,12 @@ class Notices:
     ) -> tuple[bool, bool]:
         """Run the booking script and tell the budget: (whether this event was new, whether the budget had no room).
 
-        A bill that comes after its bid's hold finds its money given to other bids: it is paid only out of what is free.
+        A bill that comes after its bid's hold, or after its loss, finds its money given to other bids: it is paid only out
+        of what is free.
         """
         campaign, day = token.campaign, token.issued_s // DAY_S
         spends = of_record and not problem
         settles = spends or kind == "loss"
-        late = spends and now_s >= token.issued_s + token.hold_s
         mark = event.event_id + (":q" if problem else "")
         arguments = (
             4,
@@ -223,7 +223,8 @@ class Notices:
             int(settles),
             "q" if problem else "e",
             KEEP_S,
-            self._budgets.budget(campaign) if late else -1,
+            self._budgets.budget(campaign),
+            int(spends and now_s >= token.issued_s + token.hold_s),
         )
         try:
             fresh, first, lease, over = await self._link.execute("EVALSHA", SHA1, *arguments)

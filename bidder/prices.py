@@ -17,6 +17,7 @@ from bidder.config import ExchangeConfig, key_bytes
 _NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?", re.ASCII)
 _ENCRYPTED = re.compile(r"[A-Za-z0-9_+/-]{38}={0,2}", re.ASCII)
 IV_BYTES, PRICE_BYTES, SIGNATURE_BYTES = 16, 8, 4
+MAX_PRICE_MICROS = 10**15  # a CPM of a billion: above any bid, and small enough for every record it may stand in
 STALE_S = 86_400  # as long as a win counts
 SKEW_S = 300
 
@@ -90,4 +91,7 @@ def reported_micros(text: str, exchange: ExchangeConfig, now_s: float) -> int:
         number = price_micros(text)
         if exchange.price_unit != "cpm":  # the number itself counts micros
             number //= 1_000_000
-    return number * 1000 if exchange.price_unit == "micros_cpi" else number
+    found_micros = number * 1000 if exchange.price_unit == "micros_cpi" else number
+    if found_micros > MAX_PRICE_MICROS:
+        raise PriceUnusable("above ceiling")
+    return found_micros

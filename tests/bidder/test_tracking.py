@@ -13,6 +13,7 @@ from bidder.prices import PriceUnusable, decrypt, reported_micros
 from bidder.tokens import text_field
 from dmp import events
 from tests.bidder.running import CAMPAIGNS, IFA, body, body_of_user, running, urls
+from tests.bidder.test_app import eventually
 from tests.bidder.test_notices import counted, noted, spent
 
 VIDEO = """
@@ -275,6 +276,38 @@ async def test_a_bill_after_its_hold_is_paid_only_out_of_what_is_free(
         told = counted(bidder, "billing")
         assert told == ({"counted": before + 1} if result == "counted" else {"counted": before, result: 1})
         assert len(noted(client, field=b"q")) == (result == "over_budget")
+
+
+async def test_a_bill_after_its_loss_is_paid_only_out_of_what_is_free(tmp_path, store, client):
+    """The loss gave the money back, and other bids have it now: an exchange that tells both cannot overspend."""
+    budget = 6_000
+    async with running(tmp_path, store, CAMPAIGNS.replace("1000000000", str(budget))) as bidder:
+        bills = []
+
+        async def bid_and_lose():
+            status, answer = await bidder.bid(body(at=2))
+            if status == 200:
+                told = urls(json.loads(answer)["seatbid"][0]["bid"][0], "2.0")
+                await bidder.get(told["loss"])
+                bills.append(told["billing"])
+            return len(bills) == 2 * budget // 2_000
+
+        await eventually(bid_and_lose)
+        for bill in bills:
+            assert (await bidder.get(bill))[0] == 204
+        assert spent(client) <= budget
+        assert counted(bidder, "billing").get("over_budget", 0) >= 3
+
+
+@pytest.mark.parametrize("price", ["9e99", "999999999999"])
+async def test_a_price_beyond_any_bid_is_no_error(tmp_path, store, client, price):
+    async with running(tmp_path, store) as bidder:
+        found = urls(await bidder.a_bid())
+        for kind in ("loss", "win"):
+            address = found[kind].rpartition("&p=")[0] + f"&p={price}"
+            assert (await bidder.get(address))[0] == 204
+        assert [event.min_to_win_micros for event in noted(client)] == [0]
+        assert len(noted(client, field=b"q")) == 1
 
 
 async def test_a_screen_many_see_costs_its_multiple(tmp_path, store, client):
