@@ -13,7 +13,7 @@ from pathlib import Path
 import redis.exceptions
 from msgspec import Struct
 
-from bidder import campaigns, experiments, results, snapshot
+from bidder import campaigns, experiments, results, snapshot, traffic
 from bidder.campaigns import Campaign
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
@@ -139,8 +139,9 @@ async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Mapp
 
 
 def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
-    """Changes whenever `load` may give something else; a few microseconds."""
-    file = _changes(settings.campaigns) + (_changes(settings.experiments) if settings.experiments else ())
+    """Changes whenever `load` may give something else; a few microseconds for every file there is."""
+    paths = [Path(settings.campaigns), *([Path(settings.experiments)] if settings.experiments else [])]
+    file = tuple(map(_changes, (*paths, *traffic.files(settings))))
     try:
         root = Path(settings.models_dir)
         kinds = (MODEL, *results.KINDS, landscape.KIND)
@@ -149,10 +150,10 @@ def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
         return *file, str(error)
 
 
-def _changes(path: str) -> tuple[object, ...]:
+def _changes(path: Path) -> tuple[object, ...]:
     """What changes when a file does, or why it cannot be looked at."""
     try:
-        status = Path(path).stat()
+        status = path.stat()
     except OSError as error:
         return (error.errno,)
     return status.st_mtime_ns, status.st_size, status.st_ino
@@ -173,7 +174,8 @@ async def follow(
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
     while True:
         await asyncio.sleep(settings.reload_s)
-        found = fingerprint(settings), None if ratios is None else ratios.version
+        looked = await asyncio.to_thread(fingerprint, settings)  # folders of supply checks may hold thousands of files
+        found = looked, None if ratios is None else ratios.version
         if found == seen:
             continue
         seen = found

@@ -58,6 +58,15 @@ def load(settings: BidderConfig) -> Quality:
     )
 
 
+def files(settings: BidderConfig) -> list[Path]:
+    """Every file `load` reads, and the folders themselves."""
+    found = [Path(settings.datacenter_networks)] if settings.datacenter_networks else []
+    for folder, pattern in ((settings.ads_txt_dir, "*.txt"), (settings.sellers_json_dir, "*.json")):
+        if folder:
+            found += [Path(folder), *sorted(Path(folder).glob(pattern))]
+    return found
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
@@ -87,12 +96,16 @@ def _networks(path: Path) -> list[tuple[int, int]]:
 
 
 def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    return int(address) if address.version == 4 else _V6 + int(address)
+    """A place in one number line; an IPv4 address written as IPv6 stands where it belongs."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return int(address)
+    mapped = address.ipv4_mapped
+    return _V6 + int(address) if mapped is None else int(mapped)
 
 
 def _folder(folder: str, pattern: str, parse: Callable[[Path], T]) -> dict[str, T]:
-    """File name without ending, in lower case -> what the file says."""
-    return {path.stem.lower(): parse(path) for path in sorted(Path(folder).glob(pattern))} if folder else {}
+    """File name without ending, in lower case and without "www." -> what the file says."""
+    return {path.stem.lower().removeprefix("www."): parse(path) for path in sorted(Path(folder).glob(pattern))} if folder else {}
 
 
 def _ads_txt(path: Path) -> frozenset[tuple[str, str]]:

@@ -2,12 +2,14 @@ import json
 
 import pytest
 
-from bidder import traffic
+from bidder import serving, traffic
 from bidder.config import BidderConfig
 from bidder.openrtb import Reason
 from bidder.traffic import in_networks, is_bot, load
 from dmp.errors import ConfigError
 from tests.bidder.factories import a_request, decision
+from tests.bidder.running import body, running
+from tests.bidder.test_app import eventually
 
 
 def tables(tmp_path, **files):
@@ -42,6 +44,7 @@ NETWORKS = "# clouds\n203.0.113.0/25\n203.0.113.128/25  # next to it\n2001:db8::
         ("198.51.100.8", False),
         ("2001:db8::1", True),
         ("2001:db9::", False),
+        ("::ffff:203.0.113.9", True),  # an IPv4 address as a server of both kinds sees it
         ("::cb00:7105", False),  # the digits of an IPv4 address in an IPv6 one
         ("no address", False),
         ("", False),
@@ -59,6 +62,37 @@ def test_a_line_nobody_can_read_is_named(tmp_path):
         load(BidderConfig(**tables(tmp_path, networks="10.0.0.0/8\n10.0.0.0/99\n")))
 
 
+def test_a_change_in_any_table_is_seen(tmp_path):
+    settings = BidderConfig(
+        **tables(tmp_path, networks=NETWORKS, ads_txt={"news.example.txt": ADS_TXT}, sellers={"a.example.json": "{}"})
+    )
+    seen = {serving.fingerprint(settings)}
+    (tmp_path / "networks").write_text(NETWORKS + "192.0.2.0/24\n")
+    seen.add(serving.fingerprint(settings))
+    (tmp_path / "ads_txt" / "news.example.txt").write_text(ADS_TXT + "c.example, 1, DIRECT\n")  # in place
+    seen.add(serving.fingerprint(settings))
+    (tmp_path / "ads_txt" / "other.example.txt").write_text(ADS_TXT)
+    seen.add(serving.fingerprint(settings))
+    (tmp_path / "sellers" / "a.example.json").unlink()
+    seen.add(serving.fingerprint(settings))
+    assert len(seen) == 5
+    assert serving.fingerprint(settings) in seen
+
+
+async def test_a_running_bidder_takes_a_new_list_of_networks(tmp_path, store):
+    device = {"ip": "192.0.2.9", "geo": {"country": "USA"}}
+    found = tables(tmp_path, networks=NETWORKS)
+    async with running(tmp_path, store, reload_s=0.02, **found) as bidder:
+        assert (await bidder.bid(body(device=device)))[0] == 200
+        (tmp_path / "networks").write_text(NETWORKS + "192.0.2.0/24\n")
+
+        async def refused():
+            await bidder.bid(body(device=device))
+            return (await bidder.metrics())['tagbid_no_bid_total{reason="datacenter"}'] > 0
+
+        await eventually(refused)
+
+
 def test_data_centres_get_no_bid(tmp_path):
     settings = tables(tmp_path, networks=NETWORKS)
     for device, reason in (({"ip": "203.0.113.9"}, Reason.DATACENTER), ({"ip": "192.0.2.1"}, Reason.BID)):
@@ -72,6 +106,7 @@ ADS_TXT = "# seller list\nA.example, 77, DIRECT, abc\nb.example , 5 , RESELLER\n
     ("domain", "nodes", "reason"),
     [
         ("news.example", [("a.example", "77")], Reason.BID),
+        ("www.news.example", [("a.example", "78")], Reason.ADS_TXT),
         ("news.example", [("a.example", "78")], Reason.ADS_TXT),
         ("news.example", [("owner.example", "1"), ("b.example", "5")], Reason.BID),
         ("sport.news.example", [("c.example", "77")], Reason.ADS_TXT),
