@@ -12,8 +12,9 @@ from bidder.creatives import Creative, is_secure
 from bidder.fitting import Fitting
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
-from bidder.targeting import AnyOf, Area, Circle, Index, Labels, cell
+from bidder.targeting import AnyOf, Area, Circle, Index, Labels, cell, codes
 from bidder.topics import Topics
+from bidder.useragent import os_name
 from bidder.view import WEEK_HOURS, View
 from dmp import keys
 from dmp.taxonomy import TAGS, tag_id
@@ -99,7 +100,7 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
         at={at: _mask((i for i, t in enumerate(rules) if not t.at or at in t.at), n) for at in (1, 2)},
         devices=_with_free(_by_value(([c for d in t.devices for c in DEVICES[d]] for t in rules), n), rules, n),
         devices_free=_free((t.devices for t in rules), n),
-        os=_any_of([[name.lower() for name in t.os] for t in rules], n),
+        os=_any_of([[os_name(name) for name in t.os] for t in rules], n),
         local=local,
         by_utc=by_utc,
         geo_free=_free(geo_rows, n),
@@ -111,9 +112,9 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
         not_countries=_by_value((t.not_countries for t in rules), n),
         not_regions=_by_value((t.not_regions for t in rules), n),
         inventory_free=_free((t.domains + t.apps for t in rules), n),
-        domains=_by_value(([d.lower() for d in t.domains] for t in rules), n),
+        domains=_by_value((map(_domain, t.domains) for t in rules), n),
         apps=_by_value((t.apps for t in rules), n),
-        not_domains=_by_value(([d.lower() for d in t.not_domains] for t in rules), n),
+        not_domains=_by_value((map(_domain, t.not_domains) for t in rules), n),
         not_apps=_by_value((t.not_apps for t in rules), n),
         categories=_any_of([t.categories for t in rules], n),
         not_categories=_by_value((t.not_categories for t in rules), n),
@@ -209,6 +210,7 @@ def _cats(campaign: Campaign, creative: Creative, taxonomy: int) -> tuple[str, .
 
 
 def _labels(rows: Sequence[tuple[str, ...]], n: int) -> Labels:
+    rows = [tuple(codes(own)) if own else () for own in rows]
     return Labels(
         _by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in rows), n),
         _by_value((own or ("",) for own in rows), n),
@@ -222,6 +224,11 @@ def _any_of(rows: Sequence[Sequence[str]], n: int) -> AnyOf:
 def _with_free(masks: dict[int, int], rules: Sequence[Targeting], n: int) -> dict[int, int]:
     free = _free((t.devices for t in rules), n)
     return {value: mask | free for value, mask in masks.items()}
+
+
+def _domain(name: str) -> str:
+    """The spelling of `bidder.view.View.domain`."""
+    return name.lower().removeprefix("www.")
 
 
 def _city(name: str) -> str:

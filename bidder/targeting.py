@@ -8,7 +8,7 @@ asks the very same rules without stopping. Rules that no campaign of a portfolio
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import floor
 
 import msgspec
@@ -19,7 +19,7 @@ from bidder.fitting import RULES, Fitting
 from bidder.geo import km_between
 from bidder.openrtb import Deal, Imp, Reason
 from bidder.topics import Topics
-from bidder.view import View, keywords
+from bidder.view import View, host, keywords
 from dmp.realtime import current_tags
 
 MEDIA_RULES = (*RULES, Reason.CREATIVE_TYPE)
@@ -277,14 +277,24 @@ def blocked_category(index: Index, seen: View) -> int:
     if labels is None:
         return 0
     blocked = labels.owners.get("", 0)
-    for code in labels.owners.keys() & (request.bcat or ()):
-        blocked |= labels.owners[code]
+    if request.bcat:
+        for code in labels.owners.keys() & codes(request.bcat):
+            blocked |= labels.owners[code]
     if request.acat:
-        allowed = set(request.acat)
+        allowed = set(codes(request.acat))
         for code, mask in labels.exact.items():
             if code not in allowed and code.partition("-")[0] not in allowed:
                 blocked |= mask
     return index.everything & ~blocked
+
+
+def codes(listed: Sequence[str]) -> list[str]:
+    """Categories of a list in the spelling of the index: many at once, because such lists are long.
+
+    >>> codes(["IAB7-39", " iab20"])
+    ['IAB7-39', 'IAB20']
+    """
+    return "\n".join(listed).upper().replace(" ", "").split("\n")
 
 
 def blocked_advertiser(index: Index, seen: View) -> int:
@@ -292,9 +302,22 @@ def blocked_advertiser(index: Index, seen: View) -> int:
     if not seen.request.badv:
         return index.everything
     blocked = 0
-    for domain in index.advertisers.keys() & map(str.lower, seen.request.badv):
+    for domain in index.advertisers.keys() & domains(seen.request.badv):
         blocked |= index.advertisers[domain]
     return index.everything & ~blocked
+
+
+def domains(listed: Sequence[str]) -> list[str]:
+    """Domains of a block list in lower case; some are written as addresses, and then their domain is meant.
+
+    >>> domains(["Acme.example", "https://www.shop.example/shoes/*"])
+    ['acme.example', 'shop.example']
+    """
+    text = "\n".join(listed).lower()
+    found = text.split("\n")
+    if any(mark in text for mark in ("/", "www.", " ")):  # seldom, and a look at all of them costs less than at each
+        found = [host(name.strip()).removeprefix("www.") for name in found]
+    return found
 
 
 def blocked_app(index: Index, seen: View) -> int:

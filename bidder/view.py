@@ -110,19 +110,21 @@ def domain_of(request: Request) -> str:
     domain = place.domain or ""
     if not domain and isinstance(place, Site) and place.page:
         domain = host(place.page)
+    elif "/" in domain or ":" in domain or domain.endswith("."):  # not as the standard has it, but clear
+        domain = host(domain)
     return domain.lower().removeprefix("www.")
 
 
 def host(url: str) -> str:
-    """The host name of a page URL; a bare host is one too.
+    """The host name of a page URL, without a final dot; a bare host is one too.
 
-    >>> host("https://news.example.com:8080/a?b"), host("example.com/x")
+    >>> host("https://news.example.com:8080/a?b"), host("example.com./x")
     ('news.example.com', 'example.com')
     """
     rest = url.partition("://")[2] or url
     for mark in "/?#":
         rest = rest.partition(mark)[0]
-    return rest.rpartition("@")[2].partition(":")[0]
+    return rest.rpartition("@")[2].partition(":")[0].rstrip(".")
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
