@@ -295,11 +295,18 @@ class Lane(Protocol):
                 self._read_since_s = now_s
             if self._head and self._fed > MAX_HEAD_BYTES:
                 self._refuse(400)
+            elif self._head and not self._known and self._due and self._is_foreign():
+                self._close_after_last()  # before the answers leave: they must say that no more of them come
         else:
             self._read_since_s = 0.0
         self.send()
         if len(self._due) > MAX_PIPELINED:
             self._pause(True)
+
+    def _is_foreign(self) -> bool:
+        """Whether a message that began behind a bid in one read is known to be no bid, its head being incomplete."""
+        url, bid = self._url, START[5:]
+        return bool(url) and (self._parser.get_method() != b"POST" or not (url.startswith(bid) or bid.startswith(url)))
 
     def _not_a_bid(self, data: bytes, now_s: float) -> None:
         """A message that is no bid, or not enough of one to tell."""

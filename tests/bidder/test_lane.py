@@ -249,6 +249,21 @@ async def test_what_is_pipelined_behind_a_bid_in_one_read_is_told_to_come_again(
             writer.close()
 
 
+@pytest.mark.parametrize("cut", [b"GET /wi", b"POST /win?t=x HTTP/1.1\r\nHo", b"GET /win?t=x HTTP/1.1\r\nHost: h\r\n"])
+async def test_the_start_of_something_else_behind_a_bid_already_says_that_no_more_answers_come(tmp_path, store, cut):
+    """Else the bid's answer would promise a next one, and the connection would end without it."""
+    async with running(tmp_path, store) as bidder:
+        for first in (post(), post(USER_BID)):
+            reader, writer = await bidder.connect()
+            writer.write(first + cut)
+            async with asyncio.timeout(10):
+                told = await reader.read()
+            assert told.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert told.count(b"HTTP/1.1") == 1
+            assert b"Connection: close" in told
+            writer.close()
+
+
 @pytest.mark.rule("S-01")
 async def test_an_exchange_with_a_secret_is_answered_only_with_it(pair, tmp_path, store):
     (tmp_path / "more").mkdir()
