@@ -166,6 +166,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_EXCHANGE = ExchangeConfig()
+CURRENCY = re.compile(r"[A-Z]{3}")
 EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -222,10 +223,19 @@ def problems_of(config: BidderConfig) -> list[str]:
                 keys = []
             if [len(key) for key in keys] != [32, 32]:
                 problems.append(f"{where} price_encryption_key and price_integrity_key are 32 bytes each, in base64")
+        elif exchange.price_encryption_key or exchange.price_integrity_key:
+            problems.append(f'{where} has keys of prices, which only price_encoding = "google" reads')
         if exchange.network_ms + exchange.margin_ms >= exchange.default_tmax_ms:
             problems.append(f"{where} network_ms and margin_ms leave nothing of default_tmax_ms to decide in")
     if config.public_url and urlsplit(config.public_url).scheme not in ("http", "https"):
         problems.append(f"[bidder] public_url {config.public_url!r} is no http or https address")
+    problems += [
+        f"[bidder.rates] {name!r} is no currency of ISO 4217 such as EUR"
+        for name in config.rates
+        if not CURRENCY.fullmatch(name)
+    ]
+    if not config.open_exchanges and not config.exchanges:
+        problems.append("[bidder] open_exchanges = false and no [bidder.exchanges.<name>]: nobody could ask for a bid")
     if config.rates.get("USD") != 1.0:
         problems.append("[bidder.rates] USD must be 1.0: rates are US dollars for one unit of a currency")
     return problems
