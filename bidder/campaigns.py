@@ -24,6 +24,7 @@ from dmp.errors import ConfigError
 from dmp.taxonomy import UnknownTag, tag_id
 
 CatTax = Annotated[str, Meta(pattern=r"^[2-9]\Z|^[1-9][0-9]{1,3}\Z")]
+MAX_NAME_BYTES = 128  # of `cid` and `crid`; more than 255 would not fit into a token either
 Hour = Annotated[int, Meta(ge=0, le=23)]
 Weekday = Annotated[int, Meta(ge=0, le=6)]
 
@@ -176,6 +177,11 @@ def check(campaigns: Sequence[Campaign]) -> list[str]:
     problems += _collisions("creative", (creative.id for campaign in campaigns for creative in campaign.creatives))
     for campaign in campaigns:
         where = f"campaign {campaign.id}"
+        problems += [
+            f"{where}: id {name!r} is longer than {MAX_NAME_BYTES} bytes in UTF-8, more than exchanges take"
+            for name in (campaign.id, *(creative.id for creative in campaign.creatives))
+            if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES
+        ]
         problems += [f"{where}: {problem}" for problem in _campaign_problems(campaign)]
         for creative in campaign.creatives:
             problems += [f"{where}, creative {creative.id}: {problem}" for problem in _creative_problems(creative)]
@@ -305,6 +311,8 @@ def _creative_problems(creative: Creative) -> list[str]:
     problems = creatives.problems_of(creative)
     addresses = [("landing_url", creative.landing_url.replace(creatives.CLICK_ID, ""))]
     addresses += [("an asset", url) for url in creatives.assets(creative) if url != creative.html]
+    if creative.secure and any(url.lower().startswith("http://") for _, url in addresses[1:]):
+        problems.append("secure = true, and an asset is plain http: leave `secure` out")
     problems += _misfits("cat", creative.cat, _IAB.fullmatch, "an IAB category such as IAB20-3")
     for name, url in addresses:
         if url and not is_web_address(url):

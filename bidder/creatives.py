@@ -141,7 +141,7 @@ def is_secure(creative: Creative) -> bool:
     """Whether an imp that asks for https can show it: as declared, else no address of an asset is plain http."""
     if creative.secure is not None:
         return creative.secure
-    return not any("http://" in text for text in assets(creative))
+    return not any("http://" in text.lower() for text in assets(creative))
 
 
 def mimes_of(clip: Clip) -> set[str]:

@@ -103,6 +103,8 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
         ("targeting = {", "targeting = { zip = [1],", "unknown key 'zip'"),
         ("[[campaign.creatives]]", "[[campaign.creative]]", "creatives"),
         ("[[campaign]]", "[[campaigns]]", "unknown key 'campaigns'"),
+        ('id = "acme-spring"', f'id = "{"é" * 70}"', "longer than 128 bytes"),
+        ('image_url = "https:', 'secure = true\nimage_url = "http:', "an asset is plain http"),
         (GOOD, "", "no [[campaign]] table"),
         (GOOD, GOOD + GOOD, "used twice"),
         (GOOD, "a = [", "end of document"),
@@ -153,6 +155,7 @@ def test_a_creative_is_secure_unless_an_asset_is_plain_http() -> None:
     assert is_secure(a_creative())
     assert not is_secure(a_creative(image_url="http://cdn.example/a.png"))
     assert not is_secure(a_creative(image_url="", html="<img src='http://cdn.example/a.png'>"))
+    assert not is_secure(a_creative(image_url="", html="<img src=HTTP://cdn.example/a.png>"))
     assert is_secure(a_creative(image_url="http://cdn.example/a.png", secure=True))
     assert is_secure(a_creative(landing_url="http://shop.example/"))
 
