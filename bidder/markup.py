@@ -178,6 +178,7 @@ def _native_for(ad: AdParts, creative: Creative, imp: Imp, secure: bool) -> Piec
     assert imp.native is not None and creative.native is not None  # noqa: S101, PT018 - only ads that fit come here
     request = native.read(native_text(imp.native))
     assert request is not None  # noqa: S101 - as above
+    request = msgspec.structs.replace(request, ver=request.ver or imp.native.ver)
     urls = Urls(ad.public_url, track=not secure or ad.public_url.startswith("https://"))
     clip = creative.native.video
     made = native.answer(

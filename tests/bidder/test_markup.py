@@ -66,3 +66,16 @@ def test_text_that_json_escapes_does_not_break_the_pieces():
     assert f'rel="noopener">{creative.html}</a>' in filled(adm(creative))
     assert markup(creative, URL, pixel=True).count(TOKEN) == 2
     assert len(ad_parts(a_campaign(), creative, URL).documents[0][0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "of_imp", "wrapped"),
+    [(None, "1.0", True), ("1.2", "1.0", False), ("1.0", "1.1", True), (None, None, False)],
+)
+def test_a_native_answer_is_of_the_version_its_request_or_else_its_imp_names(told, of_imp, wrapped):
+    creative = a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]})
+    asked = {"ver": told, "assets": [{"id": 1, "title": {"len": 9}}]}
+    request = a_request(imp={"banner": None, "native": {"request": json.dumps(asked), "ver": of_imp}})
+    pieces, _ = for_imp(ad_parts(a_campaign(), creative, URL), request.imp[0])
+    answer = json.loads(filled(b"TOKEN".join(pieces).decode()))
+    assert ("native" in answer) is wrapped
