@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
+from msgspec.json import encode
+
 from bidder import clips, native
 from bidder.clips import ClipShape, clip_shape
 from bidder.creatives import Creative
@@ -15,6 +17,9 @@ from bidder.openrtb import Reason
 from bidder.openrtb_media import Audio, Native, Timed, Video, native_text
 
 REMEMBERED = 10_000  # objects; a mask of 1,000 ads and its keys take about 1 kB
+MAX_REMEMBERED_BYTES = (
+    8_192  # of JSON; the longest native request collected has 547: who sends more does it to fill memory
+)
 Masks = dict[Reason, int]
 """Rule -> the ads of one medium that pass it."""
 
@@ -73,9 +78,11 @@ class Fitting:
         known = self._known
         found = known.get(key)
         if found is None:
-            found = known[key] = make()
-            if len(known) > REMEMBERED:
-                known.popitem(last=False)
+            found = make()
+            if len(encode(key)) <= MAX_REMEMBERED_BYTES:
+                known[key] = found
+                if len(known) > REMEMBERED:
+                    known.popitem(last=False)
         return found
 
 

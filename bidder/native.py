@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from bidder import clips, lenient
 from bidder.creatives import DATA_TYPES, Clip, Data, NativeAd, Picture
 from bidder.openrtb_media import Video
-from bidder.openrtb_types import Flag, Int, Str
+from bidder.openrtb_types import MAX_CHARS, Flag, Int, Str
 
 ICON, LOGO, MAIN = 1, 2, 3  # 7.5 Image Asset Types
 IMPRESSION, VIEWABLE = 1, 2  # 7.6 Event Types: impression, viewable-mrc50
@@ -79,7 +79,9 @@ class NativeRequest(Struct, frozen=True):
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> NativeRequest | None:
-    """What a placement asks for; None when it cannot be read or asks for nothing."""
+    """What a placement asks for; None when it cannot be read, asks for nothing, or is too long for a text (S-04)."""
+    if len(text) > MAX_CHARS:
+        return None
     raw: Any = text
     try:
         for _ in range(2):  # some encode it twice

@@ -202,8 +202,8 @@ class Notices:
     ) -> tuple[bool, bool]:
         """Run the booking script and tell the budget: (whether this event was new, whether the budget had no room).
 
-        A bill that comes after its bid's hold, or after its loss, finds its money given to other bids: it is paid only out
-        of what is free.
+        A bill after its bid's hold, or after its loss, finds its money given to other bids: it is paid only out of what
+        is free.
         """
         campaign, day = token.campaign, token.issued_s // DAY_S
         spends = of_record and not problem

@@ -105,7 +105,8 @@ def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
 
 def _folder(folder: str, pattern: str, parse: Callable[[Path], T]) -> dict[str, T]:
     """File name without ending, in lower case and without "www." -> what the file says."""
-    return {path.stem.lower().removeprefix("www."): parse(path) for path in sorted(Path(folder).glob(pattern))} if folder else {}
+    paths = sorted(Path(folder).glob(pattern)) if folder else []
+    return {path.stem.lower().removeprefix("www."): parse(path) for path in paths}
 
 
 def _ads_txt(path: Path) -> frozenset[tuple[str, str]]:

@@ -5,7 +5,11 @@ import pytest
 
 from bidder import native
 from bidder.creatives import NativeAd
+from bidder.fitting import Fitting
 from bidder.native import answer, native_shape, read, suits
+from bidder.openrtb import Reason
+from bidder.openrtb_media import Native
+from tests.bidder.factories import a_creative
 
 AD = msgspec.convert(
     {
@@ -130,3 +134,13 @@ def test_privacy_is_answered_where_it_is_supported():
 
 def test_a_version_of_no_known_kind_does_not_break_the_reading():
     assert native.read(asking({"id": 1, "title": {}}, ver=1.2)) is not None
+
+
+@pytest.mark.rule("S-04")
+def test_objects_made_to_fill_memory_are_neither_read_nor_remembered():
+    fitting = Fitting([(a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]}), frozenset())])
+    text = asking({"id": 1, "title": {"len": 9}}, ext="x" * 9_000)
+    assert read(text) is None
+    assert fitting.native(Native(request=text))[Reason.ASSETS] == 0
+    assert fitting.native(Native(request=asking({"id": 1, "title": {"len": 9}})))[Reason.ASSETS] == 1
+    assert len(fitting._known) == 1
