@@ -257,7 +257,8 @@ class Lane(Protocol):
             else:
                 self._port.counts[self._port.refused[status]] += 1
                 transport.write(render(status, True))
-                transport.close()
+                self._linger = True
+                self._close(transport)
 
     def finish(self) -> None:
         """Close as soon as nothing is due any more."""
@@ -474,16 +475,20 @@ class Lane(Protocol):
             transport.write(b"".join(ready))
         if close:
             due.clear()
-            if self._linger and transport.can_write_eof():
-                self._lingers_since_s = self._port.clock()
-                transport.write_eof()
-                self._pause(False)
-            else:
-                transport.close()
+            self._close(transport)
         elif not due and self._parked:
             self._resume_parked()
         elif self._paused and not self._stopped_since_s and len(due) < MAX_PIPELINED // 2:
             self._pause(False)
+
+    def _close(self, transport: Transport) -> None:
+        """Nothing more is said; what a peer in the middle of something still sends is dropped for a while."""
+        if self._linger and transport.can_write_eof():
+            self._lingers_since_s = self._port.clock()
+            transport.write_eof()
+            self._pause(False)
+        else:
+            transport.close()
 
     def _resume_parked(self) -> None:
         parked, self._parked = self._parked, b""
