@@ -2,7 +2,8 @@
 
 Every worker steps for itself on the spend the store told it (`bidder.budget.Account`), which all workers share, by the
 arithmetic of `bidder.pacing`. An interval ends when the store has told a newer spend, so an interval without news is
-not taken for one without spend. When there is no news for a minute, paces fade, and after ten minutes nothing is bid.
+not taken for one without spend. Steps are as small as late bills make necessary, and while no bill of the day can have
+come, no pace rises. When there is no news for a minute, paces fade, and after ten minutes nothing is bid.
 
 A campaign paid per click is paced by its multiplier, one paid per impression by the share of requests it bids in. What
 a campaign had reached is kept in the store for the next worker; without that, the first minute's first-price bids (what
@@ -63,19 +64,22 @@ def decode(data: bytes | None) -> Pace | None:
 
 
 class _Course:
-    """Where one campaign is. at_s, spent: of the last news. cold: nothing is known of its pace yet. bids, sample:
-    how many it made since, and what some of them were worth on which terms. bid: recent mean at full pace, CPM micros.
-    aim: multiplier of its cost target, 1 where there is none; aimed: the cost it was last moved by.
+    """Where one campaign is. at_s, spent: of the last news; day_s: of the day's first. cold: nothing is known of its
+    pace yet. bids, sample: how many it made since, and what some of them were worth on which terms. bid: recent mean at
+    full pace, CPM micros. aim: multiplier of its cost target, 1 where there is none; aimed: the cost it was last moved
+    by.
     """
 
-    __slots__ = ("aim", "aimed", "at_s", "bid", "bids", "cold", "day", "pace", "plan", "sample", "seen_s", "spent")
+    __slots__ = (
+        "aim", "aimed", "at_s", "bid", "bids", "cold", "day", "day_s", "pace", "plan", "sample", "seen_s", "spent",
+    )  # fmt: skip
 
     def __init__(self, campaign: Campaign, pace: Pace | None, now_s: float) -> None:
         self.plan = pacing.plan(campaign.pacing)
         self.pace = FULL if pace is None else pace
         self.cold = pace is None
         self.seen_s = now_s
-        self.at_s, self.spent, self.day = now_s, 0, -1
+        self.at_s, self.spent, self.day, self.day_s = now_s, 0, -1, now_s
         self.bid = 0.0
         self.bids = 0
         self.sample: list[tuple[float, Terms]] = []
@@ -161,7 +165,8 @@ class Pacer:
         if not account.synced_s:
             return
         if account.day != course.day:  # a new day, or the first news
-            course.day, course.spent, course.at_s = account.day, account.spent, max(account.synced_s, course.at_s)
+            course.day, course.spent, course.day_s = account.day, account.spent, account.synced_s
+            course.at_s = max(account.synced_s, course.at_s)
             return
         if account.synced_s - course.at_s < STEP_S:
             return
@@ -174,7 +179,11 @@ class Pacer:
         else:
             target = pacing.target_spend(course.plan, start_s, until_s, max(0, account.budget - course.spent))
             slack = pacing.slack(target, course.pace.k * course.bid / 1000)
-            pace = _pace(campaign, pacing.budget_step(_part(course.pace), target, spent, slack))
+            eta = pacing.gain(until_s - start_s, account.hold_s, slack / max(target, pacing.DUST))
+            before = _part(course.pace)
+            part = pacing.budget_step(before, target, spent, slack, eta=eta)
+            told_s = account.synced_s - course.day_s
+            pace = _pace(campaign, part if told_s > account.hold_s else min(before, part))
         course.at_s, course.spent, course.cold, course.pace = account.synced_s, account.spent, False, pace
         self._save(name, encode(pace))
 

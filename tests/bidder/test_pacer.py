@@ -328,3 +328,25 @@ def test_only_campaigns_that_pay_per_conversion_have_a_cost_target(goal: str) ->
     paid = a_campaign(goal="cpa", price_micros=PRICE)
     made.tick([an_account()], {"acme": paid}, START_S + 20)
     assert made.untold == 1
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_bills_that_come_ten_minutes_late_do_not_make_it_swing(workers: int) -> None:
+    """Bids are held as long; eighteen budgets a day could be spent at full pace, shared by workers told in turn."""
+    campaign = a_campaign(goal="cpc", pacing="even")
+    pacers, accounts = [Pacer(lambda *_: None) for _ in range(workers)], [an_account() for _ in range(workers)]
+    for one, account in zip(pacers, accounts, strict=True):
+        account.workers, account.hold_s = workers, 600
+        one.configure([campaign], {"acme": Pace(0.3, 1.0)}, START_S)
+    bills, swung = [0.0] * 600, []
+    for second in range(1, 4 * 3600):
+        ks = [one.of.get("acme", FULL).k for one in pacers]
+        bills.append(sum(200 / workers * k**1.5 for k in ks))
+        swung.append(max(ks))
+        for i, (one, account) in enumerate(zip(pacers, accounts, strict=True)):
+            if (second + 4 * i) % 15 == 0:
+                account.spent, account.synced_s = int(sum(bills[:-600])), START_S + second
+            one.tick([account], {"acme": campaign}, START_S + second)
+    spent = sum(bills)
+    assert spent == pytest.approx(1_000_000 * 4 / 24, rel=0.3)
+    assert max(swung[7200:]) < 1.5 * min(swung[7200:])
