@@ -65,11 +65,15 @@ def draw(shape: float, u: float) -> float:
 
 
 def spent_out(accounts: Iterable[Account], states: Mapping[str, Ratio], now_us: int) -> frozenset[str]:
-    """Learning campaigns that have spent, or put at stake, what may go into exploring today."""
+    """Learning campaigns that have spent, or put at stake, what may go into exploring today.
+
+    Of stakes a worker sees its own, and takes the others to have as much.
+    """
     return frozenset(
         account.campaign
         for account in accounts
-        if account.spent + account.pending >= SHARE * account.budget and _learning(states, account.campaign, now_us)
+        if account.spent + account.pending * account.workers >= SHARE * account.budget
+        and _learning(states, account.campaign, now_us)
     )
 
 

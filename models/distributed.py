@@ -194,7 +194,7 @@ def started(folder: Path, rank: int, words: "queue.SimpleQueue[Word]") -> Iterat
     errors = folder / f"{rank}" / "errors.txt"
     with errors.open("wb") as err:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "models.distributed_worker", str(folder), str(rank)],
+            [sys.executable, "-P", "-m", "models.distributed_worker", str(folder), str(rank)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=err,

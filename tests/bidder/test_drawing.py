@@ -72,11 +72,19 @@ def test_fixed_prices_jumps_and_the_state_of_nobody_are_not_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spent", "pending", "draws"), [(99, 0, True), (100, 0, False), (60, 40, False), (60, 39, True)]
+    ("spent", "pending", "workers", "draws"),
+    [
+        (99, 0, 1, True),
+        (100, 0, 1, False),
+        (60, 40, 1, False),
+        (60, 39, 1, True),
+        (60, 20, 2, False),
+        (60, 19, 2, True),
+    ],
 )
-def test_a_tenth_of_the_budget_goes_into_exploring(spent: int, pending: int, draws: bool) -> None:
+def test_a_tenth_of_the_budget_goes_into_exploring(spent: int, pending: int, workers: int, draws: bool) -> None:
     account = Account("fresh", NOW_US // 86_400_000_000, 1_000)
-    account.spent, account.pending = spent, pending
+    account.spent, account.pending, account.workers = spent, pending, workers
     known = Account("known", account.day, 1_000)
     known.spent = 900
     campaigns = {name: clicky(name) for name in ("fresh", "known")}

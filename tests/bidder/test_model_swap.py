@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from bidder import bidding, serving
+from bidder import bidding, pacer, serving
 from dmp import events, keys
 from models import features, live, registry
 from models.forest import sigmoid
@@ -141,6 +141,24 @@ async def test_what_was_clicked_lately_moves_bids_within_a_minute(tmp_path, stor
             return (await bidder.a_bid(body_of_user()))["price"] == before
 
         await eventually(back)
+
+
+async def test_what_is_known_of_clicks_and_costs_reaches_the_ranking_and_the_pace(tmp_path, store, client, monkeypatch):
+    monkeypatch.setattr(serving, "RATIOS_S", 0.02)
+    monkeypatch.setattr(pacer, "STEP_S", 0.01)
+    client.set(keys.calibration("acme"), live.encode(live.Ratio(30.0, 30.0, now_us())))
+    # A conversion is worth 2: with the prior of five at that price, 15 for 60 where 30 are wanted.
+    client.set(keys.cost("acme"), live.encode_cost(live.Cost(50_000_000, 10.0, now_us())))
+    text = CAMPAIGNS.replace('goal = "cpm"', 'goal = "cpa"')
+    async with running(tmp_path, store, campaigns=text, reload_s=0.02) as bidder:
+        paces = bidder.service.paces
+
+        async def known():
+            return "acme" in paces.drawn and "acme" in paces.of and paces.of["acme"].k == 0.5
+
+        await eventually(known)
+        assert paces.most == max(1.0, paces.drawn["acme"])
+        assert (await bidder.metrics())["tagbid_cost_unknown"] == 0
 
 
 async def test_a_challenger_is_scored_on_a_sample_of_bids_and_changes_none(tmp_path, store, monkeypatch):

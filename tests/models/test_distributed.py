@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models import boosting, dask_team, distributed, encoding, features, frames
+from models import boosting, dask_team, distributed, encoding, features, frames, registry, response
 from models.dask_team import NoDask
 from models.distributed import Job, Team, TooManyWorkers, WorkerLost
 from models.forest import Forest, sigmoid
@@ -59,6 +59,16 @@ def test_two_workers_learn_what_one_process_learns(planted):
     assert loss(planted, together) < constant * 0.98
     forest = Forest.from_model_text(together.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
     assert np.allclose(forest.predict(X[:200]), together.predict(X[:200], raw_score=True), atol=1e-9)
+
+
+def test_a_team_trains_what_the_registry_takes(planted, tmp_path, monkeypatch):
+    """Through the whole training; its text says nothing of machines, which a refit would try to link up with."""
+    monkeypatch.setattr(response, "FEW_CLICKS", 0)
+    report = response.train(planted[1], tmp_path, now_us=1, threads=1, force=True, team=Team(2))
+    model = registry.load(tmp_path, response.KIND)
+    assert model.version == report.version
+    assert report.over_base.value > 0
+    assert "127.0.0.1" not in model.text
 
 
 def test_left_out_negatives_and_weights_reach_every_worker(planted):
