@@ -3,12 +3,16 @@
     <folder>/kind=view/date=2026-11-26/hour=17/000042-3.parquet     batch 42, its file 3; by time of the event, UTC
     <folder>/archive.json                                           what is archived (`State`)
     <folder>/.staging/000042/3.parquet.part                         a batch that is being written
+    <folder>/.quarantine/000042.rows                                Parquet: records of batch 42 that are no events
 
 A batch is written to the staging folder first; then `archive.json` is replaced by one that has the batch's last stream
 positions and the list of its files; then the files are renamed into their places, and only then are the entries
 acknowledged, which lets them be trimmed. `archive.json` decides: a restart finishes the renames it names, throws other
 staged files away, and acknowledges redelivered entries that it knows as archived. So a kill at any moment loses no
 event and writes none twice.
+
+A record that is no event, or none that the columns can hold, is no reason to stop: it is counted and kept in quarantine
+as it was, with its position. No build reads there; erasure and retention do.
 
 Events too late for the real-time tags are in the stream like all others and so reach the nightly build. Beside its
 fields an event has its position in the stream, `entry` and `place`: when the store took it is in there, and decides
@@ -31,16 +35,21 @@ import pyarrow.parquet as pq
 import redis
 
 from dmp import events, incoming, keys, streams
-from dmp.errors import CorruptRecord, DmpError
+from dmp.errors import BadEvents, CorruptRecord, DmpError
 from dmp.events import Behaviour
-from dmp.schema import Uid
+from dmp.schema import NO_UID, Uid
+from dmp.stream import MAX_TIME_US
 
 CONSUMER = "archiver"  # one at a time (the folder's lock), so that it finds its own unfinished entries again
 READ_ENTRIES = 500  # of one partition and read
 HOUR_US = 3_600_000_000
-STATE, STAGING, LOCK = "archive.json", ".staging", "archive.lock"
+STATE, STAGING, LOCK, QUARANTINE = "archive.json", ".staging", "archive.lock", ".quarantine"
 Positions = dict[Any, Any]  # {stream key: the id to read on from}
 _ARROW: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), bytes: pa.binary()}
+_BROKEN = pa.schema([("record", pa.binary()), ("why", pa.string()), ("entry", pa.string()), ("place", pa.int32())])
+_WHOLE = {
+    kind: [field.name for field in msgspec.structs.fields(kind) if field.type is int] for kind in get_args(Behaviour)
+}
 
 
 class AnotherArchiver(DmpError):
@@ -53,12 +62,14 @@ class AnotherArchiver(DmpError):
 class State(msgspec.Struct, frozen=True):
     """`archive.json`. batch: number of the last one. positions: {partition: id of its last archived entry}. moves: the
     last batch's files, from where they were staged to where they belong, under the folder. events: all archived.
+    broken: all records in quarantine.
     """
 
     batch: int = 0
     positions: dict[int, str] = {}
     moves: tuple[tuple[str, str], ...] = ()
     events: int = 0
+    broken: int = 0
 
 
 class Came(NamedTuple):
@@ -69,12 +80,22 @@ class Came(NamedTuple):
     place: int
 
 
+class Broken(NamedTuple):
+    """A record that is no event, why not, and its position."""
+
+    record: bytes
+    why: str
+    entry: str
+    place: int
+
+
 class Entry(NamedTuple):
-    """A stream entry with its events."""
+    """A stream entry, taken apart."""
 
     partition: int
     id: str
-    events: list[Behaviour]
+    came: list[Came]
+    broken: list[Broken]
 
 
 class Archive:
@@ -86,10 +107,11 @@ class Archive:
         self.waiting: list[Entry] = []
         self.rows = 0
         streams.ensure_groups(client, partitions)
+        self._align()
         self._take_back()
 
     def read(self, block_ms: int) -> int:
-        """Take what is new in the stream, waiting up to block_ms for something; returns how many events that were."""
+        """Take what is new in the stream, waiting up to block_ms for something; returns how many records that were."""
         wanted: Positions = {keys.events(partition): ">" for partition in range(self._partitions)}
         return self._take(self._deliver(wanted, block_ms))
 
@@ -100,18 +122,38 @@ class Archive:
         positions, batch = dict(self.state.positions), self.state.batch + 1
         for entry in self.waiting:
             positions[entry.partition] = entry.id
-        came = [Came(self._kept(event), entry.id, n) for entry in self.waiting for n, event in enumerate(entry.events)]
-        moves = staged(self._folder, batch, came)
-        self.state = State(batch, positions, moves, self.state.events + self.rows)
+        came = [one._replace(event=self._kept(one.event)) for entry in self.waiting for one in entry.came]
+        broken = [one for entry in self.waiting for one in entry.broken]
+        moves = staged(self._folder, batch, came, broken)
+        self.state = State(batch, positions, moves, self.state.events + len(came), self.state.broken + len(broken))
         replace(self._folder / STATE, msgspec.json.encode(self.state))
         finish(self._folder, moves)
         self._acknowledge([(entry.partition, entry.id) for entry in self.waiting])
-        archived, self.waiting, self.rows = self.rows, [], 0
-        return archived
+        self.waiting, self.rows = [], 0
+        return len(came)
 
     def _kept(self, event: Behaviour) -> Behaviour:
-        named = any(uid in self._forgotten for uid in incoming.persons(event))
-        return incoming.without_id(event) if named else event
+        return incoming.without(event, self._forgotten)
+
+    def _align(self) -> None:
+        """See to it that no entry to come gets an id that is archived already.
+
+        A store that lost its last writes goes on after the archive; of one that was replaced the archive has nothing.
+        """
+        positions = dict(self.state.positions)
+        for partition in positions.keys() & range(self._partitions):
+            key, archived = keys.events(partition), positions[partition]
+            newest: Any = self._client.xinfo_stream(key)["last-generated-id"]
+            if streams.parse_id(newest.decode()) >= streams.parse_id(archived):
+                continue
+            groups: Any = self._client.xinfo_groups(key)
+            if all(group["last-delivered-id"] == b"0-0" for group in groups if group["name"] == b"archive"):
+                del positions[partition]
+            else:
+                self._client.execute_command("XSETID", key, archived)  # type: ignore[no-untyped-call]
+        if positions != self.state.positions:
+            self.state = msgspec.structs.replace(self.state, positions=positions)
+            replace(self._folder / STATE, msgspec.json.encode(self.state))
 
     def _take_back(self) -> None:
         """Read again what was delivered and not acknowledged: what is archived is acknowledged, the rest waits."""
@@ -142,9 +184,8 @@ class Archive:
                 if streams.parse_id(entry) <= last:
                     known.append((partition, entry))
                 elif fields:
-                    happened = [events.decode(record) for record in fields.values()]
-                    self.waiting.append(Entry(partition, entry, happened))  # type: ignore[arg-type]
-                    self.rows += len(happened)
+                    self.waiting.append(_apart(partition, entry, fields.values()))
+                    self.rows += len(fields)
         self._acknowledge(known)
         return self.rows - before
 
@@ -199,7 +240,30 @@ def positions(folder: Path) -> dict[int, str]:
     return state.positions
 
 
-def staged(folder: Path, batch: int, came: Iterable[Came]) -> tuple[tuple[str, str], ...]:
+def _apart(partition: int, entry: str, records: Iterable[bytes]) -> Entry:
+    apart = Entry(partition, entry, [], [])
+    for place, record in enumerate(records):
+        try:
+            apart.came.append(Came(_event(record), entry, place))
+        except BadEvents as why:
+            apart.broken.append(Broken(record, str(why), entry, place))
+    return apart
+
+
+def _event(record: bytes) -> Behaviour:
+    """An event that the columns can hold; raises BadEvents."""
+    event = events.decode_behaviour(record)
+    incoming.persons(event)
+    if len(event.uid) != len(NO_UID) or not 0 <= event.time_us < MAX_TIME_US:
+        raise BadEvents("no pseudonym of 16 bytes, or no time between 1970 and 2255")
+    if any(not -(2**63) <= getattr(event, name) < 2**63 for name in _WHOLE[type(event)]):
+        raise BadEvents("a number beyond 64 bits with a sign")
+    return event
+
+
+def staged(
+    folder: Path, batch: int, came: Iterable[Came], broken: Sequence[Broken] = ()
+) -> tuple[tuple[str, str], ...]:
     """Write a batch's files to the staging folder; returns the moves that bring them to their places."""
     places: dict[tuple[type, int], list[Came]] = defaultdict(list)
     for one in came:
@@ -217,6 +281,11 @@ def staged(folder: Path, batch: int, came: Iterable[Came]) -> tuple[tuple[str, s
         when = datetime.fromtimestamp(hour * 3600, UTC)
         place = f"kind={events.kind_of(kind)}/date={when:%Y-%m-%d}/hour={when:%H}/{batch:06}-{number}.parquet"
         moves.append((str(part.relative_to(folder)), place))
+    if broken:
+        part = staging / "quarantine.part"
+        pq.write_table(pa.Table.from_pylist([one._asdict() for one in broken], _BROKEN), part, compression="zstd")
+        sync(part)
+        moves.append((str(part.relative_to(folder)), f"{QUARANTINE}/{batch:06}.rows"))
     sync(staging)
     return tuple(moves)
 

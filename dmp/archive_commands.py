@@ -40,7 +40,7 @@ def archive(
     with store.open_store(settings) as tags:
         client = tags.sync(timeout_s=30)
         with archives.opened(folder, client, settings.stream.partitions, Forgotten(settings.data_dir)) as archive:
-            before, since = archive.state.events, time.monotonic()
+            start, since = archive.state, time.monotonic()
             if not once:
                 typer.echo(f"ready {folder}")
             while not stop.is_set():
@@ -53,9 +53,12 @@ def archive(
             archive.flush()
             done = archive.state
         client.close()
+    new, broken = done.events - start.events, done.broken - start.broken
     if as_json:
-        typer.echo(
-            msgspec.json.encode({"archived": done.events - before, "in_all": done.events, "folder": str(folder)})
-        )
-    else:
-        console.print(f"{done.events - before:,} events archived, {done.events:,} in all, in {folder}", markup=False)
+        told = {"archived": new, "in_all": done.events, "broken": broken, "folder": str(folder)}
+        typer.echo(msgspec.json.encode(told))
+        return
+    console.print(f"{new:,} events archived, {done.events:,} in all, in {folder}", markup=False)
+    if broken:
+        place = folder / archives.QUARANTINE
+        console.print(f"{broken:,} records are no events: see {place}", style="yellow", markup=False)

@@ -69,12 +69,8 @@ async def ready(desk: Desk) -> None:
 
 def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
     """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all."""
-    persons = [incoming.persons(event) for event in happened]
-    gone = opted_out(desk.client, set().union(*persons) - {NO_UID})
-    kept = [
-        event if gone.isdisjoint(ids) else incoming.without_id(event)
-        for event, ids in zip(happened, persons, strict=True)
-    ]
+    gone = opted_out(desk.client, set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID})
+    kept = [incoming.without(event, gone) for event in happened] if gone else happened
     streams.append_events(desk.client, kept, desk.config.stream.partitions, _now_us())
 
 

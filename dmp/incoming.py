@@ -1,9 +1,9 @@
 """What a site, an app or a server sends about its users -> behaviour events, each item judged by itself.
 
 An item is one JSON object: `kind`, `event_id`, `id` with its `id_type` (see `dmp.schema.IdType`), `ids` with further
-ids of the same person (a list of the same pairs), what the event may be used for (`consent` bits, or `gdpr` and
-`gdpr_consent` with the user's TC string), and the fields of its kind as `dmp.events` has them. `time_us` may be left
-out and is then now. Fields we do not know are dropped.
+ids of the same person (a list of the same pairs), `other` (one such pair: whom the act pays heed to), what the event
+may be used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC string), and the fields of its kind as
+`dmp.events` has them. `time_us` may be left out and is then now. Fields we do not know are dropped.
 
 Nothing raw leaves this file: an id becomes its pseudonym; addresses become marks; an event id, which senders make
 of what they have, is kept as a keyed digest, which also keeps two sources with the same numbers apart (P-60). An
@@ -11,7 +11,7 @@ event that may not build a profile is kept without any of them (P-16).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -47,9 +47,12 @@ UNSTORED = {*MARKED, "event_id"}  # as text
 _STRUCTS = {events.kind_of(member): member for member in get_args(Behaviour)}
 _FIELDS = {kind: frozenset(field.name for field in msgspec.structs.fields(struct)) for kind, struct in _STRUCTS.items()}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.")
+_EMAIL = re.compile("[^\\s@]+@[^\\s@]+[.\uff0e]")
+_HASHED = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an e-mail or phone, as SHA-256
+_AT = re.compile("%40|\uff20", re.IGNORECASE)  # other spellings of @, the second one in Chinese text
 _DEVICE = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/@?#]*@)?([^/:?#]+)", re.IGNORECASE)
+_PAGE = re.compile("[/?#]")
 _QUOTED = re.compile("'.*'", re.DOTALL)  # the item's own text in an error message
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -91,7 +94,7 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
     if not isinstance(kind, str) or kind not in _STRUCTS:
         raise Unusable("unknown_kind", f"kind is one of {', '.join(_STRUCTS)}")
     consent = _consent(item, us)
-    said = (_FIELDS[kind] & item.keys()) - {"ids"}
+    said = (_FIELDS[kind] & item.keys()) - {"ids", "other"}
     fields = {name: _checked(name, item[name]) for name in said if item[name] is not None}
     given = fields.get("event_id")
     if not isinstance(given, str) or not given:
@@ -106,6 +109,7 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
         "event_id": ring.event_id(source, given),
         "uid": ids[0][1] if named else NO_UID,
         "ids": events.pack_ids(ids),
+        "other": _other(item.get("other"), ring) if named else b"",
         "time_us": _time(fields.get("time_us", now_us), now_us),
         "source": source,
         "consent": consent,
@@ -119,12 +123,18 @@ def event(item: dict[str, Any], source: str, now_us: int, ring: KeyRing, us: Bas
 
 def persons(event: Behaviour) -> set[Uid]:
     """Every id an event names."""
+    return _own(event) | ({event.other} if event.other else set())
+
+
+def without(event: Behaviour, gone: Container[Uid]) -> Behaviour:
+    """The event as it is kept when some ids may not be known: without any id of its own, or without the other's."""
+    if any(uid in gone for uid in _own(event)):
+        return msgspec.structs.replace(event, uid=NO_UID, consent=0, ids=b"", other=b"", address="", ip="")
+    return msgspec.structs.replace(event, other=b"") if event.other and event.other in gone else event
+
+
+def _own(event: Behaviour) -> set[Uid]:
     return {event.uid, *(uid for _, uid in events.unpack_ids(event.ids))}
-
-
-def without_id(event: Behaviour) -> Behaviour:
-    """The event as it is kept of somebody who may not be known."""
-    return msgspec.structs.replace(event, uid=NO_UID, consent=0, ids=b"", address="", ip="")
 
 
 def _split(body: bytes, form: Format) -> Iterator[bytes | msgspec.Raw]:
@@ -168,6 +178,15 @@ def _ids(item: dict[str, Any], ring: KeyRing) -> list[tuple[IdType, Uid]]:
     return list(dict.fromkeys(_id(one, ring) for one in (item, *further)))
 
 
+def _other(one: Any, ring: KeyRing) -> Uid:
+    """The pseudonym of somebody else; b"" for nobody."""
+    if one is None:
+        return b""
+    if not isinstance(one, dict):
+        raise Unusable("bad_id", "other is an object with id and id_type")
+    return _id(one, ring)[1]
+
+
 def _id(one: dict[str, Any], ring: KeyRing) -> tuple[IdType, Uid]:
     id_type, raw = one.get("id_type", "cookie"), one.get("id")
     if not isinstance(id_type, str) or id_type not in ID_TYPES:
@@ -198,10 +217,10 @@ def _checked(name: str, value: Any) -> Any:
             raise Unusable("too_long", f"{name} has more than {MAX_TEXT_CHARS} characters")
         if _UNPRINTABLE.search(value):
             raise Unusable("bad_text", f"{name} holds control characters")
-        if name == "site" and "/" in value:
+        if name == "site" and (place := _PAGE.search(value)):
             host = _HOST.match(value)
-            value = (host.group(1) if host else value.partition("/")[0]).lower()
-        if name not in UNSTORED and (_EMAIL.search(value) or _DEVICE.search(value)):
+            value = (host.group(1) if host else value[: place.start()]).lower()
+        if name not in UNSTORED and _names_somebody(value):
             raise Unusable("holds_id", f"{name} holds an e-mail address or a device id, which must not be stored")
     elif isinstance(value, int | float) and not isinstance(value, bool):
         low, high = RANGES.get(name, (0, MAX_NUMBER))
@@ -210,3 +229,7 @@ def _checked(name: str, value: Any) -> Any:
         if name in ("lat", "lon"):
             return round(value, DEGREE_DECIMALS)
     return value
+
+
+def _names_somebody(text: str) -> bool:
+    return bool(_EMAIL.search(_AT.sub("@", text)) or _DEVICE.search(text) or _HASHED.search(text))

@@ -26,7 +26,7 @@ from dmp.limits import Refused
 GIF = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 KINDS = frozenset({"view", "search", "cart", "purchase", "app_use"})
 NUMBERS = frozenset({"value_micros", "dwell_ms", "seconds"})
-OURS = frozenset({"id", "id_type", "consent", "gdpr", "gdpr_consent", "time_us", "ip", "address"})
+OURS = frozenset({"id", "id_type", "consent", "gdpr", "gdpr_consent", "time_us", "ip", "address", "ids", "other"})
 """Fields of an item that a page may not set."""
 
 

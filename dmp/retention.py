@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from dmp import events, seeds
+from dmp.archive import QUARANTINE
 from dmp.config import DmpConfig, RetentionConfig
 from dmp.errors import BadEvents
 
@@ -27,6 +28,7 @@ def sweep(config: DmpConfig, now_us: int) -> dict[str, int]:
         "bids": sum(map(_without_bids, _older(root / "bidlog", "bids-*.mpk", now_s, keep.bid_log_days))),
         "notices": _gone(_older(root / "bidlog", f"{AFTER_BIDS}*.mpk", now_s, keep.notice_days)),
         "behaviour": _days(root / "events", now_us, keep),
+        "quarantined": _gone(_older(root / "events" / QUARANTINE, "*.rows", now_s, keep.behaviour_days)),
         "questions": _gone(_older(root / "insight", "*/*.jsonl", now_s, keep.question_days)),
         "uploads": seeds.sweep(root),
     }

@@ -114,6 +114,64 @@ def test_who_was_forgotten_meanwhile_gets_into_no_file(tmp_path: Path, client: r
     assert found == {"a": (NO_UID, 0, b""), "b": (user(2), 7, b""), "c": (NO_UID, 0, b"")}
 
 
+def put(client: redis.Redis, partition: int, *records: bytes, name: str = "*") -> None:
+    client.xadd(keys.events(partition), {str(n): record for n, record in enumerate(records)}, id=name)
+
+
+def no_events() -> list[bytes]:
+    """Records that are no event, or none that a column can hold."""
+    good = act(1)
+    changes: list[dict[str, Any]] = [
+        {"uid": b"short"}, {"time_us": -1}, {"time_us": 2**63}, {"value_micros": 2**64 - 1}, {"ids": b"odd"},
+    ]  # fmt: skip
+    bad = [events.encode(msgspec.structs.replace(good, **change)) for change in changes]
+    win = events.Win(event_id="w", bid_id="b", imp_id="1", time_us=NOW_US, campaign="c", creative="d")
+    return [b"", b"\xff" * 9, b"text", events.encode(win), *bad]
+
+
+def test_records_that_are_no_events_are_kept_aside_counted_and_stop_nothing(
+    tmp_path: Path, client: redis.Redis
+) -> None:
+    bad = no_events()
+    for record in bad:
+        put(client, 0, events.encode(act(1, event_id="a")), record, events.encode(act(1, event_id="b")))
+    n = len(bad)
+    state = drain(tmp_path, client)
+    assert (state.events, state.broken) == (2 * n, n)
+    assert ids(tmp_path) == {"a": n, "b": n}
+    (aside,) = (tmp_path / archive.QUARANTINE).iterdir()
+    rows = pq.ParquetFile(aside).read().to_pylist()
+    assert [(row["record"], row["place"]) for row in rows] == [(record, 1) for record in bad]
+    assert all(row["why"] for row in rows)
+    assert client.xpending(keys.events(0), streams.ARCHIVE)["pending"] == 0
+    assert drain(tmp_path, client) == state
+
+
+def test_entries_of_a_store_that_was_replaced_are_archived_whatever_its_clock(
+    tmp_path: Path, client: redis.Redis
+) -> None:
+    put(client, 0, events.encode(act(1, event_id="before")), name="9999999999999-5")
+    drain(tmp_path, client)
+    client.delete(keys.events(0))
+    put(client, 0, events.encode(act(1, event_id="after")))
+    assert drain(tmp_path, client).events == 2
+    assert ids(tmp_path) == {"before": 1, "after": 1}
+
+
+def test_after_a_store_lost_its_last_entries_new_ones_are_archived_and_old_ones_not_again(
+    tmp_path: Path, client: redis.Redis
+) -> None:
+    put(client, 0, events.encode(act(1, event_id="kept")), name="9999999999000-0")
+    drain(tmp_path, client)
+    last = archive.State(1, {0: "9999999999999-0"}, (), 2)  # one more, which the store has no more
+    (tmp_path / archive.STATE).write_bytes(msgspec.json.encode(last))
+    with opened(tmp_path, client, PARTITIONS) as opening:
+        put(client, 0, events.encode(act(1, event_id="new")))
+        opening.read(1)
+        assert opening.flush() == 1
+    assert ids(tmp_path) == {"kept": 1, "new": 1}
+
+
 class Died(BaseException):
     """A kill, as far as the files are concerned: nothing after it is done."""
 

@@ -116,6 +116,11 @@ def test_a_broken_line_costs_itself_and_a_broken_array_everything() -> None:
         ({"category": 5}, "bad_type"),
         ({"site": "jo@example.com"}, "holds_id"),
         ({"category": f"of {IFA}"}, "holds_id"),
+        ({"category": "jo%40example.com"}, "holds_id"),
+        ({"category": "jo\uff20example\uff0ecom"}, "holds_id"),
+        ({"item": "of " + "0123456789abcdef" * 4}, "holds_id"),
+        ({"other": "Y29va2llIDc="}, "bad_id"),
+        ({"other": {"id": "c-8", "id_type": "planet"}}, "unknown_id_type"),
         ({"value_micros": -1}, "bad_number"),
         ({"value_micros": 10**15 + 1}, "bad_number"),
         ({"value_micros": 1.5}, "bad_type"),
@@ -183,10 +188,32 @@ def test_degrees_are_rounded() -> None:
         ("https://User:pw@Shop.example:8443/a?mail=1", "shop.example"),
         ("shop.example/basket/17", "shop.example"),
         ("com.example.App", "com.example.App"),
+        ("shop.example?mail=jo", "shop.example"),
+        ("shop.example#jo", "shop.example"),
     ],
 )
 def test_a_page_is_kept_as_its_host(site: str, kept: str) -> None:
     assert one(site=site).site == kept
+
+
+@pytest.mark.rule("P-60")
+def test_whom_an_act_pays_heed_to_is_kept_as_a_pseudonym_and_only_with_permission() -> None:
+    friend = {"id": "c-8", "id_type": "login"}
+    assert one(other=friend).other == RING.uid("login", "c-8")
+    assert one(other=friend, consent=CONSENT_MEASURE).other == b""
+
+
+@pytest.mark.rule("P-32")
+def test_an_event_loses_what_names_somebody_who_may_not_be_known() -> None:
+    event = one(other={"id": "c-8"}, ids=[{"id": "c-9"}], ip="192.0.2.7")
+    own, further, other = (RING.uid("cookie", name) or b"" for name in ("c-77", "c-9", "c-8"))
+    assert incoming.persons(event) == {own, further, other}
+    assert incoming.without(event, {NO_UID}) == event
+    only_other = incoming.without(event, {other})
+    assert (only_other.other, only_other.uid, only_other.ids) == (b"", own, event.ids)
+    for gone in (own, further):
+        left = incoming.without(event, {gone})
+        assert (left.uid, left.ids, left.other, left.ip, left.consent) == (NO_UID, b"", b"", "", 0)
 
 
 @pytest.mark.rule("P-16")
