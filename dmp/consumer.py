@@ -26,6 +26,7 @@ from dmp import decisions, keys, streams
 from dmp.acts import understanding
 from dmp.config import DmpConfig
 from dmp.detect import watcher
+from dmp.forgotten import Forgotten
 from dmp.rules import Rules, load
 from dmp.store import Store
 from dmp.stream import Counts, Entry, Processor, Watch
@@ -92,7 +93,9 @@ class Consumer:
         while not stop.is_set():
             try:
                 self._work(stop)
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError):
+            except redis.exceptions.RedisError as error:
+                if not _passes(error):
+                    raise
                 self.owned.clear()  # what was on its way is claimed when the partition is taken again
                 stop.wait(RETRY_PAUSE_S)
 
@@ -101,7 +104,11 @@ class Consumer:
         try:
             streams.ensure_groups(client, self._config.stream.partitions)
             processor = Processor(
-                client, understanding(self._decided.read()), self._config.stream.lateness_s, self._watch
+                client,
+                understanding(self._decided.read()),
+                self._config.stream.lateness_s,
+                self._watch,
+                Forgotten(self._config.data_dir),
             )
             self._next_beat_s, pause_s = 0.0, FIRST_PAUSE_S
             while not stop.is_set():
@@ -215,6 +222,20 @@ def work(url: str, config: DmpConfig) -> None:
 def _follow(sentinel: int, stop: threading.Event) -> None:
     connection.wait([sentinel])
     stop.set()
+
+
+_PASSING = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+)
+
+
+def _passes(error: redis.exceptions.RedisError) -> bool:
+    """Whether the store may be well again by itself; one that was emptied has no groups until we make them."""
+    return isinstance(error, _PASSING) or str(error).startswith("NOGROUP")
 
 
 def _entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:

@@ -19,7 +19,7 @@ import redis
 
 from dmp import archive, events, keys, marks, optout, realtime, realtime_batch, streams
 from dmp.acts import Understanding
-from dmp.errors import BadEvents, DmpError
+from dmp.errors import BadEvents, CorruptRecord, DmpError
 from dmp.schema import Uid
 from dmp.stream import SCRIPT
 
@@ -98,11 +98,22 @@ def _read(client: redis.Redis, uids: list[Uid]) -> Mapping[Uid, list[bytes | Non
 def _put(
     client: redis.Redis, uid: Uid, before: list[bytes | None], parts: realtime.Parts | None, lateness_s: int
 ) -> bool:
-    """Put a record in the place of the one that was read; False when that one is there no more. None: no change."""
+    """Put a record in the place of the one that was read; False when that one is there no more. None: no change.
+
+    A broken one is mended by that; what a later release wrote waits for it.
+    """
     held, _, audiences = before
-    if parts is None or (audiences is not None and optout.marks_in(audiences)):
-        return True
-    raised = realtime.parts(realtime.decode(held)).raised if held is not None else {}
+    try:
+        if parts is None or (audiences is not None and optout.marks_in(audiences)):
+            return True
+    except CorruptRecord:  # may be a refusal
+        return False
+    try:
+        raised = realtime.parts(realtime.decode(held)).raised if held is not None else {}
+    except CorruptRecord:
+        if held is not None and held[:1] > bytes((realtime.VERSION,)):
+            return False
+        raised = {}
     data = realtime.encode(msgspec.structs.replace(parts, nonce=os.urandom(8), raised=raised))
     return bool(
         client.eval(

@@ -11,11 +11,12 @@ finds another nonce, reads again, and finds the marks.
 
 **What the stream cannot count exactly now** goes to `late:{e<p>}` in the transaction that acknowledges it, for the
 nightly batch: events that came later than `lateness_s` after they happened; those of a user with more than
-`marks.MOST` live marks; entries delivered again after their marks may have gone.
+`marks.MOST` live marks; entries delivered again after their marks may have gone; those of a user one of whose records
+cannot be read, which must stop nobody else's.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ import redis
 from dmp import events, keys, marks, optout, realtime
 from dmp.acts import Act, Understanding
 from dmp.draft import Draft
-from dmp.errors import BadEvents
+from dmp.errors import BadEvents, CorruptRecord
 from dmp.events import Behaviour
 from dmp.lookup import encode
 from dmp.schema import Realtime, Uid
@@ -55,9 +56,10 @@ class Entry(NamedTuple):
 class Counts(msgspec.Struct):
     """Events of a turn by what became of them, and what it took.
 
-    applied: in a record now. duplicates: were before, under this id. late, surplus, unsure: for the nightly batch, as
-    told above. no_consent: may build no profile. opted_out: of users who want none. broken: no event, or of a time
-    before 1970. plain: say nothing about now. users: records written. conflicts: of these, put again.
+    applied: in a record now. duplicates: were before, under this id. late, surplus, unsure, unreadable: for the nightly
+    batch, as told above. no_consent: may build no profile. opted_out: of users who want none, or were forgotten.
+    broken: no event, or of a time before 1970. plain: say nothing about now. users: records written. conflicts: of
+    these, put again.
     """
 
     applied: int = 0
@@ -71,6 +73,7 @@ class Counts(msgspec.Struct):
     plain: int = 0
     users: int = 0
     conflicts: int = 0
+    unreadable: int = 0
 
     def add(self, other: "Counts") -> None:
         for name in self.__struct_fields__:
@@ -97,18 +100,24 @@ class Turn(NamedTuple):
 class Processor:
     """Applies entries over one connection.
 
-    client: of the store. lateness_s: see `dmp.stream.lateness_s`. watch: see `Watch`.
+    client: of the store. lateness_s: see `dmp.stream.lateness_s`. watch: see `Watch`. forgotten: who must not become a
+    user again by what was on its way when they were erased (P-71).
     """
 
     def __init__(
-        self, client: redis.Redis, understand: Understanding, lateness_s: int, watch: Watch | None = None
+        self,
+        client: redis.Redis,
+        understand: Understanding,
+        lateness_s: int,
+        watch: Watch | None = None,
+        forgotten: Container[Uid] = (),
     ) -> None:
         self.understand = understand
         self._client = client
         self._connection = client.connection_pool.get_connection()
         self._lateness_us = lateness_s * 1_000_000
         self._life_s = marks.life_s(lateness_s)
-        self._watch = watch
+        self._watch, self._forgotten = watch, forgotten
         self._nonce = int.from_bytes(os.urandom(8), "big")  # counted up: no other writer will come upon the same
         self._sha = str(client.script_load(SCRIPT)).encode()
 
@@ -162,6 +171,9 @@ class Processor:
         if not event.consent & events.CONSENT_PROFILE:
             counts.no_consent += 1
             return
+        if event.uid in self._forgotten:
+            counts.opted_out += 1
+            return
         act = self.understand(event)
         if act is None:
             counts.plain += 1
@@ -185,7 +197,13 @@ class Processor:
         commands: list[bytes] = []
         for uid, acts in waiting.items():
             of_user, beside = Counts(), list[tuple[str, bytes]]()
-            command = self._changed(uid, acts, self._reply(), of_user, beside)
+            values = self._reply()
+            try:
+                command = self._changed(uid, acts, values, of_user, beside)
+            except CorruptRecord:  # broken, or of a later release: not ours to overwrite, and not for all to wait for
+                counts.unreadable += len(acts)
+                aside += [("unreadable", one.record) for one in acts]
+                continue
             if command is None:
                 counts.add(of_user)
                 aside += beside

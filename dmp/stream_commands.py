@@ -85,10 +85,11 @@ def stream(
         client = store.sync()
         pool = [_started(store, settings) for _ in range(workers)]
         try:
-            before = Counts()
-            while not stop.wait(every):
+            before, next_s = Counts(), time.monotonic() + every
+            while not stop.wait(min(every, RESTART_S)):  # the dead are replaced soon, however seldom we tell
                 pool = [one if one.is_alive() else _replaced(one, store, settings) for one in pool]
-                before = _tell(client, settings, before, every, as_json)
+                if time.monotonic() >= next_s:
+                    before, next_s = _tell(client, settings, before, every, as_json), next_s + every
         finally:
             for one in pool:
                 one.terminate()
@@ -160,8 +161,7 @@ def _started(store: Store, settings: DmpConfig) -> BaseProcess:
 
 
 def _replaced(dead: BaseProcess, store: Store, settings: DmpConfig) -> BaseProcess:
-    console.print(f"a consumer ended with {dead.exitcode}; another takes its place", style="red")
-    time.sleep(RESTART_S)
+    Console(stderr=True).print(f"a consumer ended with {dead.exitcode}; another takes its place", style="red")
     return _started(store, settings)
 
 

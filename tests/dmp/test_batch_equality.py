@@ -246,3 +246,17 @@ def test_raised_tags_survive_settling(client, tmp_path):
     settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S)
     assert records(client)[1].raised == {7: 2**32 - 1}
     assert records(client)[1].events == 2
+
+
+def test_settling_mends_a_broken_record_and_leaves_a_later_releases_one(client, tmp_path):
+    appended(client, [an_arrival(1), an_arrival(2)], 1)
+    Consumers(client, []).work(10)
+    later = bytes((realtime.VERSION + 1,)) + bytes(59)
+    client.set(keys.realtime(user(1)), client.get(keys.realtime(user(1)))[:-1])
+    client.set(keys.realtime(user(2)), later)
+    appended(client, [an_arrival(1, minutes=1), an_arrival(2, minutes=1)], 1)
+    Consumers(client, []).work(10)
+    archived(client, tmp_path)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 1, 1)
+    assert realtime.parts(realtime.decode(client.get(keys.realtime(user(1))))).events == 2
+    assert client.get(keys.realtime(user(2))) == later

@@ -186,3 +186,20 @@ def test_the_command_works_in_processes_of_its_own_that_end_with_it(store, clien
         assert process.wait(20) == code
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     until(lambda: not client.exists(keys.event_owner(0)))
+
+
+def test_a_store_that_is_emptied_or_full_is_waited_for(store, client, config):
+    consumer = Consumer(store, config)
+    with running(consumer):
+        append(client, act(1, time_us=now_us()))
+        until(lambda: events_of(client, 1) == 1)
+        client.flushall()
+        append(client, act(2, time_us=now_us()))
+        until(lambda: events_of(client, 2) == 1)
+        append(client, *(act(3, time_us=now_us()) for _ in range(3)))
+        until(lambda: events_of(client, 3) == 3)
+        client.config_set("maxmemory", 1)
+        until(lambda: not consumer.owned)
+        client.config_set("maxmemory", 0)
+        append(client, act(4, time_us=now_us()))
+        until(lambda: events_of(client, 4) == 1)

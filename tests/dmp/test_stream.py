@@ -7,7 +7,6 @@ import pytest
 from dmp import events, keys, marks, realtime, realtime_batch
 from dmp.acts import understanding
 from dmp.audiences import add_members
-from dmp.errors import CorruptRecord
 from dmp.events import CONSENT_ALL, Bid, Cart, Crm, Purchase, Search, View
 from dmp.optout import set_marks
 from dmp.stream import Counts, Entry, Processor
@@ -198,11 +197,23 @@ def test_the_script_is_loaded_again_when_the_store_forgot_it(client, processor):
     assert processor.apply([an_entry(an_event())], NOW_S).counts.applied == 1
 
 
-def test_a_record_of_a_later_release_stops_the_processor_rather_than_being_overwritten(client, processor):
-    client.set(keys.realtime(user(1)), b"\x63" * 60)
-    with pytest.raises(CorruptRecord):
-        processor.apply([an_entry(an_event())], NOW_S)
-    assert client.get(keys.realtime(user(1))) == b"\x63" * 60
+@pytest.mark.parametrize("key", [keys.realtime, keys.audiences])
+def test_a_record_that_cannot_be_read_is_not_overwritten_and_stops_nobody_else(client, processor, key):
+    client.set(key(user(1)), b"\x63" * 60)
+    turn = processor.apply([an_entry(an_event(1), an_event(2), an_event(1, Cart))], NOW_S)
+    assert turn.counts == Counts(applied=1, users=1, unreadable=2)
+    assert [why for why, _ in turn.aside] == ["unreadable"] * 2
+    assert client.get(key(user(1))) == b"\x63" * 60
+    assert parts(client, 2).events == 1
+
+
+@pytest.mark.rule("P-71")
+def test_of_who_was_forgotten_nothing_that_was_on_its_way_makes_a_record(client):
+    processor = Processor(client, UNDERSTAND, LATENESS_S, forgotten={user(1)})
+    assert processor.apply([an_entry(an_event(1), an_event(2))], NOW_S).counts == Counts(
+        applied=1, opted_out=1, users=1
+    )
+    assert client.exists(keys.realtime(user(1)), keys.realtime_marks(user(1))) == 0
 
 
 def test_a_watch_sees_each_new_event_once_with_the_record_that_holds_it_and_raises_tags(client, store):
