@@ -128,9 +128,9 @@ def load(root: Path, name: str) -> Partner:
     if not _NAME.fullmatch(name):
         raise PartnerRefused(name, ["a folder's name is up to 32 of a-z, 0-9 and _"])
     try:
-        manifest = msgspec.toml.decode((folder / "manifest.toml").read_bytes(), type=Manifest)
+        manifest = msgspec.toml.decode(_artefact(folder / "manifest.toml"), type=Manifest)
         data = _artefact(folder / manifest.file)
-    except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.ValidationError, msgspec.DecodeError) as error:
         raise PartnerRefused(name, [str(error)]) from None
     problems = []
     if (found := hashlib.sha256(data).hexdigest()) != manifest.sha256:
@@ -153,12 +153,12 @@ def load(root: Path, name: str) -> Partner:
             problems += portable.problems(query, {table: tables.TABLES[table] for table in TABLES})
     if problems:
         raise PartnerRefused(name, problems)
-    return Partner(name, manifest, query, model, tags)
+    return Partner(name, manifest, portable.as_understood(query) if query else "", model, tags)
 
 
 def _artefact(path: Path) -> bytes:
     """The bytes of a file that lies in the folder itself. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe without a writer must not hold us
     with os.fdopen(handle, "rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -222,7 +222,7 @@ def family(engine: Engine, now_us: int, root: Path, spill: Path, limits: Partner
             try:
                 partner = load(root, name)
                 rows = _checked(_run(engine, partner, folder, limits), partner, now_us, limits)
-            except (DmpError, OSError, pa.ArrowException) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a partner's folder does, the build goes on
                 outcomes[name] = Outcome(seconds=round(time.monotonic() - begun, 3), failure=str(error))
                 continue
             counts = {str(entry["values"]): int(entry["counts"]) for entry in pc.value_counts(rows["tag"]).to_pylist()}

@@ -68,8 +68,20 @@ def to_spark(query: str) -> str:
     return sqlglot.transpile(query, read="duckdb", write="spark", unsupported_level=ErrorLevel.RAISE)[0]
 
 
+def as_understood(query: str) -> str:
+    """A portable query written out from the tree that was checked: no other reading of a stranger's text can run."""
+    return sqlglot.transpile(query, read="duckdb", write="duckdb", comments=False)[0]
+
+
 def problems(query: str, tables: Mapping[str, Table]) -> list[str]:
     """What keeps a query from meaning the same everywhere, each as "rule: what"; empty when nothing does."""
+    try:
+        return _problems(query, tables)
+    except RecursionError:
+        return ["statement: it is nested too deeply"]
+
+
+def _problems(query: str, tables: Mapping[str, Table]) -> list[str]:
     try:
         parsed = [tree for tree in sqlglot.parse(query, read="duckdb") if tree is not None]
     except SqlglotError as error:
@@ -119,6 +131,8 @@ def _constructs(tree: exp.Expr) -> Iterator[str]:
                 continue
             rule = "time" if any(part in word for part in _TIME_WORDS) else "statement"
             yield f"{rule}: {node.sql()[:60]} ({kind}) is outside the portable subset"
+        elif isinstance(node, exp.With) and node.args.get("recursive"):
+            yield f"statement: {node.sql()[:60]} is recursive"
         elif isinstance(node, exp.Subquery) and not isinstance(node.parent, exp.From | exp.Join):
             yield f"statement: {node.sql()[:60]} is a query outside FROM and JOIN"
         elif isinstance(node, exp.Limit) and node.parent is not None and node.parent.args.get("order") is None:

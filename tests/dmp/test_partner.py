@@ -243,6 +243,40 @@ def test_one_partners_failure_is_nobody_elses(root, drop):
     assert "failure" not in told["acme"]
 
 
+def test_a_query_runs_as_it_was_understood(root, drop):
+    drop("sql", FANS + " -- the end\n;")
+    assert ";" not in load(root, "acme").query
+    assert len(ran(root)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT " + "(" * 3_000 + "1" + ")" * 3_000 + " AS uid", "SELECT " + "- " * 3_000 + "1"]
+)
+def test_a_query_nested_too_deeply_is_refused_and_nobody_elses_failure(root, drop, query):
+    drop("sql", query, name="deep", declares=())
+    drop("sql", FANS)
+    found, told = ran(root)
+    assert len(found) == 2
+    assert "nested too deeply" in told["deep"]["failure"]
+
+
+def test_a_pipe_in_place_of_a_file_and_a_manifest_that_is_no_text_hold_nobody_up(root, drop):
+    for name in ("pipe", "binary"):
+        (root / name).mkdir(parents=True)
+    os.mkfifo(root / "pipe" / "manifest.toml")
+    (root / "binary" / "manifest.toml").write_bytes(b'kind = "\xff"')
+    drop("sql", FANS)
+    found, told = ran(root)
+    assert len(found) == 2
+    assert told["pipe"]["failure"]
+    assert told["binary"]["failure"]
+
+
+def test_a_recursive_query_is_refused(root, drop):
+    drop("sql", "WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT r.a AS a FROM r) SELECT r.a FROM r")
+    assert "is recursive" in problems(root)
+
+
 ENDLESS = """
 SELECT a.uid, 'partner.acme.fan' AS tag, CAST(MAX(1) AS INT) AS score, CAST(MAX(a.as_of_day) AS INT) AS as_of_day
 FROM tags AS a
