@@ -82,11 +82,16 @@ def _erase(
     found = places(root, also)
     for done, path in enumerate(found):
         progress(path.name, done, len(found))
-        if changed := _out_of_file(root, path, uids):
+        try:
+            changed = _out_of_file(root, path, uids)
+        except (FileNotFoundError, pa.ArrowInvalid):  # moved on, or torn: `traces` finds where it is, or tells it
+            continue
+        if changed:
             files[str(path)] = changed
     for folder in sorted({Path(name).parent for name in files if name.endswith("tags.parquet")}):
         _bitmaps_again(folder)
-    left = (*traces(root, also, uids), *(key.decode(errors="replace") for key in held_keys(client, uids)))
+    in_store = (*held_keys(client, uids), *(stream for stream in _streams(client) if _names(client, stream, uids)))
+    left = (*traces(root, also, uids), *(key.decode(errors="replace") for key in in_store))
     receipt = Receipt(
         now_us,
         tuple(digest(uid).hex() for uid in uids),
@@ -113,9 +118,17 @@ def event_folders(config: DmpConfig) -> list[Path]:
 
 
 def traces(root: Path, also: Iterable[Path], uids: Sequence[Uid]) -> Iterator[str]:
-    """Every file that still holds an id, as bytes or as text; Parquet is searched by its columns."""
+    """Every file that still holds an id, as bytes or as text; Parquet is searched by its columns.
+
+    Torn Parquet is told as well: whoever writes it, or died while doing so, may have put the id in.
+    """
     for path in (*places(root, also), *_server_files(root)):
-        found = _rows_naming(path, uids) if is_parquet(path) else next(hits(path, uids), None) is not None
+        try:
+            found = _rows_naming(path, uids) if is_parquet(path) else next(hits(path, uids), None) is not None
+        except FileNotFoundError:
+            continue
+        except pa.ArrowInvalid:
+            found = True
         if found:
             yield str(path)
 
@@ -126,14 +139,20 @@ def _streams(client: redis.Redis) -> Iterator[bytes]:
 
 def _out_of_stream(client: redis.Redis, stream: bytes, uids: Sequence[Uid]) -> int:
     """Take users out of a stream (`forget.lua`): nothing of what they did, of what an ad cost all but who they are."""
+    if not _names(client, stream, uids):
+        return 0
+    how = "blank" if stream.startswith(b"notices") else "drop"
+    return int(client.eval(_SCRIPT, 2, stream, keys.rewritten(stream), how, *uids))
+
+
+def _names(client: redis.Redis, stream: bytes, uids: Sequence[Uid]) -> bool:
     pages: Any = client.xrange  # its stub allows for texts and for entries without fields
     first = b"-"
     while page := pages(stream, first, b"+", count=1_000):
         if any(uid in value for _, fields in page for value in fields.values() for uid in uids):
-            how = "blank" if stream.startswith(b"notices") else "drop"
-            return int(client.eval(_SCRIPT, 2, stream, keys.rewritten(stream), how, *uids))
+            return True
         first = b"(" + page[-1][0]
-    return 0
+    return False
 
 
 def held_keys(client: redis.Redis, uids: Sequence[Uid]) -> list[bytes]:

@@ -50,7 +50,10 @@ def _in_store(catalogue: Catalogue, client: redis.Redis, uid: Uid, now_s: int) -
 def _in(path: Path, uids: Sequence[Uid]) -> list[Any]:
     """The records of one file that name a user; for a file of another kind, how often it does."""
     if forget.is_parquet(path):
-        return list(_rows(path, uids))
+        try:
+            return list(_rows(path, uids))
+        except pa.ArrowInvalid:  # torn by a writer that died, or is at it
+            return [{"unreadable": path.stat().st_size}]
     hits = sum(1 for _ in forget.hits(path, uids))
     if not hits or path.suffix != ".mpk":
         return [{"mentions": hits}] if hits else []

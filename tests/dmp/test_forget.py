@@ -156,6 +156,28 @@ def test_no_trace_is_left_in_any_key_value_or_file(world, tmp_path):
 
 
 @pytest.mark.rule("P-71")
+def test_torn_files_and_what_comes_into_a_stream_meanwhile_are_told(world, tmp_path, monkeypatch):
+    config, _, client, _, events, _, who = world
+    torn = events / ".staging" / "7" / "0.parquet.part"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(next(events.rglob("*.parquet")).read_bytes()[:200])
+    late = keys.late_events(3)
+    rewrite = forget._rewrite_log
+
+    def meanwhile(store):
+        rewrite(store)
+        store.xadd(late, {"why": "late", "record": b"of " + who["uid"]})
+
+    monkeypatch.setattr(forget, "_rewrite_log", meanwhile)
+    left = forgotten(config, client, events, who).left
+    assert {str(torn.resolve()), late.decode()} <= set(left)
+    held.export(config, world[3], client, [who["uid"]], [events], who["now_us"] // 1_000_000)
+    monkeypatch.undo()
+    torn.unlink()
+    assert forgotten(config, client, events, who).left == ()
+
+
+@pytest.mark.rule("P-71")
 def test_everybody_else_keeps_everything(world, tmp_path):
     config, _, client, book, events, _, who = world
     before = read_users(client, [who["other"]], who["now_us"] // 1_000_000)
