@@ -132,9 +132,9 @@ class Asker:
 
     def overlap(self, a: str, b: str) -> Overlap:
         """How two expressions meet; raises TooFewUsers as well."""
-        users_a, users_b = self._settled("overlap", (a, b))
+        users_a, users_b, both = self._settled("overlap", (a, b, f"({a}) AND ({b})"))
         self._enough(users_a, users_b)
-        return overlap_of(a, b, self.generation, users_a, users_b)
+        return overlap_of(a, b, self.generation, users_a, users_b, len(both))
 
     def insight(self, text: str, base: str = "all") -> Insight:
         """Every tag's index in an expression against `base`; raises TooFewUsers as well. Sensitive tags stay out."""
@@ -210,9 +210,8 @@ def _told_about(log: bytes) -> dict[str, int]:
     return found
 
 
-def overlap_of(a: str, b: str, generation: int, users_a: BitMap, users_b: BitMap) -> Overlap:
-    """Two sets of users as their overlap may be told."""
-    both = users_a.intersection_cardinality(users_b)
+def overlap_of(a: str, b: str, generation: int, users_a: BitMap, users_b: BitMap, both: int) -> Overlap:
+    """Two sets of users as their overlap may be told. both: users of the two, as settled."""
     return Overlap(
         a,
         b,

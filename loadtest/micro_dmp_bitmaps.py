@@ -60,7 +60,7 @@ def measure(scale: float, work: Path, step: Callable[[str], None]) -> dict[str, 
             text = f"{a} >= {score} AND NOT {b} AND ({c} OR {d} > {other}) AND seen < 30d"
             found.append(_ms(asker.size, text))
         left, right = index.having(int(rng.choice(TAG_IDS[:100]))), index.at_least(bitmaps.SEEN, 10)
-        overlaps.append(_ms(overlap_of, "a", "b", 1, left, right))
+        overlaps.append(_ms(lambda a, b: overlap_of("a", "b", 1, a, b, a.intersection_cardinality(b)), left, right))
         indices.append(_ms(tag_indices, index, left, index.everybody))
     index.close()
     return {

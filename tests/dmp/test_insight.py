@@ -99,7 +99,7 @@ def test_every_question_is_logged_for_its_tenant(world, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "insight/acme/1.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["expressions"], line["users"]) for line in lines] == [
         ("size", ["all"], [4_000]),
-        ("overlap", ["all", "interest.travel"], [4_000, 3_000]),
+        ("overlap", ["all", "interest.travel", "(all) AND (interest.travel)"], [4_000, 3_000, 3_000]),
     ]
     assert (tmp_path / "insight/rival/1.jsonl").read_text().count("\n") == 1
 
@@ -110,6 +110,18 @@ def test_overlap_is_what_both_have(world):
     # every second of 3,000; 2,000 even numbers and the 500 odd ones from 3,000 on have food
     assert (found.users_a, found.users_b, found.both) == (3_000, 2_500, 1_500)
     assert (found.share_of_a, found.share_of_b) == (0.5, 0.6)
+
+
+@pytest.mark.rule("P-65")
+def test_what_two_overlaps_differ_by_does_not_tell_whether_one_person_is_in(world, store):
+    """Food has 1,950 users. The two other sides differ by 101, so both are answered; of those, food has user 0 only."""
+    many = {0: {FOOD: 50, GAMING: 7}} | {n: {FOOD: 50, TRAVEL: 90} for n in range(1, 1_950)}
+    many |= {n: {GAMING: 7} for n in range(5_000, 5_100)} | {n: {TRAVEL: 90} for n in range(6_000, 6_200)}
+    offline.publish_tags(world[0], tags_table(many), NOW_US, store, "test")
+    with asking(world, "acme") as asker, asking(world, "rival") as other:
+        assert asker.overlap("interest.food", "interest.travel OR interest.gaming").both == told(1_950)
+        assert asker.overlap("interest.food", "interest.travel").both == told(1_950)
+        assert other.overlap("interest.food", "interest.travel").both == told(1_949) != told(1_950)
 
 
 @pytest.mark.rule("P-65")
