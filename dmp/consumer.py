@@ -235,7 +235,7 @@ _PASSING = (
 
 def _passes(error: redis.exceptions.RedisError) -> bool:
     """Whether the store may be well again by itself; one that was emptied has no groups until we make them."""
-    return isinstance(error, _PASSING) or str(error).startswith("NOGROUP")
+    return isinstance(error, _PASSING) or str(error).startswith(("NOGROUP", "no such key"))
 
 
 def _entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
