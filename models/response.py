@@ -282,6 +282,9 @@ def _fit(
     clicks = frame.column("clicked").astype(np.float64)
     weights = frame.column("weight")
     train, valid, test = slices
+    few = clicks[train].sum() < FEW_CLICKS and negatives == 1 and int(train.sum()) <= MOST_ROWS_OF_FEW
+    if few:  # what starts from a regression takes no weights: of rows that weigh half, half train
+        train = train & (frame.column("lot") < weights)
     positives = int(clicks[train].sum())
     if positives < MIN_CLICKS or not all(part.any() for part in slices):
         raise TooFewClicks(
@@ -292,7 +295,7 @@ def _fit(
     encoder = all_codes.without_rated()
     params = boosting.parameters(int(train.sum()), positives, threads, seed)
     weighted = bool((weights != 1).any())
-    if positives < FEW_CLICKS and negatives == 1 and not weighted and int(train.sum()) <= MOST_ROWS_OF_FEW:
+    if few:
         booster = boosting.fit_few(frame, encoder, train, valid, clicks, params, seed)
     else:
         booster = boosting.fit(

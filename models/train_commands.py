@@ -84,6 +84,11 @@ def train(
             shadow=shadow,
             team=team,
         )
+        if team.workers > 1 and report.clicks[0] < response.FEW_CLICKS:
+            errors.print(
+                f"trained by one process: {report.clicks[0]:,} clicks, {response.FEW_CLICKS:,} are shared out",
+                markup=False,
+            )
         after = []
         if log.counts["attributed"] and not shadow:
             for n, kind in enumerate(outcomes.KINDS):

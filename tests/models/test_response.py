@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -11,7 +12,7 @@ from dmp import events
 from dmp.events import Click, Impression
 from dmp.schema import User
 from dmp.taxonomy import INTERESTS
-from models import dataset, evaluate, features, frames, registry, response
+from models import boosting, dataset, evaluate, features, frames, registry, response
 from models.__main__ import app
 from models.features import Ad, Context
 from models.forest import sigmoid
@@ -186,6 +187,29 @@ def test_the_commands_train_list_and_roll_back(tmp_path, monkeypatch):
     assert json.loads(run.invoke(app, ["card", "--json"], catch_exceptions=False).stdout)["gate"]
     assert run.invoke(app, ["rollback", first["version"]], catch_exceptions=False).exit_code == 0
     assert registry.current(tmp_path / "models", "response") == first["version"]
+
+
+def test_few_rows_train_as_often_as_they_weigh(monkeypatch):
+    """Few rows train from the regression on whatever they weigh, each with the chance that is its weight."""
+    seen = []
+    fit_few = boosting.fit_few
+
+    def spied(frame, encoder, train, *rest):
+        seen.append(train)
+        return fit_few(frame, encoder, train, *rest)
+
+    monkeypatch.setattr(boosting, "fit_few", spied)
+    frame = frames.of_rows(impressions(3_000))
+    table = frame.parts[0](None)
+    weights = np.where(np.arange(3_000) % 10 == 0, 0.0, np.where(np.arange(3_000) % 10 == 1, 0.5, 1.0))
+    place = table.schema.get_field_index("weight")
+    weighted = frames.in_memory(table.set_column(place, "weight", pa.array(weights)))
+    response.predictions(weighted, threads=1, baseline=False)
+    kept = seen[0]
+    full = response.split(weighted)[0]
+    assert not kept[weights == 0].any()
+    assert np.array_equal(kept[weights == 1], full[weights == 1])
+    assert kept[(weights == 0.5) & full].mean() == pytest.approx(0.5, abs=0.11)  # three standard errors of 210 rows
 
 
 def test_evaluation_agrees_with_the_published_model(trained):
