@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from loadtest.referee import floor_of
 from loadtest.referee_media import image_mimes, native_request, sizes
-from loadtest.referee_read import Raw, dict_of, first, flag, number, numbers, objects, texts
+from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, numbers, objects, texts
 
 NAMES = ("banner", "video", "audio", "native")
 DATA = {
@@ -59,7 +59,7 @@ def _request(request: Raw, campaign: Raw, creative: Raw, rates: Mapping[str, flo
     yield "regs (unreadable)", _unreadable_regs(request)
     yield "wseat", bool(texts(request.get("wseat"))) and seat not in texts(request.get("wseat"))
     yield "bseat", seat in texts(request.get("bseat"))
-    blocked = {name.lower() for name in texts(request.get("badv"))}
+    blocked = domains(request.get("badv"))
     domain = str(campaign.get("adomain", "")).lower()
     yield "badv", any(domain == name or domain.endswith("." + name) for name in blocked)
     listed = bool(texts(request.get("bcat")) or texts(request.get("acat")))
@@ -99,7 +99,8 @@ def _unreadable_regs(request: Raw) -> bool:
 
 def _under(code: str, listed: list[str]) -> bool:
     """Whether a category or its parent is in a list."""
-    return code in listed or code.partition("-")[0] in listed
+    listed = [name.upper() for name in listed]
+    return code.upper() in listed or code.upper().partition("-")[0] in listed
 
 
 def _imp(

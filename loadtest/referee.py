@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 
 from loadtest.referee_media import media_of, misfits
-from loadtest.referee_read import Raw, dict_of, first, flag, number, objects, texts
+from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, objects, texts
 
 _JSON = msgspec.json.Decoder()
 _PLACE = re.compile(r"imp\[(\d+)\]")
+_HIDDEN = re.compile(r"%7BAUCTION_|\{AUCTION_[A-Z_]+%7D", re.IGNORECASE)
+_OURS = re.compile(r"\$\{(?!AUCTION_)\w+\}")
+_DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)+")
 USD_ONLY: Mapping[str, float] = {"USD": 1.0}
 MAX_ANSWER_BYTES = 256 * 1024
 REQUIRED = ("id", "price", "crid", "adm", "adomain")
@@ -74,7 +77,7 @@ def violations(
                 continue
             bids.append((imp, bid))
             rate = rates.get(answer.get("cur", "USD"))
-            found += _sound(bid) + _money(imp, bid, rate, rates) + _deal(imp, bid, name)
+            found += _sound(bid) + _money(imp, bid, rate, rates) + _deal(imp, bid, name, rate, rates)
             found += misfits(imp, bid) + _blocks(request, bid)
     return found + _together(bids)
 
@@ -83,7 +86,10 @@ def _sound(bid: Raw) -> list[str]:
     """Required fields, and URLs whose macros an exchange will find."""
     found = [f"bid without {name}" for name in REQUIRED if not bid.get(name)]
     found += [f"{name} is no address" for name in NOTICES if not str(bid.get(name, "http")).startswith("http")]
-    found += [f"{name} hides its macros" for name in NOTICES if "%7BAUCTION" in str(bid.get(name, ""))]
+    found += [f"{name} hides its macros" for name in (*NOTICES, "adm") if _HIDDEN.search(str(bid.get(name, "")))]
+    found += [f"adomain {name} is no domain" for name in texts(bid.get("adomain")) if not _DOMAIN.fullmatch(name)]
+    if _OURS.search(str(bid.get("adm", ""))):
+        found.append("adm with a macro that no exchange replaces")
     if len(str(bid.get("crid", "")).encode()) > 128:
         found.append("crid of more than 128 bytes")
     return found
@@ -132,7 +138,7 @@ def _deals(imp: Raw) -> list[dict[str, Any]]:
     return objects(dict_of(imp.get("pmp")).get("deals"))
 
 
-def _deal(imp: Raw, bid: Raw, seat: Any) -> list[str]:
+def _deal(imp: Raw, bid: Raw, seat: Any, rate: float | None, rates: Mapping[str, float]) -> list[str]:
     private = flag(dict_of(imp.get("pmp")).get("private_auction"))
     name = bid.get("dealid")
     if not name:
@@ -146,9 +152,12 @@ def _deal(imp: Raw, bid: Raw, seat: Any) -> list[str]:
     allowed = {domain.lower() for domain in texts(deal.get("wadomain"))}
     if allowed and not all(_below(domain, allowed) for domain in texts(bid.get("adomain"))):
         found.append("advertiser is not in the deal's wadomain")
-    dollars = str(deal.get("bidfloorcur") or "USD") == "USD"
-    if number(deal.get("at")) == 3 and dollars and number(bid.get("price")) != number(deal.get("bidfloor")):
-        found.append(f"price {bid.get('price')} is not the deal's fixed price {deal.get('bidfloor')}")
+    theirs, price = rates.get(str(deal.get("bidfloorcur") or "USD")), number(bid.get("price"))
+    fixed, _ = floor_of(imp, bid)
+    if number(deal.get("at")) != 3 or not theirs or not rate or price is None:
+        return found
+    if abs(price * rate - fixed * theirs) > 1e-6 * (1 + rate):  # a micro of each currency
+        found.append(f"price {price} is not the deal's fixed price {fixed}")
     return found
 
 
@@ -163,13 +172,13 @@ def _below(domain: str, names: set[str]) -> bool:
 
 def _blocks(request: dict[str, Any], bid: Raw) -> list[str]:
     """Does the bid break a publisher's restriction: advertisers, categories, apps, languages."""
-    blocked = {name.lower() for name in texts(request.get("badv"))}
+    blocked = domains(request.get("badv"))
     found = [f"advertiser {domain} is blocked" for domain in texts(bid.get("adomain")) if _below(domain, blocked)]
     cattax = number(request.get("cattax")) or 1
-    categories, allowed = set(texts(request.get("bcat"))), set(texts(request.get("acat")))
+    categories, allowed = ({code.upper() for code in texts(request.get(name))} for name in ("bcat", "acat"))
     if (categories or allowed) and cattax != (number(bid.get("cattax")) or 1):
         found.append(f"cattax {bid.get('cattax', 1)} cannot be compared with the request's {cattax:.0f}")
-    for category in texts(bid.get("cat")):
+    for category in map(str.upper, texts(bid.get("cat"))):
         if category in categories or category.partition("-")[0] in categories:
             found.append(f"category {category} is blocked")
         if allowed and category not in allowed and category.partition("-")[0] not in allowed:

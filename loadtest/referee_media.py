@@ -1,7 +1,9 @@
 """Does the markup of a bid suit the impression: banner sizes, VAST and DAAST, native assets."""
 
 import json
+import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 from lxml import etree
@@ -19,6 +21,10 @@ PROTOCOLS = {
     ("VAST", "4.3", False): 15, ("VAST", "4.3", True): 16,
 }  # fmt: skip
 """(root, version, wrapper) -> code of AdCOM, List: Creative Subtypes - Audio/Video."""
+_PLAIN = re.compile(
+    r"""\b(?:src|srcset|data|poster|background)\s*=\s*["']?\s*http://|url\(\s*["']?http://""", re.IGNORECASE
+)
+_DELIVERY = {"streaming": 1.0, "progressive": 2.0}  # AdCOM, List: Delivery Methods
 SKIPPABLE = 16  # creative attribute: the ad brings its own skip button
 
 
@@ -46,11 +52,7 @@ def misfits(imp: Raw, bid: Raw) -> list[str]:
         found += _native(offered, bid, bool(flag(imp.get("secure"))))
     else:
         found += _timed(offered, bid, name, bool(flag(imp.get("secure"))))
-    if (
-        kind == BANNER
-        and flag(imp.get("secure"))
-        and any(url.startswith("http://") for url in images(str(bid.get("adm") or "")))
-    ):
+    if kind == BANNER and flag(imp.get("secure")) and _PLAIN.search(unescape(str(bid.get("adm") or ""))):
         found.append("http asset on a secure page")
     return found
 
@@ -77,8 +79,9 @@ def _banner(banner: Raw, bid: Raw) -> list[str]:
     )
     markup = str(bid.get("adm") or "")
     wanted = {mime.lower() for mime in texts(banner.get("mimes"))}
-    if "<script" in markup and 3 in numbers(banner.get("btype")):
-        found.append("btype blocks JavaScript")
+    for tag, number_, name in (("<script", 3, "JavaScript"), ("<iframe", 4, "iframes")):
+        if tag in markup.lower() and number_ in numbers(banner.get("btype")):
+            found.append(f"btype blocks {name}")
     if any(mime.startswith("image/") for mime in wanted):
         for url in images(markup)[:1]:
             kind = image_mimes(url)
@@ -144,6 +147,8 @@ def _clip(offered: Raw, bid: Raw, root: Any, wrapper: bool) -> list[str]:
             found.append(f"dur {length} but the markup says {told}")
         wanted = {mime.lower() for mime in texts(offered.get("mimes"))}
         files = list(root.iter("MediaFile"))
+        if (ways := numbers(offered.get("delivery"))) and not ways & {_DELIVERY.get(f.get("delivery")) for f in files}:
+            found.append("no file is delivered the way that was asked for")
         kinds = {str(element.get("type")).lower() for element in files}
         if not kinds & wanted:
             found.append(f"none of {sorted(kinds)} is in mimes")
@@ -207,6 +212,8 @@ def _native(native: Raw, bid: Raw, secure: bool) -> list[str]:
         return ["native answer is wrapped" if "native" in answer else "a 1.0 answer is to be wrapped in native"]
     answer = dict_of(answer.get("native")) if old else answer
     found = [] if str(dict_of(answer.get("link")).get("url", "")).startswith("http") else ["native link is missing"]
+    if not objects(answer.get("assets")):
+        found.append("native answer without assets")
     asked = {str(asset.get("id")): asset for asset in objects(request.get("assets"))}
     given: dict[str, dict[str, Any]] = {}
     for asset in objects(answer.get("assets")):

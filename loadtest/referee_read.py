@@ -3,6 +3,7 @@
 Numbers come as text, text as numbers, one value where a list belongs, null anywhere. What cannot be read is absent.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,16 @@ def texts(value: Any) -> list[str]:
         for item in found
         if isinstance(item, str | int | float) and not isinstance(item, bool) and item != ""
     ]
+
+
+def domains(value: Any) -> set[str]:
+    """Domains of a list, in lower case, also where they are written as addresses.
+
+    >>> sorted(domains("https://www.Acme.example/x, b.example"))
+    ['acme.example', 'b.example']
+    """
+    found = (re.sub(r"[/:?#].*", "", re.sub(r"^\w+://", "", name.lower())) for name in texts(value))
+    return {name.removeprefix("www.") for name in found}
 
 
 def flag(value: Any) -> bool:

@@ -64,6 +64,10 @@ def test_numbers_sent_as_text_and_text_as_numbers_name_the_same(imp):
         ({"adomain": ["www.Rival.example"]}, "advertiser www.Rival.example is blocked"),
         ({"cat": ["IAB7-39"]}, "category IAB7-39 is blocked"),
         ({"dealid": "d"}, "deal d was not offered"),
+        ({"adomain": ["https://shop.example/"]}, "adomain https://shop.example/ is no domain"),
+        ({"adm": '<img src="https://a.example/?p=%24%7BAUCTION_PRICE%7D">'}, "adm hides its macros"),
+        ({"nurl": "https://a.example/?p=$%7bAUCTION_PRICE%7d"}, "nurl hides its macros"),
+        ({"adm": '<a href="${CLICK_URL}">x</a>'}, "adm with a macro that no exchange replaces"),
     ],
 )
 def test_every_fault_of_a_bid_is_named(changes, problem):
@@ -76,6 +80,15 @@ def test_every_fault_of_a_bid_is_named(changes, problem):
         ({"id": "other"}, {}, "id is not the request's"),
         ({"cur": ["EUR"]}, {}, "cur USD was not offered"),
         ({"wseat": ["t"]}, {}, "seat s is not in wseat"),
+        ({"badv": ["http://www.Shop.example/*"]}, {}, "advertiser shop.example is blocked"),
+        ({"bcat": ["iab20"]}, {}, "category IAB20 is blocked"),
+        (
+            {"imp": [an_imp(banner={"w": 300, "h": 250, "btype": [4]})]},
+            {"adm": "<IFRAME src=x>"},
+            "btype blocks iframes",
+        ),
+        ({"imp": [an_imp(secure=1)]}, {"adm": "<script src=HTTP://a.example/>"}, "http asset on a secure page"),
+        ({"imp": [an_imp(secure=1)]}, {"adm": "<b style='a:url(http://a/)'>"}, "http asset on a secure page"),
         ({"imp": [an_imp(pmp={"private_auction": 1, "deals": []})]}, {}, "open bid in a private auction"),
         ({"imp": [an_imp(banner={"w": 300, "h": 250, "battr": [3]})]}, {"attr": [3]}, "blocked creative attribute 3"),
         ({"imp": [{"id": "1", "video": {}}]}, {"mtype": 1}, "banner for an impression without one"),
@@ -88,6 +101,14 @@ def test_every_fault_of_a_bid_is_named(changes, problem):
 )
 def test_what_a_request_restricts_is_held_against_the_bid(request_changes, bid_changes, problem):
     assert violations(a_request(**request_changes), 200, an_answer(**bid_changes)) == [problem]
+
+
+@pytest.mark.parametrize(("price", "found"), [(1.25, []), (1.0, ["price 1.0 is not the deal's fixed price 1.0"])])
+def test_a_fixed_price_is_compared_in_dollars(price, found):
+    """A euro of 1.25 dollars."""
+    imp = an_imp(bidfloor=0, pmp={"deals": [{"id": "d", "at": 3, "bidfloor": 1.0, "bidfloorcur": "EUR"}]})
+    told = violations(a_request(imp=[imp]), 200, an_answer(dealid="d", price=price), {"USD": 1.0, "EUR": 1.25})
+    assert [problem for problem in told if "fixed" in problem] == found
 
 
 @pytest.mark.parametrize(
