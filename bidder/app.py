@@ -368,7 +368,8 @@ class Service:
             return self._refused(408, close=True)
         except web.HTTPRequestEntityTooLarge:
             return self._refused(413, close=True)
-        if len(http.headers.getall("Authorization", ())) > 1 or not http.headers.get("Host"):
+        twice = any(len(http.headers.getall(name, ())) > 1 for name in ("Authorization", "Content-Encoding"))
+        if twice or not http.headers.get("Host"):
             return self._refused(400, close=True)
         arrived_s = time.monotonic()
         endpoint = self.endpoints.find(

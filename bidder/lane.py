@@ -365,6 +365,8 @@ class Lane(Protocol):
                 self._accepts = value.decode("latin-1")
         elif length == 16:
             if name.lower() == b"content-encoding":
+                if self._encoding:
+                    self._status = 400  # as for secrets
                 self._encoding = value.decode("latin-1")
         elif length == 14:
             if name.lower() == b"content-length" and value.isdigit() and int(value[:19]) > MAX_BODY_BYTES:
@@ -386,7 +388,9 @@ class Lane(Protocol):
         elif self._parser.get_method() != b"POST" or not self._url.startswith(START[5:]):
             self._close_after_last()  # pipelined behind a bid in one read: see above
             return
-        if len(self._url) > MAX_TARGET_BYTES or (not self._hosts and self._parser.get_http_version() == "1.1"):
+        if len(self._url) > MAX_TARGET_BYTES or (
+            self._hosts != 1 and (self._hosts or self._parser.get_http_version() == "1.1")
+        ):
             self._status = 400
         self._endpoint = self._port.endpoints.find(self._url.decode("latin-1"), self._authorization)
         if self._status:

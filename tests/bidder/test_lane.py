@@ -116,6 +116,8 @@ CASES = {
     "a body of the largest size": [post(BID + b" " * (256 * 1024 - len(BID)))],
     "strange header names": [post(headers="x: \r\nX-Y-Z:a:b\r\nauthorization:\r\n")],
     "two secrets": [post(headers="Authorization: Bearer a\r\nAuthorization: Bearer b\r\n")],
+    "two Hosts": [post(headers="Host: i\r\n")],
+    "two encodings": [post(headers="Content-Encoding: gzip\r\nContent-Encoding: identity\r\n")],
     "no Host": [post().replace(b"Host: h\r\n", b"")],
     "a long target": [post(path="/bid/x?" + "a" * 100_000)],
     "a long header": [post(headers=f"X: {'a' * 7_000}\r\n")],
