@@ -118,11 +118,11 @@ class Notices:
     async def book_deferred(self) -> None:
         """Book what browsers told while the store was away, in order, until it is away again."""
         while self.deferred:
-            kind, token, query = self.deferred[0]
+            kind, token, query = told = self.deferred.popleft()  # before the wait: a full queue drops its first
             result = await self._book(kind, token, query)
-            if result is Result.UNAVAILABLE or not self.deferred:
+            if result is Result.UNAVAILABLE:
+                self.deferred.appendleft(told)
                 return
-            self.deferred.popleft()
             self._counts[self._slots[kind, result]] += 1
 
     async def _book(self, kind: Kind, token: Token, query: Mapping[str, str]) -> Result:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import deque
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
@@ -308,6 +309,22 @@ async def test_a_price_beyond_any_bid_is_no_error(tmp_path, store, client, price
             assert (await bidder.get(address))[0] == 204
         assert [event.min_to_win_micros for event in noted(client)] == [0]
         assert len(noted(client, field=b"q")) == 1
+
+
+async def test_what_is_told_while_what_was_deferred_is_booked_is_booked_too(tmp_path, store, client):
+    async with running(tmp_path, store) as bidder:
+        kept = bidder.service.notices
+        kept.deferred = deque(maxlen=1)
+        tokens = []
+        for _ in range(2):
+            address = urls(await bidder.a_bid())["impression"]
+            tokens.append(kept._signer.read(parse_qs(urlsplit(address).query)["t"][0]))
+        kept.deferred.append(("impression", tokens[0], {"p": "1"}))
+        booking = asyncio.create_task(kept.book_deferred())
+        await asyncio.sleep(0)  # it waits for the store now
+        kept.deferred.append(("impression", tokens[1], {"p": "1"}))
+        await booking
+        assert {event.bid_id for event in noted(client)} == {token.bid_id for token in tokens}
 
 
 async def test_a_screen_many_see_costs_its_multiple(tmp_path, store, client):
