@@ -98,7 +98,8 @@ class Conversions:
             value_micros=value,
             campaign=token.campaign,
             bid_id=token.bid_id,
-            order_id=order,
+            # A text that may name a person; without an id to join it to, nobody has a use for it (P-64).
+            order_id=order if token.uid is not None else "",
         )
         arguments = (
             4,

@@ -7,7 +7,7 @@ pseudonyms only (P-60).
 import logging
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from hashlib import md5, sha1, sha256
 from pathlib import Path
@@ -49,6 +49,7 @@ landing_url = "https://acme.example/"
 COOKIE, IFA, EXCHANGE_ID = "canary-cookie-5512", "ca9a4700-1111-4222-8333-c0ffee5512aa", "canary-exchange-5512"
 EID, NAME, YOB = "canary-eid-5512", "canary-5512", 1955
 IP, IPV6 = "198.51.100.213", "2001:db8:ca9a:4700:1111:2222:3333:5512"
+SECRET = "secret-of-the-operator"
 RAW = [COOKIE, IFA, EXCHANGE_ID, EID, IP, IPV6, NAME]
 TRACES = [
     form
@@ -120,9 +121,16 @@ async def running(
         await service.stop()
 
 
-async def said(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, bytes]:
+async def said(
+    http: aiohttp.ClientSession, method: str, url: str, more_headers: Mapping[str, str] | None = None, **more: Any
+) -> tuple[int, bytes]:
     """Status, and everything that came back, headers included."""
-    headers = {"Cookie": f"uid={COOKIE}", "X-Forwarded-For": IP, "Referer": f"https://page.example/{NAME}"}
+    headers = {
+        **(more_headers or {}),
+        "Cookie": f"uid={COOKIE}",
+        "X-Forwarded-For": IP,
+        "Referer": f"https://page.example/{NAME}",
+    }
     async with http.request(method, url, headers=headers, allow_redirects=False, **more) as answer:
         return answer.status, await answer.read() + b"\n".join(b": ".join(pair) for pair in answer.raw_headers)
 
@@ -203,14 +211,31 @@ async def test_ids_of_those_who_did_not_agree_leave_no_trace_anywhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     seen = b""
-    async with running(tmp_path, store, lane=lane) as (service, public, admin), aiohttp.ClientSession() as http:
+    settings: dict[str, Any] = {"trace_token": SECRET, "advertisers": {"acme": {"token": SECRET}}, "funnel_every": 1}
+    async with (
+        running(tmp_path, store, lane=lane, **settings) as (service, public, admin),
+        aiohttp.ClientSession() as http,
+    ):
         for name, changes in NON_CONSENTED.items():
-            found = await bid(http, public, a_body_with_ids(**changes))
+            body = a_body_with_ids(**changes)
+            found = await bid(http, public, body)
+            secrets = {"X-Tagbid-Trace": SECRET, "Authorization": f"Bearer {SECRET}"}
+            status, told = await said(http, "POST", f"{public}/trace/x", data=body, more_headers=secrets)
+            assert (status, b"not permitted" in told) == (200, True), name
+            seen += told
             for url in urls_of(found):
+                if "/click?" in url:
+                    click, query = (
+                        url.partition("t=")[2].partition("&")[0],
+                        f"&o={EID}&v=1&cur=USD&uid={COOKIE}&{NAME}=",
+                    )
+                    seen += (await said(http, "GET", f"{public}/conv?t={click}&o={IFA}{query}"))[1]
+                    postback = f"{public}/postback/acme?t={click}{query}"
+                    assert (await said(http, "POST", postback, data=NAME, more_headers=secrets))[0] == 204
                 assert token_of(service, url).uid is None, name  # P-52
                 seen += url.encode() + (await said(http, "GET", f"{url}&uid={COOKIE}&l={NAME}&p={NAME}"))[1]
-        for body in (b"{" + NAME.encode(), b'{"id":"' + NAME.encode() + b'"}', f'["{COOKIE}"]'.encode()):
-            seen += (await said(http, "POST", f"{public}/bid/x", data=body))[1]
+        for broken in (b"{" + NAME.encode(), b'{"id":"' + NAME.encode() + b'"}', f'["{COOKIE}"]'.encode()):
+            seen += (await said(http, "POST", f"{public}/bid/x", data=broken))[1]
         for path in ("win", "bill", "loss", "imp", "click", "view", "vast", "conv", "postback/acme", "trace/x"):
             for query in (f"t={COOKIE}&p=1", f"t=&p={NAME}", f"ifa={IFA}"):
                 seen += (await said(http, "GET", f"{public}/{path}?{query}"))[1]
@@ -220,6 +245,8 @@ async def test_ids_of_those_who_did_not_agree_leave_no_trace_anywhere(
             seen += (await said(http, "GET", f"{admin}/{path}?uid={COOKIE}"))[1]
     data_dir = tmp_path / "data"
     assert len(bids_in(data_dir / "bidlog")) == len(NON_CONSENTED)
+    told_of = [found for path in (data_dir / "bidlog").glob("*.mpk") for found in events.read_file(path)]
+    assert sum(isinstance(found, events.Conversion) for found in told_of) == 2  # the same two orders again and again
     seen += everything_in(client) + files_in(data_dir)
     seen += caplog.text.encode() + "".join(capfd.readouterr()).encode()
     assert not [trace for trace in TRACES if trace.encode() in seen]
