@@ -94,15 +94,15 @@ def create(
 
     Raises BadExpression, TooFewUsers (below 50), BadName, AlreadyThere, UnknownAdvertiser.
     """
-    users = asker.users(text)
+    users, said = asker.users(text)
     number = keys.number(audience_id(advertiser, name))
     worker = secrets.token_hex(8)
     members_file = f"members/{number:08x}-{worker}.uids"
     path = Path(config.data_dir) / members_file
     audiences.write_uids(path, asker.bitmaps.uids(users))
     try:
-        report = {"expression": text, "generation": asker.generation, "users": told(len(users))}
-        catalogue.add_chosen(advertiser, name, members_file, len(users), report, expires_us, worker, now_us, LEASE_US)
+        report = {"expression": text, "generation": asker.generation, "users": told(said)}
+        catalogue.add_chosen(advertiser, name, members_file, said, report, expires_us, worker, now_us, LEASE_US)
     except DmpError:
         path.unlink()
         raise
@@ -112,8 +112,8 @@ def create(
             progress(done * audiences.BATCH, len(users))
             yield from batch
 
-    stored = audiences.add_members(client, f"{advertiser}/{name}", storing(), expires_us // SECOND_US)
-    catalogue.make_live(f"{advertiser}/{name}", worker, stored, now_us)
+    audiences.add_members(client, f"{advertiser}/{name}", storing(), expires_us // SECOND_US)
+    catalogue.make_live(f"{advertiser}/{name}", worker, said, now_us)
     progress(len(users), len(users))
     found = catalogue.audience(advertiser, name)
     assert found is not None  # noqa: S101 - made live above

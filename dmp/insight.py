@@ -143,14 +143,16 @@ class Asker:
         found = tag_indices(self.bitmaps, users, base_users)
         return Insight(text, base, self.generation, told(len(users)), told(len(base_users)), found)
 
-    def users(self, text: str) -> BitMap:
-        """Exactly the users meant, to make an audience of; raises TooFewUsers below FLOOR_CELL."""
+    def users(self, text: str) -> tuple[BitMap, int]:
+        """Exactly the users meant, to make an audience of, and how many it may be said to have, before rounding.
+
+        Raises TooFewUsers below FLOOR_CELL.
+        """
         users = self._of(text)
         if len(users) < FLOOR_CELL:
             raise TooFewUsers(FLOOR_CELL)
-        with self._opened_log() as log:
-            log.write(self._line("create", (text,), (users,), (text,)))
-        return users
+        (settled,) = self._settled("create", (text,))
+        return users, len(settled)
 
     def _enough(self, *sets: BitMap) -> None:
         if min(map(len, sets)) < self._min_users:
@@ -205,7 +207,7 @@ def _told_about(log: bytes) -> dict[str, int]:
     for line in log.split(b"\n")[:-1]:  # a torn last line was never answered
         query = msgspec.json.decode(line, type=Query)
         for text, users, answered in zip(query.expressions, query.users, query.answered, strict=True):
-            if query.kind != "create" and text == answered:
+            if text == answered:
                 found.setdefault(text, users)
     return found
 

@@ -113,6 +113,21 @@ def test_overlap_is_what_both_have(world):
 
 
 @pytest.mark.rule("P-65")
+def test_how_many_two_audiences_have_does_not_tell_whether_one_person_is_in(world, store):
+    """Each has exactly whom it is meant to have; the second is said to have as many as the first."""
+    one = {0: {FOOD: 50, GAMING: 7}} | {n: {FOOD: 50} for n in range(1, 1_950)}
+    offline.publish_tags(world[0], tags_table(one), NOW_US, store, "test")
+    text = "interest.food AND NOT interest.gaming"
+    with asking(world, "acme") as asker:
+        with_them = choosing.create(*world, asker, "acme", "all", "interest.food", 0, NOW_US)
+        without = choosing.create(*world, asker, "acme", "most", text, 0, NOW_US)
+        assert [audience.report["users"] for audience in (with_them, without)] == [told(1_950)] * 2
+        assert told(without.members) == asker.size(text).users == told(1_950) != told(1_949)
+    (them,) = read_users(world[2], [user(0)], int(NOW_US / 1e6))
+    assert (number("acme/all") in them.audiences, number("acme/most") in them.audiences) == (True, False)
+
+
+@pytest.mark.rule("P-65")
 def test_what_two_overlaps_differ_by_does_not_tell_whether_one_person_is_in(world, store):
     """Food has 1,950 users. The two other sides differ by 101, so both are answered; of those, food has user 0 only."""
     many = {0: {FOOD: 50, GAMING: 7}} | {n: {FOOD: 50, TRAVEL: 90} for n in range(1, 1_950)}
