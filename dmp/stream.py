@@ -91,7 +91,7 @@ class _Waiting(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What became of some entries. aside: (why, record) for the nightly batch."""
+    """What became of some entries. aside: (why, record) for the nightly batch, which counts their users anew."""
 
     counts: Counts
     aside: Sequence[tuple[str, bytes]]
@@ -202,7 +202,7 @@ class Processor:
                 command = self._changed(uid, acts, values, of_user, beside)
             except CorruptRecord:  # broken, or of a later release: not ours to overwrite, and not for all to wait for
                 counts.unreadable += len(acts)
-                aside += [("unreadable", one.record) for one in acts]
+                aside.append(("unreadable", acts[0].record))
                 continue
             if command is None:
                 counts.add(of_user)
@@ -251,8 +251,9 @@ class Processor:
             if put.get(one.mark, -1) >= one.came_s or marks.holds(live, one.mark, one.came_s):
                 counts.duplicates += 1
             elif len(live) + marks.BYTES * len(put) >= marks.BYTES * marks.MOST:
+                if not counts.surplus:  # one a turn will do: the batch counts all of a user, and robots never end
+                    aside.append(("surplus", one.record))
                 counts.surplus += 1
-                aside.append(("surplus", one.record))
             else:
                 if draft is None:
                     draft = Draft(None if record is None else realtime.decode(record))

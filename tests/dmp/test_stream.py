@@ -108,7 +108,7 @@ def test_a_user_with_more_events_than_marks_keeps_counting_tomorrow(client, proc
         turn = processor.apply([an_entry(*burst[at : at + 500])], NOW_S)
         counts.add(turn.counts)
     assert (counts.applied, counts.surplus) == (marks.MOST, 5)
-    assert [why for why, _ in turn.aside] == ["surplus"] * 5
+    assert [why for why, _ in turn.aside] == ["surplus"], "one is enough to have all of the user's counted"
     assert processor.apply([an_entry(burst[0])], NOW_S).counts == Counts(duplicates=1)
     assert parts(client).events == marks.MOST
     assert client.strlen(keys.realtime_marks(user(1))) == marks.BYTES * marks.MOST
@@ -202,7 +202,7 @@ def test_a_record_that_cannot_be_read_is_not_overwritten_and_stops_nobody_else(c
     client.set(key(user(1)), b"\x63" * 60)
     turn = processor.apply([an_entry(an_event(1), an_event(2), an_event(1, Cart))], NOW_S)
     assert turn.counts == Counts(applied=1, users=1, unreadable=2)
-    assert [why for why, _ in turn.aside] == ["unreadable"] * 2
+    assert [why for why, _ in turn.aside] == ["unreadable"]
     assert client.get(key(user(1))) == b"\x63" * 60
     assert parts(client, 2).events == 1
 
