@@ -43,6 +43,7 @@ from bidder.pacing import Pace
 from bidder.serving import Serving
 from bidder.snapshot import Paces
 from bidder.sockets import bound, url_of
+from bidder.tastes import Source
 from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp import keys
 from dmp.config import DmpConfig
@@ -116,6 +117,7 @@ class Service:
         self.paces = Paces()
         self.ratios = serving.Ratios()
         self.topics = topics.Topics()
+        self.preferences = Source(data_dir, lambda: self.lookup.generation)
         self.pacer = Pacer(self._keep_pace)
         self.drawer = Drawer(settings.thompson_seed)
         self.conversions = Conversions(
@@ -139,7 +141,9 @@ class Service:
         self._admin_socket = bound(settings.admin_host, settings.admin_port)
         public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
         seen = serving.fingerprint(settings)
-        first = await asyncio.to_thread(serving.load, settings, public_url, self.paces, None, self.topics)
+        first = await asyncio.to_thread(
+            serving.load, settings, public_url, self.paces, None, self.topics, self.preferences
+        )
         try:
             await asyncio.gather(self.lookup.start(), self.link.start())
         except TimeoutError:
@@ -154,7 +158,15 @@ class Service:
         self._tasks = [
             asyncio.create_task(
                 serving.follow(
-                    settings, public_url, seen, self.swap, self.metrics, self.paces, self.ratios, self.topics
+                    settings,
+                    public_url,
+                    seen,
+                    self.swap,
+                    self.metrics,
+                    self.paces,
+                    self.ratios,
+                    self.topics,
+                    self.preferences,
                 ),
                 name="follow",
             ),

@@ -12,6 +12,7 @@ from functools import partial
 from secrets import token_bytes
 
 import msgspec
+from msgspec.structs import replace
 
 from bidder import answer, openrtb
 from bidder.answer import Sent
@@ -34,6 +35,7 @@ from bidder.privacy import policy as privacy_policy
 from bidder.quoting import Quote
 from bidder.redact import permitted
 from bidder.serving import Serving
+from bidder.tastes import RESULTS
 from bidder.tokens import WORKER_BYTES, Signer, bid_id_text, text_field
 from bidder.vast import PRICE
 from dmp import keys
@@ -109,6 +111,7 @@ class Bidder:
         self._shaded = {how: metrics.slot("tagbid_first_price_total", by=how) for how in HOWS}
         self._explored = metrics.slot("tagbid_explored_total")
         self._bids_slot = metrics.slot("tagbid_bids_total")
+        self._tastes = {name: metrics.slot("tagbid_preference_total", result=name) for name in RESULTS}
         self._errors_slot = metrics.slot("tagbid_errors_total", where="bid")
         self._by_law = metrics.slot("tagbid_contextual_total", because="privacy")
         self._no_id = metrics.slot("tagbid_contextual_total", because="no_id")
@@ -209,6 +212,8 @@ class Bidder:
             request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
             self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
         )  # fmt: skip
+        if decision.taste:
+            self._counts[self._tastes[decision.taste]] += 1
         if self._funnel.wants():
             self._funnel.ask(
                 request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, decision
@@ -253,6 +258,9 @@ class Bidder:
         currency = text_field(decision.currency)
         test = bool(request.test)
         joined = uid if privacy.measure else None
+        known = permitted(user, privacy) if privacy.train else None
+        if known is not None and known.vector:
+            known = replace(known, vector=decision.vector)  # what the models saw
         bids = []
         for offer, hold_s in chosen:
             self._bids += 1
@@ -277,8 +285,7 @@ class Bidder:
                 self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            permitted(user, privacy) if privacy.train else None,
-                            assigned.arm_of.get(serving.snapshot.by_ad[offer.ad_index].id, ""))
+                            known, assigned.arm_of.get(serving.snapshot.by_ad[offer.ad_index].id, ""))
                 )  # fmt: skip
         counts = self._counts
         counts[self._bids_slot] += len(bids)

@@ -23,6 +23,7 @@ from bidder.quoting import Quote, Quotes
 from bidder.redact import permitted, strip
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
+from bidder.tastes import UNASKED, Result
 from bidder.view import View, context, view
 from dmp.schema import User
 from models.features import Context
@@ -75,6 +76,7 @@ class Decision(Struct, frozen=True):
     A capped campaign stands in the list of one imp only, so any choice of one offer per imp is allowed.
     reason: BID when there is an offer, else why there is none. reasons: the same per imp. contexts: per imp, what
     the models saw and the bid log stores; None where nothing got that far. currency: of every offer in it.
+    vector: what the user would like now, as the models saw it; taste: what came of the stored one (`bidder.tastes`).
     """
 
     offers: tuple[tuple[Offer, ...], ...]
@@ -82,6 +84,8 @@ class Decision(Struct, frozen=True):
     reasons: tuple[Reason, ...] = ()
     contexts: tuple[Context | None, ...] = ()
     currency: str = "USD"
+    vector: bytes = b""
+    taste: Result = ""
 
 
 MOST_SCORED = 1_000
@@ -143,6 +147,10 @@ def decide(
     mask &= ~exhausted
     if not mask:
         return no_bid(request, Reason.BUDGET)
+    vector, taste = UNASKED
+    if user is not None and user.vector:
+        vector, taste = snapshot.tastes.lately(user, request.id, now_us)
+        seen = replace(seen, user=replace(user, vector=vector))
     offers: list[tuple[Offer, ...]] = [()] * len(imps)
     contexts: list[Context | None] = [None] * len(imps)
     names = Counter(imp.id for imp in imps) if len(imps) > 1 else {}
@@ -166,7 +174,7 @@ def decide(
             Reason.FREQUENCY_CAP if reason is Reason.BID and not found else reason
             for reason, found in zip(reasons, offers, strict=True)
         ]
-    return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency)
+    return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency, vector, taste)
 
 
 def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) -> User | None:
@@ -179,6 +187,7 @@ def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) 
     return replace(
         user,
         tags=user.tags if settings.use_longterm else {},
+        vector=user.vector if settings.use_longterm else b"",
         realtime=user.realtime if settings.use_realtime else None,
     )
 

@@ -28,6 +28,7 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_hot_topics": ("gauge", "Topics that are hot now, as this worker knows them."),
     "tagbid_hot_reads_total": ("counter", "Looks for hot topics while campaigns ask for them, by what was found."),
     "tagbid_cost_unknown": ("gauge", "Campaigns paid per conversion that bid less as nobody tells what one costs."),
+    "tagbid_preference_total": ("counter", "Stored preferences of users that a model asked for, by what came of them."),
     "tagbid_first_price_total": ("counter", "First-price bids by what shaded them."),
     "tagbid_explored_total": ("counter", "First-price bids whose price was varied to learn from."),
     "tagbid_bidlog_records_total": ("counter", "Records written to the bid log."),

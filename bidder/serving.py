@@ -19,6 +19,7 @@ from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
 from bidder.metrics import Metrics
 from bidder.snapshot import Paces, Snapshot
+from bidder.tastes import Source
 from bidder.tokens import text_field
 from bidder.topics import Topics
 from dmp import keys
@@ -59,9 +60,11 @@ def load(
     paces: Paces | None = None,
     ratios: Mapping[str, float] | None = None,
     topics: Topics | None = None,
+    preferences: Source | None = None,
 ) -> Serving:
     """Everything from disk, checked. paces, ratios, topics: as in `snapshot.build`.
 
+    preferences: where the space of the live generation is; None = there is none.
     Raises TagbidError when a part cannot be used.
     """
     portfolio = campaigns.load(Path(settings.campaigns))
@@ -75,7 +78,9 @@ def load(
     budgets = {campaign.id: campaign.daily_budget_micros for campaign in portfolio.campaigns}
     tests = experiments.load(Path(settings.experiments), budgets) if settings.experiments else ()
     outcomes = results.load(root, model)
-    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios, topics)
+    challenger = _challenger(root)
+    tastes = None if preferences is None else preferences.load((model, challenger, *outcomes.values()))
+    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios, topics, tastes)
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
@@ -86,7 +91,7 @@ def load(
         landing={creative.id: creative.landing_url for _, creative in rows},
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
         made_s=time.time(),
-        challenger=_challenger(root),
+        challenger=challenger,
     )
 
 
@@ -168,20 +173,26 @@ async def follow(
     paces: Paces | None = None,
     ratios: Ratios | None = None,
     topics: Topics | None = None,
+    preferences: Source | None = None,
 ) -> None:
     """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
-    seen = seen, None if ratios is None else ratios.version
+
+    def versions() -> tuple[int, int]:
+        """What `load` depends on besides files: both change in this process."""
+        return 0 if ratios is None else ratios.version, 0 if preferences is None else preferences.version()
+
+    seen = seen, 0, 0  # the first load knows neither live calibration nor the live generation
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
     while True:
         await asyncio.sleep(settings.reload_s)
         looked = await asyncio.to_thread(fingerprint, settings)  # folders of supply checks may hold thousands of files
-        found = looked, None if ratios is None else ratios.version
+        found = looked, *versions()
         if found == seen:
             continue
         seen = found
         try:
             factors = None if ratios is None else ratios.of
-            made = await asyncio.to_thread(load, settings, public_url, paces, factors, topics)
+            made = await asyncio.to_thread(load, settings, public_url, paces, factors, topics, preferences)
         except TagbidError as error:
             metrics.counts[bad] += 1
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect

@@ -19,6 +19,7 @@ from bidder.pricing import value_micros
 from bidder.results import Results
 from bidder.results import build as results_of
 from bidder.targeting import Index
+from bidder.tastes import UNKNOWN, Tastes
 from bidder.topics import Topics
 from bidder.traffic import Quality
 from dmp import keys
@@ -63,6 +64,7 @@ class Snapshot(Struct, frozen=True):
     features per ad. version: names this in logs. landscape: of prices, None = not known. paces and the
     index's topics: the parts that change under a snapshot, by reference. results: models of what follows a click.
     ratios: float64 (ads,), factors on click probabilities from what was clicked lately; None = all 1.
+    tastes: the space that users and ads have directions in.
     """
 
     portfolio: Portfolio
@@ -85,6 +87,7 @@ class Snapshot(Struct, frozen=True):
     experiments: tuple[Experiment, ...]
     results: Results = Results()
     ratios: npt.NDArray[np.float64] | None = None
+    tastes: Tastes = UNKNOWN
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
         """The ads of some campaigns, for `decide`'s `exhausted`; ids that are not in the portfolio are ignored."""
@@ -105,20 +108,22 @@ def build(
     outcomes: Mapping[str, Model] | None = None,
     ratios: Mapping[str, float] | None = None,
     topics: Topics | None = None,
+    tastes: Tastes | None = None,
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
     landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
     outcomes: models of what follows an impression, of the click model's training (`bidder.results.load`).
     ratios: {campaign: factor on its click probabilities} (`models.live`), 1 where absent.
-    topics: what is hot, None = nothing ever is.
+    topics: what is hot, None = nothing ever is. tastes: None = nobody's is known.
     """
     rows = [
         (position, campaign, creative)
         for position, campaign in enumerate(portfolio.campaigns)
         for creative in campaign.creatives
     ]
-    ads = [ad_of(campaign, creative) for _, campaign, creative in rows]
+    tastes = tastes or UNKNOWN
+    ads = [ad_of(campaign, creative, tastes) for _, campaign, creative in rows]
     masks: npt.NDArray[np.uint64] | None = None
     factors: npt.NDArray[np.float64] | None = None
     values: list[list[float]] = [[] for _ in ads]
@@ -168,19 +173,23 @@ def build(
         experiments=experiments,
         results=results.ordered(order),
         ratios=None if factors is None else factors[order],
+        tastes=tastes,
     )
 
 
-def ad_of(campaign: Campaign, creative: Creative) -> Ad:
+def ad_of(campaign: Campaign, creative: Creative, tastes: Tastes = UNKNOWN) -> Ad:
     """One creative of a campaign as the models see it."""
+    interest = tag_id(campaign.interest) if campaign.interest else 0
+    wanted = tuple(tag_id(name) for name in campaign.targeting.tags)
     return Ad(
         campaign=campaign.id,
         creative=creative.id,
         advertiser=campaign.advertiser,
         category=campaign.cat[0] if campaign.cat else "",
-        interest=tag_id(campaign.interest) if campaign.interest else 0,
+        interest=interest,
         width=creative.w,
         height=creative.h,
-        target_tags=tuple(tag_id(name) for name in campaign.targeting.tags),
+        target_tags=wanted,
         audiences=frozenset(keys.number(name) for name in campaign.targeting.audiences),
+        preference=tastes.about((interest, *wanted)),
     )

@@ -14,9 +14,8 @@ from typing import NamedTuple
 from dmp import standardise, taxonomy
 from dmp.decisions import Decision
 from dmp.events import CONSENT_PROFILE, Behaviour, Cart, Crm, Purchase, Search, View
-from dmp.realtime import CART, OTHER, PURCHASE, SEARCH, VIEW
+from dmp.realtime import CART, OTHER, PURCHASE, SEARCH, VIEW, WEIGHTS
 
-WEIGHTS = (1.0, 3.0, 5.0, 8.0, 1.0)  # by kind
 DWELL_MS = 60_000  # that long on a page counts as another view ...
 MAX_DWELL_VIEWS = 2.0  # ... and so on, up to this
 MAX_QUERY_CHARS = 200

@@ -142,12 +142,14 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
     """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
     bank0, bank1, aud, contacts, recent = values
     seen = visible(bank0, bank1, live)
+    vector = vector_of(seen) if seen is not None else b""
     return User(
         tags={} if seen is None else tag_scores(seen),
         audiences=frozenset(a for a, until in decode_audiences(aud) if not until or until > now_s)
         if aud
         else frozenset(),
         contacts=decode_contacts(contacts) if contacts else (),
-        vector=vector_of(seen) if seen is not None else b"",
+        vector=vector,
         realtime=realtime.decode(recent) if recent else None,
+        generation=live if vector else 0,
     )

@@ -9,17 +9,20 @@ Sources: implicit factors, Hu, Koren, Volinsky, "Collaborative Filtering for Imp
 equations 4 and 5; `fold_in` is its step for one user with the items held still.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dmp import realtime
 from dmp.errors import CorruptRecord
-from dmp.schema import DIMENSIONS, VECTOR_BYTES
+from dmp.schema import DIMENSIONS, VECTOR_BYTES, Realtime
 
 RECENT_ACTS = 50  # acts of a session that are looked at, the youngest
+SESSION_TAU_US = realtime.DAY_US  # the horizon of a day of the real-time tags
 ACTS_FOR_HALF = 8.0  # session acts at which the session counts as much as the long term
 CONFIDENCE = 40.0  # alpha of equation 4: an act of weight w is believed 1 + alpha w
 REGULARISATION = 0.05
@@ -108,6 +111,32 @@ def instant(
     (`tagbid dmp preference evaluate --simulate 600 --days 2`: NDCG@20 higher by .010, .003 to .017).
     """
     return mix(long, fold_in(space, recent, how), session_acts)
+
+
+def session(acts: Iterable[tuple[int, float, int]], now_us: int) -> tuple[list[tuple[int, float]], float]:
+    """(recent, session_acts) of `instant` from acts (item, weight, time in us), youngest last.
+
+    An act fades by e in `SESSION_TAU_US`; one of the future counts as of now.
+
+    >>> session([(7, 3.0, 0), (9, 1.0, SESSION_TAU_US)], SESSION_TAU_US)
+    ([(7, 1.103638323514327), (9, 1.0)], 1.3678794411714423)
+    """
+    faded = [(item, weight, math.exp(-max(0, now_us - time_us) / SESSION_TAU_US)) for item, weight, time_us in acts]
+    recent = [(item, weight * fade) for item, weight, fade in faded]
+    return recent, sum(fade for _, _, fade in faded)
+
+
+def lately(space: Space, vector: bytes, record: Realtime | None, now_us: int) -> bytes:
+    """A stored vector mixed with what the real-time record says the person did, stored the same way.
+
+    Untouched where the record says nothing of what is in the space. Raises CorruptRecord as `unpack` does.
+    """
+    latest = () if record is None else realtime.recent(record)
+    acts = [(act.tag, realtime.WEIGHTS[act.kind], act.time_us) for act in reversed(latest) if act.tag in space.rows]
+    if not acts:
+        return vector
+    found = instant(space, unpack(vector), *session(acts, now_us))
+    return b"" if found is None else pack(found)
 
 
 def of_tags(space: Space, tags: Sequence[int] | Mapping[int, float]) -> Floats | None:

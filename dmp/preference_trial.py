@@ -19,12 +19,12 @@ import numpy.typing as npt
 from dmp import factors
 from dmp.engine import DuckEngine, family_sql
 from dmp.errors import BadEvents
-from dmp.preference import RECENT_ACTS, Floats, Space, fold_in, instant
+from dmp.preference import Floats, Space, fold_in, instant
+from dmp.preference import session as session_of
 
 TOP = 20
 DAY_US = 86_400_000_000
 HALF_LIFE_DAYS = 30.0
-SESSION_TAU_US = DAY_US  # the horizon of a day of the real-time tags
 RESAMPLES = 1_000
 MIN_PEOPLE = 30
 WEIGHTS = {"view": 1.0, "search": 3.0, "cart": 5.0, "purchase": 8.0}
@@ -149,9 +149,7 @@ def _ranked(
     space: Space, popular: Floats, idf: Floats, history: dict[int, float], session: list[Act], now_us: int
 ) -> dict[str, Ints]:
     """{arm: rows of its `TOP` items, the best first}; ties in order of rows."""
-    faded = [np.exp(-(now_us - act.time_us) / SESSION_TAU_US) for act in session]
-    recent = [(act.item, act.weight * fade) for act, fade in zip(session, faded, strict=True)][-RECENT_ACTS:]
-    n = float(sum(faded))
+    recent, n = session_of([(act.item, act.weight, act.time_us) for act in session], now_us)
     long = fold_in(space, list(history.items()))
     own = np.zeros(len(popular), np.float32)
     for item, weight in history.items():

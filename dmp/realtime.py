@@ -53,6 +53,7 @@ INTENT_DAY = 6.0  # of the one-day sum: two searches, or a cart and a view
 
 VIEW, SEARCH, CART, PURCHASE, OTHER = range(5)
 """Kinds of events as counted and stored."""
+WEIGHTS = (1.0, 3.0, 5.0, 8.0, 1.0)  # by kind
 
 HEAD = struct.Struct("<8B8sqqII")
 TILE_ROW = struct.Struct("<I5H")

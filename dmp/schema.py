@@ -67,8 +67,9 @@ class User(msgspec.Struct, frozen=True, gc=False):
 
     tags: {tag id: score 0..100} of the live generation. audiences: ids of live audiences the user is in.
     contacts: recent contact counters. vector: long-term preference as `dmp.preference.unpack` reads it. realtime: what
-    happened lately, None when nothing is known. An unknown user has empty fields, which is not the same as a store
-    that could not be read: that is None wherever a User is expected.
+    happened lately, None when nothing is known. generation: the live one when a vector was read, else 0. An unknown
+    user has empty fields, which is not the same as a store that could not be read: that is None wherever a User is
+    expected.
     """
 
     tags: dict[int, int] = {}
@@ -76,6 +77,7 @@ class User(msgspec.Struct, frozen=True, gc=False):
     contacts: tuple[Contact, ...] = ()
     vector: bytes = b""
     realtime: Realtime | None = None
+    generation: int = 0
 
 
 NOBODY = User()

@@ -161,6 +161,10 @@ class Forest:
         """X: float64 (n, n_campaign), the campaign features. Returns uint64 (n, trees)."""
         return self._and(np.repeat(self._full[None, :], len(X), axis=0), self._campaign, X)
 
+    def uses_pair(self, column: int) -> bool:
+        """Whether any tree looks at a column of the pair side. column: its place on that side."""
+        return self._pair.columns is None or bool((self._pair.columns == column).any())
+
     def upper_bounds(self, masks: Masks) -> Floats:
         """The most each ad can score whatever the request and the user, float64 (ads,).
 
