@@ -4,8 +4,9 @@
 
 The answer has one entry per id, in order: `status` "ok", with the fields the key's scopes open (`tags.longterm`: tags
 of the nightly build; `tags.realtime`: what the stream says now; `tags.audiences`: those of the key's owner), or
-"no_consent", "bad_id". An id is looked up only where its user allows that (purposes 1 and 4, or GDPR said not to
-apply); saying nothing is no permission. Who opted out, whom nobody knows and who has no tags are told alike.
+"no_consent", "bad_id", "unavailable" (not read this time, while others were). An id is looked up only where its user
+allows that (purposes 1 and 4, or GDPR said not to apply); saying nothing is no permission. Who opted out,
+whom nobody knows and who has no tags are told alike.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
@@ -64,13 +65,15 @@ async def look_up(request: web.Request) -> web.Response:
     principal = request[PRINCIPAL]
     own = await desk.audiences_of(principal.advertiser) if open_to(principal.scopes, "audiences") else {}
     found = [
-        known(users[uid], now_us, principal.scopes, own) if isinstance(uid, bytes) else {"status": uid} for uid in uids
+        {"status": uid} if isinstance(uid, str) else known(users[uid], now_us, principal.scopes, own) for uid in uids
     ]
     return limits.answer(200, {"users": found})
 
 
-def known(user: User, now_us: int, scopes: AbstractSet[str], own: Mapping[int, str]) -> dict[str, Any]:
+def known(user: User | None, now_us: int, scopes: AbstractSet[str], own: Mapping[int, str]) -> dict[str, Any]:
     """One user's entry of the answer; the scope "tags" opens every field. own: the asking tenant's audiences (S-21)."""
+    if user is None:
+        return {"status": "unavailable"}
     told: dict[str, Any] = {"status": "ok"}
     shown = NOBODY if OPTED_OUT & user.audiences else user
     if open_to(scopes, "longterm"):
@@ -98,8 +101,11 @@ def _uid(desk: Desk, asked: Asked) -> Uid | str:
     return desk.ring.uid(asked.id_type, asked.id) or "bad_id"
 
 
-async def read(desk: Desk, uids: list[Uid]) -> Mapping[Uid, User]:
-    """The users, all in one write to the store. Raises Refused (503) when one of them could not be read in time."""
+async def read(desk: Desk, uids: list[Uid]) -> Mapping[Uid, User | None]:
+    """The users, all in one write to the store; None for one who could not be read in time, or not at all.
+
+    Raises Refused (503) when that is so of all.
+    """
     deadline_s = time.monotonic() + PATIENCE_S
     found: dict[Uid, User | None] = dict.fromkeys(uids)
     left = len(found)
@@ -117,6 +123,6 @@ async def read(desk: Desk, uids: list[Uid]) -> Mapping[Uid, User]:
             settle(uid, None)
     if found:
         await done
-    if None in found.values():
+    if found and all(user is None for user in found.values()):
         raise Refused(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "1"})
-    return cast("Mapping[Uid, User]", found)
+    return found

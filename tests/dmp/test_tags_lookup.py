@@ -131,6 +131,15 @@ async def test_a_hundred_ids_are_one_read_and_more_are_refused(door: Door) -> No
     assert (await ask(door, key, *names, "one more"))[0] == 400
 
 
+async def test_one_users_broken_record_keeps_nobody_else_from_being_told(door: Door) -> None:
+    door.client.set(keys.realtime(uid_of("bob")), b"\x63" * 60)
+    key = door.key("tags.longterm")
+    status, told = await ask(door, key, "ann", "bob", "stranger")
+    ann, stranger = {"status": "ok", "longterm": {"interest.travel": 80}}, {"status": "ok", "longterm": {}}
+    assert (status, told["users"]) == (200, [ann, {"status": "unavailable"}, stranger])
+    assert (await ask(door, key, "bob"))[0] == 503
+
+
 async def test_a_store_that_is_silent_is_told(door: Door) -> None:
     key = door.key("tags.longterm")
     assert (await ask(door, key, "ann"))[0] == 200
