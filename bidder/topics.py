@@ -24,7 +24,10 @@ log = logging.getLogger("tagbid.bidder")
 READ_S = 5.0
 IDLE_S = 1.0  # while no campaign asks
 
-_normal = lru_cache(maxsize=65_536)(taxonomy.normal)
+MAX_NAME = 100  # characters; what senders may make us remember (S-02)
+MAX_ODD = 200  # words of a page that are put into normal spelling, 0.5 ms; a page of more is taken as it is spelt
+
+_normal = lru_cache(maxsize=16_384)(taxonomy.normal)
 
 
 class Topics:
@@ -47,7 +50,13 @@ class Topics:
     def meet(self, words: Iterable[str], now_us: int) -> bool:
         """Whether one of the words names something that is hot at that time. words: as a request spells them."""
         until_us = self._until_us
-        return any(until_us.get(_normal(word), 0) > now_us for word in words)
+        odd = []
+        for word in words:
+            if until_us.get(word, 0) > now_us:
+                return True
+            if len(word) <= MAX_NAME and not (word.isascii() and word.isalnum() and word.islower()):
+                odd.append(word)  # all others are in normal spelling as they are
+        return len(odd) <= MAX_ODD and any(until_us.get(_normal(word), 0) > now_us for word in odd)
 
     def count(self, now_us: int) -> int:
         """How many topics are hot."""

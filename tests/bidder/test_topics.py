@@ -4,6 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bidder import topics
 from bidder.explain import explain
@@ -15,6 +17,7 @@ from bidder.view import view
 from dmp import keys, trends
 from dmp.lookup import Link
 from dmp.schema import NOBODY
+from dmp.taxonomy import normal
 from dmp.trends import Hot, stated
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot
 from tests.bidder.running import CAMPAIGNS, body, running
@@ -38,6 +41,24 @@ def test_a_topic_is_hot_until_its_end_and_no_longer() -> None:
     assert [held.count(NOW_US + later) for later in (0, 5, 9)] == [2, 1, 0]
     held.take(())
     assert not held.meet(["comet"], NOW_US)
+
+
+@pytest.mark.rule("S-02")
+def test_a_page_of_endless_words_costs_little_and_is_read_as_it_is_spelt() -> None:
+    held = Topics([a_topic("comet"), a_topic("ski boots")])
+    remembered = topics._normal.cache_info().currsize
+    flood = [f"a-{n}" for n in range(10_000)]
+    assert not held.meet([*flood, "SKI-boots", "x-" * 50_000], NOW_US)
+    assert topics._normal.cache_info().currsize == remembered
+    assert held.meet([*flood, "comet"], NOW_US)
+    assert held.meet([*flood[:100], "SKI-boots"], NOW_US)
+
+
+@given(st.text(max_size=12))
+def test_a_word_is_met_in_whatever_spelling_the_taxonomy_takes_for_the_same(word: str) -> None:
+    name = normal(word)
+    held = Topics([a_topic(name)])
+    assert held.meet([word], NOW_US) is (name != "")
 
 
 def test_the_rule_is_asked_only_where_a_campaign_has_it_and_told_by_its_name() -> None:
