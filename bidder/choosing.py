@@ -4,7 +4,7 @@ An open auction gets the best offer that still has money (or as many as the exch
 beside it. A dynamic pod gets ads of different advertisers, dearest by the second first, as long as they fit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bidder.decide import Offer, pod_of
 from bidder.openrtb import Imp
@@ -21,8 +21,11 @@ def choose(imp: Imp, offers: tuple[Offer, ...], snapshot: Snapshot, open_bids: i
     """The offers of one imp that are sent, each of them taken. open_bids: at most so many for the open auction."""
     pod = pod_of(imp)
     if pod is not None:
-        yield from _fill(pod, offers, snapshot, take)
-        return
+        medium = "video" if pod is imp.video else "audio"
+        fillers = [offer for offer in offers if snapshot.creatives[offer.ad_index].media == medium]
+        if fillers:  # else what the imp takes beside the pod, one of it
+            yield from _fill(pod, fillers, snapshot, take)
+            return
     sent: dict[int, int] = {}
     for offer in offers:
         so_far = sent.get(offer.lot, 0)
@@ -31,7 +34,7 @@ def choose(imp: Imp, offers: tuple[Offer, ...], snapshot: Snapshot, open_bids: i
             yield offer
 
 
-def _fill(pod: Timed, offers: tuple[Offer, ...], snapshot: Snapshot, take: Take) -> Iterator[Offer]:
+def _fill(pod: Timed, offers: Sequence[Offer], snapshot: Snapshot, take: Take) -> Iterator[Offer]:
     """Ads for a dynamic pod: none of them twice, none beside a competitor of its own house."""
     room_s, left = pod.poddur or 0.0, MAX_IN_POD if pod.maxseq is None else pod.maxseq
     lengths = snapshot.lengths
