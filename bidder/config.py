@@ -223,6 +223,10 @@ def problems_of(config: BidderConfig) -> list[str]:
                 keys = []
             if [len(key) for key in keys] != [32, 32]:
                 problems.append(f"{where} price_encryption_key and price_integrity_key are 32 bytes each, in base64")
+            if exchange.price_unit == "cpm":
+                problems.append(
+                    f'{where} encrypted prices are whole micros: price_unit is "micros_cpi" (Google) or "micros_cpm"'
+                )
         elif exchange.price_encryption_key or exchange.price_integrity_key:
             problems.append(f'{where} has keys of prices, which only price_encoding = "google" reads')
         if exchange.network_ms + exchange.margin_ms >= exchange.default_tmax_ms:

@@ -2,6 +2,7 @@
 
 import gzip
 import hmac
+import re
 import zlib
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ PREFIX = "/bid/"
 MAX_BODY_BYTES = 256 * 1024
 MAX_RATIO = 100
 MAX_TARGET_BYTES = 8_190  # of a request target; what aiohttp takes
+_GZIP = re.compile(r"\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)  # q=0 means not this one
 MIN_GZIP_BYTES = 1_000  # less gains nothing: it fits into one packet anyway
 VERSION_HEADER, VERSION = "x-openrtb-version", "2.6"
 MAX_UNLISTED = 100  # exchanges served by default settings before their names are no longer believed
@@ -92,12 +94,7 @@ def also(
     ({'x-openrtb-version': '2.6'}, 204)
     """
     headers = {VERSION_HEADER: VERSION} if version else {}
-    if (
-        exchange.gzip_answers
-        and isinstance(answer, bytes)
-        and len(answer) >= MIN_GZIP_BYTES
-        and "gzip" in accepts.lower()
-    ):
+    if exchange.gzip_answers and isinstance(answer, bytes) and len(answer) >= MIN_GZIP_BYTES and _GZIP.search(accepts):
         headers["Content-Encoding"] = "gzip"
         answer = gzip.compress(answer, compresslevel=1, mtime=0)
     return headers, answer

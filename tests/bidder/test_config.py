@@ -71,6 +71,7 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, fragment: s
         ("[bidder.exchanges.north]\nnetwork_ms = 80\nmargin_ms = 20\n", "leave nothing"),
         ('[bidder]\npublic_url = "bids.example"\n', "public_url"),
         ("[bidder]\nreload_s = 0\n", "reload_s"),
+        ('[bidder.exchanges.north]\nprice_encoding = "google"\n', 'price_unit is "micros_cpi"'),
         ("[bidder]\nopen_exchanges = false\n", "nobody could ask"),
         ("[bidder.rates]\nUSD = 1.0\neur = 1.1\n", "'eur' is no currency"),
         (f'[bidder.exchanges.north]\nprice_encryption_key = "{"A" * 43}"\n', "only price_encoding"),

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bidder.config import ExchangeConfig
+from bidder.endpoints import also
 from bidder.lane import ANSWER_S, Lane, Limits, Port
 from bidder.metrics import Metrics
 from tests.bidder.running import CAMPAIGNS, CAPPED, body, body_of_user, running
@@ -540,3 +542,12 @@ async def test_who_names_its_version_is_told_ours_and_who_accepts_gzip_may_get_i
                 assert (answer.headers.get("Content-Encoding") == "gzip") is packed
                 if body:
                     assert json.loads(gzip.decompress(body) if packed else body)["id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("accepts", "packed"),
+    [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("gzip; q=0.0, br", False), ("identity", False)],
+)
+def test_answers_are_packed_only_for_who_takes_that(accepts, packed):
+    more, sent = also("", accepts, b"x" * 2_000, ExchangeConfig(gzip_answers=True))
+    assert (more == {"Content-Encoding": "gzip"}) is packed is (len(sent) < 2_000)
