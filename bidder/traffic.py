@@ -191,12 +191,13 @@ def supply_chain(request: Request) -> SupplyChain | None:
 
 
 def _supply(request: Request, chain: SupplyChain | None, exchange: ExchangeConfig, has: Quality) -> Reason | None:
-    if chain is None:
-        if exchange.schain == "required":
-            return Reason.SCHAIN
-    elif not chain.complete and exchange.schain != "any":
+    told = () if chain is None else chain.nodes or ()
+    nodes = [(node.asi.lower(), node.sid) for node in told if node.asi and node.sid]
+    if not nodes and exchange.schain == "required":
         return Reason.SCHAIN
-    nodes = [(node.asi.lower(), node.sid) for node in chain.nodes or () if node.asi and node.sid] if chain else []
+    # A node without system or seller is a gap, whatever `complete` says.
+    if chain is not None and exchange.schain != "any" and not (chain.complete and len(nodes) == len(told)):
+        return Reason.SCHAIN
     if has.blocked and any(asi in has.blocked or f"{asi}/{sid.lower()}" in has.blocked for asi, sid in nodes):
         return Reason.SCHAIN_NODE
     if has.sellers and any(asi in has.sellers and sid not in has.sellers[asi] for asi, sid in nodes):
