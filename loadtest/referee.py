@@ -98,7 +98,7 @@ def _sound(bid: Raw) -> list[str]:
 def floor_of(imp: Raw, bid: Raw) -> tuple[float, str]:
     """(least CPM, its currency): the deal's guidance, else the media's, else the imp's (implementation guide, 7.11)."""
     currency = str(imp.get("bidfloorcur") or "USD")
-    deal = next((deal for deal in _deals(imp) if deal.get("id") == bid.get("dealid")), None)
+    deal = next((deal for deal in _deals(imp) if str(deal.get("id")) == bid.get("dealid")), None)
     media: Raw = {}
     if deal is not None and bid.get("dealid"):
         currency, media = str(deal.get("bidfloorcur") or "USD"), deal
@@ -143,7 +143,7 @@ def _deal(imp: Raw, bid: Raw, seat: Any, rate: float | None, rates: Mapping[str,
     name = bid.get("dealid")
     if not name:
         return ["open bid in a private auction"] if private else []
-    deal = next((deal for deal in _deals(imp) if deal.get("id") == name), None)
+    deal = next((deal for deal in _deals(imp) if str(deal.get("id")) == name), None)
     if deal is None:
         return [f"deal {name} was not offered"]
     found = []
