@@ -166,6 +166,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_EXCHANGE = ExchangeConfig()
+PRICE_MACRO = re.compile(r"[\w${}%:.\[\]@-]{1,64}", re.ASCII)
 CURRENCY = re.compile(r"[A-Z]{3}")
 EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -216,6 +217,8 @@ def problems_of(config: BidderConfig) -> list[str]:
         where = f"[bidder.exchanges.{name}]"
         if not EXCHANGE_NAME.fullmatch(name):
             problems.append(f"{where} the name stands in its endpoint's path: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        if not PRICE_MACRO.fullmatch(exchange.price_macro):
+            problems.append(f"{where} price_macro {exchange.price_macro!r} cannot stand in a URL inside markup")
         if exchange.price_encoding == "google":
             try:
                 keys = [key_bytes(text) for text in (exchange.price_encryption_key, exchange.price_integrity_key)]

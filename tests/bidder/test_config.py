@@ -18,6 +18,14 @@ def test_an_empty_table_means_the_defaults(tmp_path: Path) -> None:
     assert config.DEFAULT_EXCHANGE.at_when_absent == 2
 
 
+@pytest.mark.parametrize(
+    "macro", ["${AUCTION_PRICE}", "${AUCTION_PRICE:B64}", "%%WINNING_PRICE%%", "[PRICE]", "{PRICE}"]
+)
+def test_a_price_macro_may_be_of_any_family(tmp_path: Path, macro: str) -> None:
+    found = loaded(tmp_path, f'[bidder.exchanges.north]\nprice_macro = "{macro}"\n')
+    assert found.exchanges["north"].price_macro == macro
+
+
 def test_exchanges_have_settings_of_their_own(tmp_path: Path) -> None:
     found = loaded(tmp_path, '[bidder.exchanges.north]\ntoken = "s"\nevent_of_record = "win"\ndefault_tmax_ms = 80\n')
     assert found.exchanges["north"].event_of_record == "win"
@@ -72,6 +80,8 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, fragment: s
         ('[bidder]\npublic_url = "bids.example"\n', "public_url"),
         ("[bidder]\nreload_s = 0\n", "reload_s"),
         ('[bidder.exchanges.north]\nprice_encoding = "google"\n', 'price_unit is "micros_cpi"'),
+        ('[bidder.exchanges.north]\nprice_macro = ""\n', "price_macro"),
+        ("[bidder.exchanges.north]\nprice_macro = 'a\"b'\n", "price_macro"),
         ("[bidder]\nopen_exchanges = false\n", "nobody could ask"),
         ("[bidder.rates]\nUSD = 1.0\neur = 1.1\n", "'eur' is no currency"),
         (f'[bidder.exchanges.north]\nprice_encryption_key = "{"A" * 43}"\n', "only price_encoding"),
