@@ -197,7 +197,12 @@ async def test_a_running_bidder_serves_preferences_and_its_log_gives_them_again(
         await eventually(lambda: _now(tastes().space is None))
         await bidder.a_bid(body_of_user())
         told = await bidder.metrics()
-        logged = [event for event in in_log(bidder) if isinstance(event, Bid)]
+
+        def bids():
+            return [event for event in in_log(bidder) if isinstance(event, Bid)]
+
+        await eventually(lambda: _now(len(bids()) == 6))  # the log is written by a thread
+        logged = bids()
     assert told['tagbid_preference_total{result="served"}'] == 5
     assert told['tagbid_preference_total{result="missing"}'] == 1
     found = parity.check(tmp_path / "data" / "bidlog", tmp_path / "models")

@@ -175,10 +175,14 @@ def test_dask_workers_train_the_same_model(planted):
     assert loss(planted, fitted(planted, Team(2, "local"))) == pytest.approx(loss(planted, fitted(planted, Team(2))))
 
 
-def test_no_scheduler_and_no_dask_are_told(planted, monkeypatch):
-    monkeypatch.setattr(dask_team, "ANSWER_S", 1)
-    with distributed.free_ports(1) as ports, pytest.raises(NoDask, match="no Dask scheduler answers"):
-        fitted(planted, Team(2, f"tcp://127.0.0.1:{ports[0]}"))
+def test_without_dask_its_extra_is_told(planted, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(NoDask, match=r"tagbid\[dask\]"):
         fitted(planted, Team(2, "local"))
+
+
+def test_a_scheduler_that_does_not_answer_is_told(planted, monkeypatch):
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    monkeypatch.setattr(dask_team, "ANSWER_S", 1)
+    with distributed.free_ports(1) as ports, pytest.raises(NoDask, match="no Dask scheduler answers"):
+        fitted(planted, Team(2, f"tcp://127.0.0.1:{ports[0]}"))
