@@ -26,7 +26,7 @@ from loadtest.arms import store_reads
 from loadtest.data_report import Sent
 from loadtest.load import Load, Result
 from loadtest.real_users import IMPRESSIONS, REQUESTS, SEGMENTS, Imported
-from loadtest.stage import Running, Stage
+from loadtest.stage import Running, Stage, quoted
 from loadtest.steps import Advance, Steps
 from models import ipinyou, response
 from models.response import Report, TooFewClicks
@@ -34,6 +34,7 @@ from models.response import Report, TooFewClicks
 EXCHANGE = "adx"
 VALID = Path("requests.jsonl.gz")
 BROKEN = Path("invalid.jsonl.gz")
+PUBLIC_URL = "https://bidder.example"
 PORTFOLIO = Path(__file__).parent / "campaigns.toml"
 AUDIENCE = "stride/buyers"  # what a campaign of the portfolio targets
 SEED_TAG = "interest.sports"
@@ -57,7 +58,8 @@ def run(data: Path, out: Path, console: Console) -> dict[str, Any]:
         now_us = time.time_ns() // 1000
         key = pseudonym.load_key(work / "pseudonym.key")
         ring = KeyRing(key)
-        main = Stage(work / "real", key, PORTFOLIO, work / "models")
+        # Recorded requests ask for secure ads; nobody calls the URLs of their bids.
+        main = Stage(work / "real", key, PORTFOLIO, work / "models", {"public_url": quoted(PUBLIC_URL)})
         total = pq.read_metadata(data / REQUESTS).num_rows
         first = total // 3
         with steps.step("tags from pages and segments"):
