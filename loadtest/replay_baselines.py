@@ -5,6 +5,7 @@ nothing of the auctions to come. Values are proportional to click probabilities,
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from bidder.supply import Worths
 Floats = npt.NDArray[np.float64]
 
 
-class Baseline:
+class Baseline(ABC):
     """Keeps the books; a strategy says what it would bid."""
 
     def __init__(self) -> None:
@@ -46,11 +47,12 @@ class Baseline:
         if result.won:
             self.spent_micros += cost_micros(result.price_micros)
 
-    def plan(self, worths: Floats) -> None:
+    def plan(self, worths: Floats) -> None:  # noqa: B027 - a strategy that plans nothing needs none
         """Before each budget. worths: sample of the values seen so far."""
 
+    @abstractmethod
     def offer(self, worth: float, left_micros: int) -> float:
-        raise NotImplementedError
+        """CPM micros for an impression worth so much, uncapped."""
 
 
 class Const(Baseline):

@@ -27,8 +27,11 @@ def a_log(n: int = 6_000, seed: int = 1) -> Log:
 class Always(Baseline):
     """Bids the same, whatever the money: the replay's own books must stop nobody and count everything."""
 
-    def bid(self, seen: Observation) -> int | None:
+    def offer(self, worth: float, left_micros: int) -> float:
         return 10**9
+
+    def bid(self, seen: Observation) -> int | None:
+        return int(self.offer(seen.value_micros, 0))  # without the cap by what is left
 
 
 def test_a_bid_of_at_least_the_price_wins_and_pays_it() -> None:
