@@ -1,4 +1,4 @@
-"""From campaigns to masks: builds the `bidder.targeting.Index` of a snapshot."""
+"""From campaigns to masks: builds the `bidder.index.Index` of a snapshot."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import ceil, cos, floor, radians
@@ -6,13 +6,15 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from bidder import targeting
+from bidder import banners, blocking, people, places, targeting
+from bidder.blocking import codes
 from bidder.campaigns import Campaign, FrequencyCap, Polygon, Radius, Targeting
 from bidder.creatives import Creative, is_secure
 from bidder.fitting import Fitting
+from bidder.index import AnyOf, Area, Circle, Index, Labels
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
-from bidder.targeting import AnyOf, Area, Circle, Index, Labels, cell, codes
+from bidder.places import cell
 from bidder.topics import Topics
 from bidder.useragent import os_name
 from bidder.view import WEEK_HOURS, View
@@ -155,47 +157,47 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
 
 def _with_rules(index: Index) -> Index:
     """Ask only the rules that can take an ad away, cheap ones first, those that need a loop last."""
-    everything, t = index.everything, targeting
+    everything = index.everything
     request_rules: list[tuple[bool, Reason, Callable[[Index, View], int]]] = [
-        (index.running != (everything,), Reason.NOT_RUNNING, t.running),
-        (True, Reason.SEAT, t.seat),
-        (bool(index.audits), Reason.AUDIT, t.audit),
-        (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, t.auction_type),
-        (index.devices_free != everything, Reason.DEVICE, t.device),
-        (bool(index.os.masks), Reason.OS, t.system),
-        (any(mask != everything for mask in index.local), Reason.SCHEDULE, t.schedule),
-        (index.geo_free != everything or bool(index.not_countries or index.not_regions), Reason.GEO, t.geo),
+        (index.running != (everything,), Reason.NOT_RUNNING, targeting.running),
+        (True, Reason.SEAT, blocking.seat),
+        (bool(index.audits), Reason.AUDIT, blocking.audit),
+        (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, targeting.auction_type),
+        (index.devices_free != everything, Reason.DEVICE, targeting.device),
+        (bool(index.os.masks), Reason.OS, targeting.system),
+        (any(mask != everything for mask in index.local), Reason.SCHEDULE, targeting.schedule),
+        (index.geo_free != everything or bool(index.not_countries or index.not_regions), Reason.GEO, places.geo),
         (
             index.inventory_free != everything or bool(index.not_domains or index.not_apps),
             Reason.INVENTORY,
-            t.inventory,
+            places.inventory,
         ),
-        (index.anonymous != everything, Reason.NO_USER, t.known_user),
-        (bool(index.categories.masks or index.not_categories), Reason.CATEGORY, t.category),
-        (True, Reason.BLOCKED_CATEGORY, t.blocked_category),
-        (True, Reason.BLOCKED_ADVERTISER, t.blocked_advertiser),
-        (bool(index.bundles), Reason.BLOCKED_APP, t.blocked_app),
-        (True, Reason.LANGUAGE, t.language),
-        (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, t.audience),
-        (bool(index.tags or index.not_tags), Reason.TAGS, t.tags),
-        (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, t.keyword),
-        (index.hot_free != everything, Reason.HOT, t.hot),
-        (bool(index.segments.masks or index.not_segments), Reason.SEGMENT, t.segment),
-        (bool(index.caps), Reason.FREQUENCY_CAP, t.frequency_cap),
+        (index.anonymous != everything, Reason.NO_USER, people.known_user),
+        (bool(index.categories.masks or index.not_categories), Reason.CATEGORY, places.category),
+        (True, Reason.BLOCKED_CATEGORY, blocking.blocked_category),
+        (True, Reason.BLOCKED_ADVERTISER, blocking.blocked_advertiser),
+        (bool(index.bundles), Reason.BLOCKED_APP, blocking.blocked_app),
+        (True, Reason.LANGUAGE, blocking.language),
+        (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, people.audience),
+        (bool(index.tags or index.not_tags), Reason.TAGS, people.tags),
+        (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, places.keyword),
+        (index.hot_free != everything, Reason.HOT, places.hot),
+        (bool(index.segments.masks or index.not_segments), Reason.SEGMENT, people.segment),
+        (bool(index.caps), Reason.FREQUENCY_CAP, people.frequency_cap),
     ]
     banner_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
-        (bool(index.attributes), Reason.CREATIVE_ATTRIBUTE, t.attribute),
-        (True, Reason.CREATIVE_TYPE, t.creative_type),
-        (bool(index.banner_mimes.masks), Reason.MIME, t.mime),
-        (bool(index.apis), Reason.API, t.api),
+        (bool(index.attributes), Reason.CREATIVE_ATTRIBUTE, banners.attribute),
+        (True, Reason.CREATIVE_TYPE, banners.creative_type),
+        (bool(index.banner_mimes.masks), Reason.MIME, banners.mime),
+        (bool(index.apis), Reason.API, banners.api),
     ]
     shared_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
-        (True, Reason.DEAL, t.deal),
-        (index.secure != everything, Reason.SECURE, t.secure),
+        (True, Reason.DEAL, targeting.deal),
+        (index.secure != everything, Reason.SECURE, targeting.secure),
     ]
     of_banner = tuple((reason, rule) for used, reason, rule in banner_rules if used)
     shared = tuple((reason, rule) for used, reason, rule in shared_rules if used)
-    sized = ((Reason.SIZE, t.size),)
+    sized = ((Reason.SIZE, banners.size),)
     return replace(
         index,
         rules=tuple((reason, rule) for used, reason, rule in request_rules if used),

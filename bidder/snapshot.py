@@ -14,11 +14,11 @@ from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.creatives import Creative
 from bidder.experiments import Experiment
+from bidder.index import Index
 from bidder.pacing import Pace
 from bidder.pricing import value_micros
 from bidder.results import Results
 from bidder.results import build as results_of
-from bidder.targeting import Index
 from bidder.tastes import UNKNOWN, Tastes
 from bidder.topics import Topics
 from bidder.traffic import Quality

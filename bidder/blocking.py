@@ -1,0 +1,96 @@
+"""Rules of those who sell: which seats, advertisers, categories, apps and languages they take, what they approved."""
+
+from collections.abc import Sequence
+
+from bidder.index import Index
+from bidder.view import View, host
+
+
+def seat(index: Index, seen: View) -> int:
+    """`wseat` and `bseat` filter the seat we would answer under."""
+    allowed, blocked = seen.request.wseat, seen.request.bseat
+    mask = index.everything if not allowed else 0
+    for name in allowed or ():
+        mask |= index.seats.get(name, 0)
+    for name in blocked or ():
+        mask &= ~index.seats.get(name, 0)
+    return mask
+
+
+def audit(index: Index, seen: View) -> int:
+    """Creatives this exchange has not refused; of an exchange that approves creatives, those it has approved."""
+    return index.audits.get(seen.exchange, index.everything)
+
+
+def blocked_category(index: Index, seen: View) -> int:
+    """`bcat` and `acat` against what is advertised; blocking a parent blocks its children.
+
+    Codes are compared within one taxonomy (`cattax`, 1 when absent). An ad without labels in that taxonomy passes
+    neither list, because nobody can tell what it is about.
+    """
+    request = seen.request
+    if not request.bcat and not request.acat:
+        return index.everything
+    labels = index.labels.get(request.cattax or 1)
+    if labels is None:
+        return 0
+    blocked = labels.owners.get("", 0)
+    if request.bcat:
+        for code in labels.owners.keys() & codes(request.bcat):
+            blocked |= labels.owners[code]
+    if request.acat:
+        allowed = set(codes(request.acat))
+        for code, mask in labels.exact.items():
+            if code not in allowed and code.partition("-")[0] not in allowed:
+                blocked |= mask
+    return index.everything & ~blocked
+
+
+def codes(listed: Sequence[str]) -> list[str]:
+    """Categories of a list in the spelling of the index: many at once, because such lists are long.
+
+    >>> codes(["IAB7-39", " iab20"])
+    ['IAB7-39', 'IAB20']
+    """
+    return "\n".join(listed).upper().replace(" ", "").split("\n")
+
+
+def blocked_advertiser(index: Index, seen: View) -> int:
+    """`badv` against adomain and the domains above it, whatever the case."""
+    if not seen.request.badv:
+        return index.everything
+    blocked = 0
+    for domain in index.advertisers.keys() & domains(seen.request.badv):
+        blocked |= index.advertisers[domain]
+    return index.everything & ~blocked
+
+
+def domains(listed: Sequence[str]) -> list[str]:
+    """Domains of a block list in lower case; some are written as addresses, and then their domain is meant.
+
+    >>> domains(["Acme.example", "https://www.shop.example/shoes/*"])
+    ['acme.example', 'shop.example']
+    """
+    text = "\n".join(listed).lower()
+    found = text.split("\n")
+    if any(mark in text for mark in ("/", "www.", " ")):  # seldom, and a look at all of them costs less than at each
+        found = [host(name.strip()).removeprefix("www.") for name in found]
+    return found
+
+
+def blocked_app(index: Index, seen: View) -> int:
+    blocked = 0
+    for bundle in seen.request.bapp or ():
+        blocked |= index.bundles.get(bundle, 0)
+    return index.everything & ~blocked
+
+
+def language(index: Index, seen: View) -> int:
+    """With `wlang` or `wlangb`, only creatives known to be in a listed language, or in none ("xx")."""
+    wanted = seen.request.wlang or seen.request.wlangb
+    if not wanted:
+        return index.everything
+    mask = index.languages.get("xx", 0)
+    for name in wanted:
+        mask |= index.languages.get(name.lower(), 0) | index.languages.get(name.lower().partition("-")[0], 0)
+    return mask

@@ -1,0 +1,121 @@
+"""The masks of a snapshot: which ads accept a value, one bit set for each value of each rule.
+
+Bit i stands for ad i, one creative of one campaign. Made by `bidder.indexing`, asked by the rules (`bidder.targeting`).
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from bidder.campaigns import FrequencyCap
+from bidder.fitting import Fitting
+from bidder.openrtb import Imp, Reason
+from bidder.topics import Topics
+from bidder.view import View
+
+
+class AnyOf(msgspec.Struct, frozen=True):
+    """free: ads without the rule. masks: value -> ads that accept it."""
+
+    free: int
+    masks: dict[str, int]
+
+
+class Circle(msgspec.Struct, frozen=True):
+    """Ads that accept a place within `km` of a point."""
+
+    lat: float
+    lon: float
+    km: float
+    mask: int
+
+
+class Area(msgspec.Struct, frozen=True):
+    """Ads that accept a place inside a polygon; corners: (lat, lon)."""
+
+    corners: tuple[tuple[float, float], ...]
+    mask: int
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """Ads by the categories they advertise, in one taxonomy. owners: code -> ads under it or under a child of it, "" ->
+    ads without a label; exact: code -> ads with exactly it.
+    """
+
+    owners: dict[str, int]
+    exact: dict[str, int]
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Every mask of a snapshot; made by `bidder.indexing.build`.
+
+    rules, imp_rules: the rules in use, in the order they are asked; imp_rules are those of an imp that offers nothing
+    but a banner, banner_rules those of them about the banner, shared_rules the others. changes, running: from
+    changes[i] µs on, running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's
+    clock (168), by UTC quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user.
+    tags: tag id -> mask by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit,
+    ads). uncapped: ads that may be shown uncounted. hot_free: ads that do not ask for hot topics; topics: those, which
+    change under a snapshot. open: ads that need no deal. labels: by taxonomy. banner_mimes: by what an image's address
+    says it is. apis: framework -> ads that need it.
+    """
+
+    everything: int
+    rules: "tuple[tuple[Reason, Callable[[Index, View], int]], ...]"
+    imp_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
+    banner_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
+    shared_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
+    changes: tuple[int, ...]
+    running: tuple[int, ...]
+    seats: dict[str, int]
+    at: dict[int, int]
+    devices: dict[int, int]
+    devices_free: int
+    os: AnyOf
+    local: tuple[int, ...]
+    by_utc: tuple[int, ...]
+    geo_free: int
+    countries: dict[str, int]
+    regions: dict[str, int]
+    cities: dict[str, int]
+    circles: dict[tuple[int, int], tuple[Circle, ...]]
+    polygons: dict[tuple[int, int], tuple[Area, ...]]
+    not_countries: dict[str, int]
+    not_regions: dict[str, int]
+    inventory_free: int
+    domains: dict[str, int]
+    apps: dict[str, int]
+    not_domains: dict[str, int]
+    not_apps: dict[str, int]
+    categories: AnyOf
+    not_categories: dict[str, int]
+    keywords: AnyOf
+    not_keywords: dict[str, int]
+    hot_free: int
+    topics: Topics
+    segments: AnyOf
+    not_segments: dict[str, int]
+    audits: dict[str, int]
+    labels: dict[int, Labels]
+    advertisers: dict[str, int]
+    bundles: dict[str, int]
+    languages: dict[str, int]
+    anonymous: int
+    tags_free: int
+    tags: dict[int, tuple[int, ...]]
+    not_tags: dict[int, tuple[int, ...]]
+    wanted_tags: frozenset[int]
+    audiences_free: int
+    audiences: dict[int, int]
+    not_audiences: dict[int, int]
+    caps: dict[int, tuple[tuple[FrequencyCap, ...], int, int]]
+    uncapped: int
+    sizes: dict[tuple[int | None, int | None], int]
+    secure: int
+    attributes: dict[int, int]
+    types: dict[int, int]
+    banners: int
+    banner_mimes: AnyOf
+    apis: dict[int, int]
+    fitting: Fitting
+    open: int
+    deals: dict[str, int]
