@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from dmp.config import DmpConfig
 from dmp.store import Store, open_store
+from tests.dmp import nodes
+from tests.dmp.nodes import Cluster
 
 settings.register_profile("no deadline", deadline=None)  # how long an example takes says more of the machine than of us
 settings.load_profile("no deadline")
@@ -43,6 +45,22 @@ def client(store: Store) -> Iterator[redis.Redis]:
     connection = store.sync()
     yield connection
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries on loopback, one set a test process; a test that breaks nodes makes its own (`nodes.cluster`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_STORE", os.environ.get("TAGBID_STORE", "embedded"))
+        with nodes.cluster(tmp_path_factory.mktemp("cluster")) as made:
+            yield made
+
+
+@pytest.fixture
+def cluster(cluster_servers: Cluster) -> Cluster:
+    """An empty cluster; `cluster.url` is one node's address, `cluster.store` the whole as a `Store`."""
+    cluster_servers.flush()
+    return cluster_servers
 
 
 @pytest.fixture(scope="session")

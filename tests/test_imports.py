@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "loadtest": {"dmp", "models", "bidder", "loadtest"},
 }
 FRONT_ROOM = {
-    "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
+    "commands", "schema", "cluster", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
     "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
     "trends",
 }  # fmt: skip
