@@ -132,6 +132,29 @@ def seeds(url: str) -> list[str]:
     return [urlunsplit(parts._replace(netloc=f"{login}{at}{address}")) for address in addresses.split(",") if address]
 
 
+def at(url: str, node: Node) -> str:
+    """The URL of one node, with the login and the options of another's.
+
+    >>> at("rediss://me:secret@a:7000/0?protocol=2", Node("::1", 7001))
+    'rediss://me:secret@[::1]:7001?protocol=2'
+    """
+    parts = urlsplit(url)
+    login, at_sign, _ = parts.netloc.rpartition("@")
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    scheme = "redis" if parts.scheme == "unix" else parts.scheme
+    return urlunsplit((scheme, f"{login}{at_sign}{host}:{node.port}", "", parts.query, ""))
+
+
+def epoch(info: bytes) -> int:
+    r"""How recent a node's view is, from its reply to CLUSTER INFO: views of a later epoch overrule earlier ones.
+
+    >>> epoch(b"cluster_state:ok\r\ncluster_current_epoch:6\r\n")
+    6
+    """
+    lines = (line.partition(b":") for line in info.split(b"\r\n"))
+    return int(next((value for name, _, value in lines if name == b"cluster_current_epoch"), b"0"))
+
+
 def is_cluster(client: redis.Redis) -> bool:
     """Whether the server behind a client is one node of a cluster. Raises redis.exceptions.RedisError."""
     return bool(client.info("cluster").get("cluster_enabled"))

@@ -16,9 +16,9 @@ MAY_IMPORT = {
     "loadtest": {"dmp", "models", "bidder", "loadtest"},
 }
 FRONT_ROOM = {
-    "commands", "schema", "cluster", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
+    "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
     "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
-    "trends",
+    "trends", "cluster", "wire", "link",
 }  # fmt: skip
 SERVING = {"features", "registry", "forest", "landscape", "artefacts", "live"}
 HEAVY = (
