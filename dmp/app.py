@@ -18,6 +18,7 @@ tenant's key the advertiser does not exist (S-21). Errors are `{"error": code, "
 """
 
 import asyncio
+import gc
 import logging
 import math
 import time
@@ -79,6 +80,8 @@ async def listening(desk: Desk) -> AsyncIterator[str]:
     await runner.setup()
     try:
         await web.TCPSite(runner, desk.config.host, desk.config.port).start()
+        gc.collect()
+        gc.freeze()  # what was loaded to serve is garbage never, and walking it stops every request for tens of ms
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:

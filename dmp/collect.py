@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import redis
 from aiohttp import web
 
 from dmp import incoming, keys, limits, streams
+from dmp.asked import ask_all
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.errors import CorruptRecord
 from dmp.events import Behaviour
 from dmp.incoming import Format, Taken, Unusable
 from dmp.limits import Refused
+from dmp.lookup import encode
 from dmp.optout import marks_in
 from dmp.schema import NO_UID, Uid
 
@@ -46,7 +47,7 @@ async def take_events(request: web.Request) -> web.Response:
     except Unusable as why:
         raise Refused(400, why.code, why.detail) from None
     if taken.events:
-        await asyncio.to_thread(append, desk, taken.events)
+        await append(desk, taken.events)
     return limits.answer(202 if taken.events else 400, told(taken))
 
 
@@ -67,20 +68,22 @@ async def ready(desk: Desk) -> None:
         raise Refused(429, "busy", detail, {"Retry-After": str(desk.pressure.wait_s)})
 
 
-def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
-    """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all."""
-    gone = opted_out(desk.client, set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID})
-    kept = [incoming.without(event, gone) for event in happened] if gone else happened
-    streams.append_events(desk.client, kept, desk.config.stream.partitions, _now_us())
+async def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
+    """Into the stream, without the ids of users who opted out; returns once the store has acknowledged all.
+
+    Raises redis.exceptions.RedisError when it has not: some may be there, and may be sent again under the same ids.
+    """
+    gone = await opted_out(desk, set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID})
+    now_us = _now_us()
+    kept = (streams.clamp(incoming.without(event, gone) if gone else event, now_us) for event in happened)
+    await ask_all(desk.link, [encode(*parts) for parts in streams.commands(kept, desk.config.stream.partitions)])
 
 
-def opted_out(client: redis.Redis, uids: Iterable[Uid]) -> set[Uid]:
+async def opted_out(desk: Desk, uids: Iterable[Uid]) -> set[Uid]:
     """Those of the users who want no personalised advertising, or are children (P-32); one round trip."""
     asked = list(uids)
-    pipe = client.pipeline(transaction=False)
-    for uid in asked:
-        pipe.get(keys.audiences(uid))
-    return {uid for uid, record in zip(asked, pipe.execute(), strict=True) if _refuses(record)}
+    records = await ask_all(desk.link, [encode(b"GET", keys.audiences(uid)) for uid in asked])
+    return {uid for uid, record in zip(asked, records, strict=True) if _refuses(record)}
 
 
 def _refuses(record: bytes | None) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from dmp import permission, seeds, store
 from dmp.catalogue import Catalogue, Principal
 from dmp.config import DmpConfig
 from dmp.limits import Buckets, Rates, Refused
-from dmp.lookup import Lookup
+from dmp.lookup import Link, Lookup
 from dmp.pressure import Pressure
 from dmp.pseudonym import KeyRing
+from dmp.remembered import Remembered
 
-REMEMBERED_S = 0.5  # a revoked key is refused within a second (S-20)
-MAX_REMEMBERED = 10_000
+REMEMBERED_S = 0.9  # a revoked key is refused within a second (S-20)
 
 
 class Desk:
@@ -45,34 +45,29 @@ class Desk:
         self.basis = permission.basis(config.collect)
         self.pressure = Pressure(config)
         self.lookup = Lookup(url or config.redis_url, stall_s=1.0)
-        self._audiences: dict[str, tuple[float, dict[int, str]]] = {}
-        self._known: dict[str, tuple[float, Principal]] = {}
+        self._audiences = Remembered(self._named_audiences, REMEMBERED_S)
+        self._principals = Remembered(self._principal, REMEMBERED_S)
         self._uploading: dict[str, int] = {}
 
     async def principal(self, key: str, remembered: bool) -> Principal | None:
         """Who a key speaks for, None for none. remembered: as of at most REMEMBERED_S ago will do."""
-        now_s = time.monotonic()
-        until_s, known = self._known.get(key, (0.0, None)) if remembered else (0.0, None)
-        if known is not None and now_s < until_s:
-            return known
-        found = await asyncio.to_thread(self.catalogue.principal, key, time.time_ns() // 1000)
-        if found is None:
-            self._known.pop(key, None)
-        else:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = (now_s + REMEMBERED_S, found)
-        return found
+        return await (self._principals.get(key) if remembered else self._principal(key))
 
-    async def audiences_of(self, advertiser: str) -> dict[int, str]:
+    async def _principal(self, key: str) -> Principal | None:
+        return await asyncio.to_thread(self.catalogue.principal, key, time.time_ns() // 1000)
+
+    async def audiences_of(self, advertiser: str) -> Mapping[int, str]:
         """{number: name} of an advertiser's own audiences, as of at most REMEMBERED_S ago."""
-        now_s = time.monotonic()
-        until_s, known = self._audiences.get(advertiser, (0.0, {}))
-        if now_s >= until_s:
-            found = await asyncio.to_thread(self.catalogue.audiences, advertiser)
-            known = {audience.number: audience.name for audience in found}
-            self._audiences[advertiser] = (now_s + REMEMBERED_S, known)
-        return known
+        return await self._audiences.get(advertiser)
+
+    async def _named_audiences(self, advertiser: str) -> Mapping[int, str]:
+        found = await asyncio.to_thread(self.catalogue.audiences, advertiser)
+        return {audience.number: audience.name for audience in found}
+
+    @property
+    def link(self) -> Link:
+        """The event loop's own connection to the tag store."""
+        return self.lookup.link
 
     @contextmanager
     def upload_slot(self, advertiser: str) -> Iterator[None]:

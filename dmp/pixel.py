@@ -9,7 +9,6 @@ A page is always answered with the picture, whatever became of the event: nobody
 status tells: 200 taken, 202 not taken.
 """
 
-import asyncio
 import secrets
 import time
 from base64 import b64decode
@@ -43,7 +42,7 @@ async def take_pixel(request: web.Request) -> web.Response:
         sent = item(dict(request.query), ours, may.consent if named else 0)
         event = incoming.event(sent, source, time.time_ns() // 1000, desk.ring, desk.basis)
         await collect.ready(desk)
-        await asyncio.to_thread(collect.append, desk, [event])
+        await collect.append(desk, [event])
     except (Unusable, Refused, redis.RedisError):
         response.set_status(202)
         return response

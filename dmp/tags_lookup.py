@@ -9,19 +9,19 @@ allows that (purposes 1 and 4, or GDPR said not to apply); saying nothing is no 
 whom nobody knows and who has no tags are told alike.
 """
 
-import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 
 from dmp import keys, limits
+from dmp.asked import ask_each
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.limits import Refused
+from dmp.lookup import encode
 from dmp.permission import allowed
 from dmp.realtime import realtime_tags
 from dmp.schema import NOBODY, IdType, Uid, User
@@ -30,7 +30,6 @@ from dmp.taxonomy import TAGS, tag_name
 MAX_IDS = 100
 MAX_BODY_BYTES = 1024**2  # a hundred of the longest TC strings
 RULES_OWN = 1 << 31
-PATIENCE_S = 1.0  # for the store; a caller in a hurry hangs up earlier
 OPTED_OUT = frozenset({keys.OPTED_OUT, keys.CHILD})
 
 
@@ -47,7 +46,14 @@ class Question(msgspec.Struct, frozen=True):
     ids: Annotated[list[Asked], msgspec.Meta(max_length=MAX_IDS)]
 
 
-_NAMES = {tag.id: tag.name for tag in TAGS}
+class _Names(dict[int, str]):
+    """Names of tags by id; one of another release has what stands for it."""
+
+    def __missing__(self, tag: int) -> str:
+        return tag_name(tag)
+
+
+_NAMES = _Names({tag.id: tag.name for tag in TAGS})
 _question = msgspec.json.Decoder(Question)
 
 
@@ -87,7 +93,7 @@ def known(user: User | None, now_us: int, scopes: AbstractSet[str], own: Mapping
 
 def named(tags: Mapping[int, int]) -> dict[str, int]:
     """Tags by name; what rules remember for themselves (`dmp.detect.region_tag`) is nobody else's."""
-    return {_NAMES.get(tag) or tag_name(tag): score for tag, score in tags.items() if tag < RULES_OWN}
+    return {_NAMES[tag]: score for tag, score in tags.items() if tag < RULES_OWN}
 
 
 def open_to(scopes: AbstractSet[str], field: str) -> bool:
@@ -101,28 +107,14 @@ def _uid(desk: Desk, asked: Asked) -> Uid | str:
     return desk.ring.uid(asked.id_type, asked.id) or "bad_id"
 
 
-async def read(desk: Desk, uids: list[Uid]) -> Mapping[Uid, User | None]:
-    """The users, all in one write to the store; None for one who could not be read in time, or not at all.
+async def read(desk: Desk, uids: Iterable[Uid]) -> Mapping[Uid, User | None]:
+    """The users, all in one write to the store; None for one who could not be read.
 
     Raises Refused (503) when that is so of all.
     """
-    deadline_s = time.monotonic() + PATIENCE_S
-    found: dict[Uid, User | None] = dict.fromkeys(uids)
-    left = len(found)
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def settle(uid: Uid, user: User | None) -> None:
-        nonlocal left
-        found[uid] = user
-        left -= 1
-        if not left and not done.done():  # the client may have gone
-            done.set_result(None)
-
-    for uid in found:
-        if not desk.lookup.get(uid, deadline_s, partial(settle, uid)):
-            settle(uid, None)
-    if found:
-        await done
+    asked = dict.fromkeys(uids)
+    replies = await ask_each(desk.link, [encode(b"MGET", *keys.user_keys(uid)) for uid in asked])
+    found = dict(zip(asked, map(desk.lookup.decode, replies), strict=True))
     if found and all(user is None for user in found.values()):
         raise Refused(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "1"})
     return found
