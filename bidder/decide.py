@@ -223,7 +223,9 @@ def _offers(
     candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
     if not candidates:
         return (), None
-    where = context(seen, imp, floor_usd)
+    fences = snapshot.index.fences
+    inside = tuple(fence.number for fence in fences.at(seen.lat, seen.lon)) if fences else ()
+    where = context(seen, imp, floor_usd, inside)
     scores = score(candidates, where, seen, snapshot)
     offers = priced(imp_index, candidates, scores, seen, snapshot, currency, floor, deals, where)
     while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from bidder.campaigns import FrequencyCap
+from bidder.fences import Fences
 from bidder.fitting import Fitting
 from bidder.openrtb import Imp, Reason
 from bidder.topics import Topics
@@ -19,22 +20,6 @@ class AnyOf(msgspec.Struct, frozen=True):
 
     free: int
     masks: dict[str, int]
-
-
-class Circle(msgspec.Struct, frozen=True):
-    """Ads that accept a place within `km` of a point."""
-
-    lat: float
-    lon: float
-    km: float
-    mask: int
-
-
-class Area(msgspec.Struct, frozen=True):
-    """Ads that accept a place inside a polygon; corners: (lat, lon)."""
-
-    corners: tuple[tuple[float, float], ...]
-    mask: int
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -77,8 +62,7 @@ class Index(msgspec.Struct, frozen=True):
     countries: dict[str, int]
     regions: dict[str, int]
     cities: dict[str, int]
-    circles: dict[tuple[int, int], tuple[Circle, ...]]
-    polygons: dict[tuple[int, int], tuple[Area, ...]]
+    fences: Fences
     not_countries: dict[str, int]
     not_regions: dict[str, int]
     inventory_free: int

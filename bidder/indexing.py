@@ -1,20 +1,19 @@
 """From campaigns to masks: builds the `bidder.index.Index` of a snapshot."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from math import ceil, cos, floor, radians
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from bidder import banners, blocking, people, places, targeting
+from bidder import banners, blocking, fences, people, places, targeting
 from bidder.blocking import codes
-from bidder.campaigns import Campaign, FrequencyCap, Polygon, Radius, Targeting
+from bidder.campaigns import Campaign, FrequencyCap, Targeting
 from bidder.creatives import Creative, is_secure
+from bidder.fences import Fences
 from bidder.fitting import Fitting
-from bidder.index import AnyOf, Area, Circle, Index, Labels
+from bidder.index import AnyOf, Index, Labels
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
-from bidder.places import cell
 from bidder.topics import Topics
 from bidder.useragent import os_name
 from bidder.view import WEEK_HOURS, View
@@ -35,7 +34,6 @@ DEVICES: dict[str, tuple[int, ...]] = {
 }
 """OpenRTB device types (AdCOM, List: Device Types) behind our names; 1 is "mobile or tablet"."""
 
-KM_PER_DEGREE = 111.0  # of latitude, rounded down so that cells err on the large side
 HTML_BTYPES = (1, 3, 4)  # XHTML text, JavaScript, iframe: what advertiser HTML may be
 IMAGE_BTYPE = 2
 
@@ -109,8 +107,7 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
         countries=_by_value((t.countries for t in rules), n),
         regions=_by_value((t.regions for t in rules), n),
         cities=_by_value(([_city(name) for name in t.cities] for t in rules), n),
-        polygons=_polygons([t.polygons for t in rules], n),
-        circles=_circles([t.radius for t in rules], n),
+        fences=_fences(rules, n),
         not_countries=_by_value((t.not_countries for t in rules), n),
         not_regions=_by_value((t.not_regions for t in rules), n),
         inventory_free=_free((t.domains + t.apps for t in rules), n),
@@ -307,47 +304,16 @@ def related(words: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def _polygons(rows: Sequence[tuple[Polygon, ...]], n: int) -> dict[tuple[int, int], tuple[Area, ...]]:
-    """Areas by every one-degree cell their bounding box touches."""
-    owners: dict[Polygon, list[int]] = {}
-    for bit, areas in enumerate(rows):
-        for area in areas:
-            owners.setdefault(area, []).append(bit)
-    cells: dict[tuple[int, int], list[Area]] = {}
-    for corners, bits in owners.items():
-        made = Area(corners, _mask(bits, n))
-        lats, lons = [lat for lat, _ in corners], [lon for _, lon in corners]
-        for lat in range(floor(min(lats)), floor(max(lats)) + 1):
-            for lon in range(floor(min(lons)), floor(max(lons)) + 1):
-                cells.setdefault(cell(lat, lon), []).append(made)
-    return {at: tuple(found) for at, found in cells.items()}
-
-
-def _circles(rows: Sequence[tuple[Radius, ...]], n: int) -> dict[tuple[int, int], tuple[Circle, ...]]:
-    """Circles by every one-degree cell they may touch; a point looks into its own cell only."""
-    owners: dict[Radius, list[int]] = {}
-    for bit, circles in enumerate(rows):
-        for circle in circles:
-            owners.setdefault(circle, []).append(bit)
-    cells: dict[tuple[int, int], list[Circle]] = {}
-    for circle, bits in owners.items():
-        made = Circle(circle.lat, circle.lon, circle.km, _mask(bits, n))
-        for at in _touched(circle):
-            cells.setdefault(at, []).append(made)
-    return {at: tuple(found) for at, found in cells.items()}
-
-
-def _touched(circle: Radius) -> set[tuple[int, int]]:
-    high = circle.km / KM_PER_DEGREE
-    south, north = max(-90.0, circle.lat - high), min(90.0, circle.lat + high)
-    narrowest = cos(radians(max(abs(south), abs(north))))
-    wide = 180.0 if narrowest < 0.02 else min(180.0, high / narrowest)
-    west, east = floor(circle.lon - wide), ceil(circle.lon + wide)
-    return {
-        cell(lat, lon)
-        for lat in range(floor(south), floor(north) + 1)
-        for lon in range(west, min(east, west + 359) + 1)
-    }
+def _fences(rows: Sequence[Targeting], n: int) -> Fences:
+    """Every distinct area with the ads that name it."""
+    areas = _by_value((t.radius for t in rows), n)
+    polygons = _by_value((t.polygons for t in rows), n)
+    return Fences(
+        [
+            *(fences.circle(area, mask) for area, mask in areas.items()),
+            *(fences.polygon(corners, mask) for corners, mask in polygons.items()),
+        ]
+    )
 
 
 def _scores(rows: Sequence[dict[str, int]], n: int) -> dict[int, tuple[int, ...]]:

@@ -145,6 +145,14 @@ class Pmp(Struct, frozen=True, gc=False):
     deals: Annotated[list[Deal], Meta(max_length=MAX_DEALS)] | None = None
 
 
+class Metric(Struct, frozen=True, gc=False):
+    """What was measured of a placement (3.2.5). value: of a probability 0 to 1."""
+
+    type: Str | None = None
+    value: float | None = None
+    vendor: Str | None = None
+
+
 class Imp(Struct, frozen=True, gc=False):
     """One impression. bidfloor: CPM in bidfloorcur (USD when absent). unusable: why nothing can be bid on it."""
 
@@ -162,6 +170,7 @@ class Imp(Struct, frozen=True, gc=False):
     exp: Int | None = None
     qty: Annotated[Qty, Meta(extra=STRICT)] | None = None
     rwdd: Flag | None = None
+    metric: list[Metric] | None = None
     unusable: str | None = field(default=None, name="tagbid:unusable")
 
 

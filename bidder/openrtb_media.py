@@ -70,7 +70,8 @@ class Timed(Struct, frozen=True, gc=False):
 
 class Video(Timed, frozen=True, gc=False):
     """w, h: of the player. linearity: 1 linear, 2 not. skip: 1 = the player brings the skip button.
-    boxingallowed: 0 = the picture must have the player's shape.
+    boxingallowed: 0 = the picture must have the player's shape. plcmt: where the player stands; placement: the same in
+    the numbers of 2.5, see `placement_of`.
     """
 
     w: Int | None = None
@@ -78,6 +79,17 @@ class Video(Timed, frozen=True, gc=False):
     linearity: Int | None = None
     skip: Flag | None = None
     boxingallowed: Flag | None = None
+    plcmt: Int | None = None
+    placement: Int | None = None
+
+
+OLD_PLACEMENTS = {1: 1, 2: 4, 3: 4, 4: 4, 5: 3}
+"""2.5's in-stream, in-banner, in-article, in-feed, floating players in the numbers of AdCOM, List: Plcmt Subtypes."""
+
+
+def placement_of(offered: Video) -> int:
+    """Where a player stands: 1 in-stream, 2 beside content, 3 interstitial, 4 without content ...; 0 unknown."""
+    return offered.plcmt or OLD_PLACEMENTS.get(offered.placement or 0, 0)
 
 
 class Audio(Timed, frozen=True, gc=False):

@@ -1,10 +1,8 @@
 """Rules about where an ad would be shown: on the earth, in which site or app, on a page about what."""
 
-from math import floor
-
-from bidder.geo import km_between
 from bidder.index import Index
-from bidder.view import View, keywords
+from bidder.view import View
+from bidder.wording import keywords
 
 
 def geo(index: Index, seen: View) -> int:
@@ -13,35 +11,10 @@ def geo(index: Index, seen: View) -> int:
         mask |= index.regions.get(seen.region, 0)
     if index.cities:
         mask |= index.cities.get(seen.city, 0)
-    if index.circles and seen.lat is not None and seen.lon is not None:
-        for circle in index.circles.get(cell(seen.lat, seen.lon), ()):
-            if km_between(seen.lat, seen.lon, circle.lat, circle.lon) <= circle.km:
-                mask |= circle.mask
-    if index.polygons and seen.lat is not None and seen.lon is not None:
-        for area in index.polygons.get(cell(seen.lat, seen.lon), ()):
-            if inside(seen.lat, seen.lon, area.corners):
-                mask |= area.mask
+    if index.fences:
+        for fence in index.fences.at(seen.lat, seen.lon):
+            mask |= fence.mask
     return mask & ~(index.not_countries.get(seen.country, 0) | index.not_regions.get(seen.region, 0))
-
-
-def cell(lat: float, lon: float) -> tuple[int, int]:
-    """The one-degree cell of a point; 180 degrees east is 180 degrees west."""
-    return floor(lat), (floor(lon) + 180) % 360 - 180
-
-
-def inside(lat: float, lon: float, corners: tuple[tuple[float, float], ...]) -> bool:
-    """Whether a point lies in a polygon, by the edges a line from it to the east crosses.
-
-    >>> inside(1, 1, ((0, 0), (0, 3), (3, 3), (3, 0))), inside(1, 4, ((0, 0), (0, 3), (3, 3), (3, 0)))
-    (True, False)
-    """
-    odd = False
-    south, west = corners[-1]
-    for north, east in corners:
-        if (north > lat) != (south > lat) and lon < west + (lat - south) / (north - south) * (east - west):
-            odd = not odd
-        south, west = north, east
-    return odd
 
 
 def inventory(index: Index, seen: View) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from bidder import indexing, traffic
+from bidder import fences, indexing, traffic
 from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.creatives import Creative
@@ -192,4 +192,5 @@ def ad_of(campaign: Campaign, creative: Creative, tastes: Tastes = UNKNOWN) -> A
         target_tags=wanted,
         audiences=frozenset(keys.number(name) for name in campaign.targeting.audiences),
         preference=tastes.about((interest, *wanted)),
+        fences=frozenset(map(fences.number, campaign.targeting.radius + campaign.targeting.polygons)),
     )

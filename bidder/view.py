@@ -1,13 +1,13 @@
 """What a request says, normalised once: targeting and features read the same values."""
 
-import re
-
 from msgspec import Struct
 
 from bidder.config import ExchangeConfig
 from bidder.geo import country
 from bidder.openrtb import App, Dooh, Imp, Request, Site
+from bidder.openrtb_media import placement_of
 from bidder.useragent import families, os_name
+from bidder.wording import searched, topics
 from dmp.schema import User
 from models.features import Context
 
@@ -127,32 +127,16 @@ def host(url: str) -> str:
     return rest.rpartition("@")[2].partition(":")[0].rstrip(".")
 
 
-_WORD = re.compile(r"[^\W\d_]{3,}")
+def viewability(imp: Imp) -> float:
+    """The share of impressions here that were viewable, the lowest of what is told; -1 unknown."""
+    return min(
+        [m.value for m in imp.metric or () if m.type == "viewability" and m.value is not None and 0 <= m.value <= 1],
+        default=-1.0,
+    )
 
 
-def keywords(request: Request) -> set[str]:
-    """What the page is about in its own words, lower case: its keywords and those of its content, search terms, and the
-    words of its address, title, series and genre.
-    """
-    place: Site | App | Dooh | None = request.site or request.app or request.dooh
-    if place is None:
-        return set()
-    lists, texts = [place.keywords], [""]
-    if not isinstance(place, Dooh):
-        lists += place.kwarray or ()
-        if place.content is not None:
-            content = place.content
-            lists += [content.keywords, *(content.kwarray or ()), content.genre]
-            texts += [content.title or "", content.series or ""]
-    if isinstance(place, Site):
-        lists.append(place.search)
-        texts += [place.search or "", (place.page or "").partition("://")[2].partition("/")[2]]
-    found = {word for part in ",".join(filter(None, lists)).lower().split(",") if (word := part.strip())}
-    return found.union(*(_WORD.findall(text.lower()) for text in texts))
-
-
-def context(seen: View, imp: Imp, floor_usd_micros: int) -> Context:
-    """What the models may know about one imp of a request."""
+def context(seen: View, imp: Imp, floor_usd_micros: int, fences: tuple[int, ...] = ()) -> Context:
+    """What the models may know about one imp of a request. fences: numbers of the geofences the device is in."""
     request, banner, device = seen.request, imp.banner, seen.request.device
     width, height, position = 0, 0, -1
     if banner is not None:
@@ -165,6 +149,8 @@ def context(seen: View, imp: Imp, floor_usd_micros: int) -> Context:
     if device is not None:
         language = (device.language or device.langb or "")[:2].lower()
     slot = seen.local_slot
+    page = request.site or request.app
+    content = page.content if page is not None else None
     return Context(
         seen.exchange,
         seen.domain,
@@ -188,4 +174,11 @@ def context(seen: View, imp: Imp, floor_usd_micros: int) -> Context:
         slot % 24 if slot >= 0 else -1,
         slot // 24 if slot >= 0 else -1,
         len(request.imp),
+        content.cat[0] if content is not None and content.cat else "",
+        topics(request),
+        searched(request),
+        fences,
+        viewability(imp) if imp.metric else -1.0,
+        int(imp.rwdd or 0),
+        placement_of(imp.video) if imp.video is not None else 0,
     )

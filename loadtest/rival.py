@@ -26,6 +26,7 @@ from bidder.campaigns import load as load_campaigns
 from bidder.creatives import Creative
 from bidder.snapshot import ad_of
 from bidder.useragent import families
+from bidder.wording import topics_of, words_of
 from dmp import codec, keys, pseudonym
 from dmp.schema import User
 from dmp.store import Store, live_generation
@@ -245,6 +246,7 @@ def context_of(request: dict[str, Any], imp: dict[str, Any], floor: int, now_us:
         hour=slot % 24 if slot >= 0 else -1,
         weekday=slot // 24 if slot >= 0 else -1,
         n_imps=len(request["imp"]),
+        topics=topics_of(words_of((), (site.get("page", "").partition("://")[2].partition("/")[2],))),
     )
 
 

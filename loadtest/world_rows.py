@@ -6,7 +6,7 @@ as the offline build scores them. A row is what `models.features` would have fil
 of the user are filled by those functions once per user, pair columns once per combination, the rest by attribute.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bidder.wording import topics_of, words_of
 from dmp.schema import User
 from dmp.taxonomy import BY_ID, tag_id
 from loadtest import behaviour, market
@@ -172,6 +173,8 @@ def table(
         "weekday": ((local // DAY_US + 3) % 7).astype(np.float64),
         "n_imps": np.ones(n),
         "place_hash": hashes[place],
+        "viewability": np.full(n, np.nan),
+        "rewarded": np.zeros(n),
     }
     names = features.NAMES
     for i in range(features.N_REQUEST):
@@ -182,6 +185,7 @@ def table(
         "exchange": ([EXCHANGE], np.zeros(n, dtype=np.int64)),
         "site": (site_names + bundles, where),
         "category": ([category for _, category in VERTICALS], sites.vertical[requests.site]),
+        "content_category": ([""], np.zeros(n, dtype=np.int64)),
         "tagid": (tagids, place),
         "os": (["windows", "android"], app.astype(np.int64)),
         "browser": (["chrome"], np.zeros(n, dtype=np.int64)),
@@ -200,6 +204,9 @@ def table(
         "connection": np.where(app, 6, 2),
         "user_interest": people.interests[who],
         "user_last_category": np.zeros(n, dtype=np.int64),
+        "page_topic": np.array([0, *(topics[0] if topics else 0 for topics in _topics())])[_page(world, requests)],
+        "search_topic": np.zeros(n, dtype=np.int64),
+        "placement": np.zeros(n, dtype=np.int64),
         "uid": pa.array(requests.user.astype("<i8").view("S8").astype(object), pa.binary()),
         "time_us": np.full(n, time_us),
         "shown_us": np.full(n, time_us),
@@ -231,15 +238,32 @@ def _pairs(world: World, people: Audience, requests: Requests, who: Ints, vertic
     pair_names = features.NAMES[features.N_REQUEST + features.N_CAMPAIGN :]
     offered = ads()
     first = [offered[k * len(market.BANNERS)] for k in range(market.ADVERTISED)]
-    match = np.array(
-        [[features.pair_values(ad, Context(category=c), None, 0)[-1] for ad in first] for _, c in VERTICALS]
-    )
+    match = _looked_up("category_match", first, [Context(category=category) for _, category in VERTICALS])
+    named = _looked_up("topic_match", first, [Context(), *(Context(topics=topics) for topics in _topics())])
     empty = dict(zip(pair_names, features.pair_values(first[0], Context(), User(), 0), strict=True))
     found = {name: np.where(who == _UNKNOWN_USER, np.nan, value) for name, value in empty.items()}
     score = people.scores[who, vertical]
     found |= {"interest_score": score, "target_sum": score, "target_max": score}
     found["category_match"] = match[world.sites.vertical[requests.site], vertical]
+    found["topic_match"] = named[_page(world, requests), vertical]
+    found["in_fence"] = np.full(len(who), np.nan)
     return found
+
+
+def _looked_up(name: str, offered: Sequence[Ad], contexts: Sequence[Context]) -> Floats:
+    """One pair feature of every context and ad."""
+    at = features.NAMES.index(name) - features.N_REQUEST - features.N_CAMPAIGN
+    return np.array([[features.pair_values(ad, context, None, 0)[at] for ad in offered] for context in contexts])
+
+
+def _topics() -> list[tuple[int, ...]]:
+    """What the address of a page of each vertical names."""
+    return [topics_of(words_of((), (vertical,))) for vertical, _ in VERTICALS]
+
+
+def _page(world: World, requests: Requests) -> Ints:
+    """The vertical in the address of each request's page, counted from 1; 0 in apps, which have no address."""
+    return np.where(world.people.app[requests.user], 0, world.sites.vertical[requests.site] + 1)
 
 
 def build(seed: int, rows: int) -> World:

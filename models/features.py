@@ -27,7 +27,7 @@ from dmp.taxonomy import INTERESTS, tag_id
 
 NAN = math.nan
 HOUR_US = 3_600_000_000
-VERSION = 2  # bump when a function below changes what it returns
+VERSION = 3  # bump when a function below changes what it returns
 MAX_CATEGORIES = 1000  # LightGBM's native categoricals degrade above; rarer values become missing
 MIN_CATEGORY_ROWS = 5  # a value seen fewer times teaches noise
 
@@ -42,7 +42,10 @@ class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
     category: first IAB content category ("IAB9-30"). device_type, connection: OpenRTB lists 5.21 and 5.22.
     position: OpenRTB list 5.4, -1 unknown. country: ISO alpha-3. floor_micros: CPM micros in our accounting currency.
     at: 1 first price, 2 second price. hour: 0-23 and weekday: 0 = Monday, both local to the user, -1 unknown.
-    n_imps: impressions offered in the request.
+    n_imps: impressions offered in the request. content_category: first category of the content. topics: ids of the
+    standard tags that the page's own words stand for, the most often named first; searched: those of search terms.
+    fences: numbers of the campaigns' geofences the device is inside of. viewability: as the exchange measured it, 0 to
+    1, -1 unknown. rewarded: 1 where the user gets something for watching. placement: of a video, AdCOM's plcmt.
     """
 
     exchange: str = ""
@@ -67,6 +70,13 @@ class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hour: int = -1
     weekday: int = -1
     n_imps: int = 1
+    content_category: str = ""
+    topics: tuple[int, ...] = ()
+    searched: tuple[int, ...] = ()
+    fences: tuple[int, ...] = ()
+    viewability: float = -1.0
+    rewarded: int = 0
+    placement: int = 0
 
 
 class Ad(msgspec.Struct, frozen=True, array_like=True):
@@ -75,6 +85,7 @@ class Ad(msgspec.Struct, frozen=True, array_like=True):
     category: IAB category of the advertised thing. interest: tag id (`interest.*`) the ad speaks to, 0 = none.
     target_tags: tag ids the campaign targets. audiences: numbers (`dmp.keys.number`) of the audiences it targets.
     preference: what it is about in the space of preferences, as `dmp.preference.pack` stores it, b"" for unknown.
+    fences: numbers of the geofences it targets.
     """
 
     campaign: str
@@ -87,6 +98,7 @@ class Ad(msgspec.Struct, frozen=True, array_like=True):
     target_tags: tuple[int, ...] = ()
     audiences: frozenset[int] = frozenset()
     preference: bytes = b""
+    fences: frozenset[int] = frozenset()
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -100,14 +112,14 @@ class Feature(msgspec.Struct, frozen=True):
 _REQUEST = (
     "exchange:c site:c category:c tagid:c device_type:c os:c browser:c connection:c language:c "
     "country:c region:c city:c width height position instl floor_micros hour weekday n_imps "
-    "place_hash place_rate place_rows "
+    "place_hash place_rate place_rows content_category:c page_topic:c search_topic:c placement:c viewability rewarded "
     "user_interest:c user_last_category:c user_tags user_gender user_age user_recency user_frequency user_audiences "
     "user_shown_24h user_depth user_gap_h user_acts_24h"
 )
 _CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c ad_rate ad_rows"
 _PAIR = (
     "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown "
-    "now_interest now_target retargeted preference category_match"
+    "now_interest now_target retargeted preference category_match topic_match in_fence"
 )
 
 
@@ -125,10 +137,9 @@ FEATURES: tuple[Feature, ...] = _SIDES[0] + _SIDES[1] + _SIDES[2]
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 CATEGORICAL: tuple[int, ...] = tuple(i for i, feature in enumerate(FEATURES) if feature.kind == "categorical")
 N_REQUEST, N_CAMPAIGN, N_PAIR = (len(side) for side in _SIDES)
+_PAGE = ("category_match", "topic_match", "in_fence")  # pairs of ad and page: no user in them
 USER_COLUMNS: tuple[int, ...] = tuple(
-    i
-    for i, name in enumerate(NAMES)
-    if name.startswith("user_") or (FEATURES[i].side == "pair" and name != "category_match")
+    i for i, name in enumerate(NAMES) if name.startswith("user_") or (FEATURES[i].side == "pair" and name not in _PAGE)
 )
 """Columns that are NaN when the user is None."""
 
@@ -146,7 +157,7 @@ _RECENCY = tuple((tag_id(f"rfm.recency.{i}"), float(i)) for i in range(1, 6))
 _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6))
 _NO_USER_REQUEST = [NAN] * 12
 _NO_USER_PAIR = [NAN] * 11
-_REQUEST_CODES = 14  # the categorical request columns, in the order request_values looks them up
+_REQUEST_CODES = 18  # the categorical request columns, in the order request_values looks them up
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Context)
@@ -303,6 +314,10 @@ def categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, .
         context.country,
         context.region,
         context.city,
+        context.content_category,
+        context.topics[0] if context.topics else 0,
+        context.searched[0] if context.searched else 0,
+        context.placement,
         0 if user is None else top_interest(user.tags),
         0 if user is None or user.realtime is None else realtime.last_category(user.realtime),
         ad.campaign,
@@ -340,6 +355,10 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         country,
         region,
         city,
+        content,
+        topic,
+        searched,
+        placement,
         interest,
         last,
     ) = vocabulary.codes[:_REQUEST_CODES]
@@ -366,6 +385,12 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         float(context.n_imps),
         float(_place_hash(context.tagid)) if context.tagid else NAN,
         *rate_of(vocabulary.rates.places, place_key(context)),
+        content.get(context.content_category, NAN),
+        topic.get(context.topics[0], NAN) if context.topics else NAN,
+        searched.get(context.searched[0], NAN) if context.searched else NAN,
+        placement.get(context.placement, NAN),
+        context.viewability if context.viewability >= 0 else NAN,
+        float(context.rewarded),
     ]
     if user is None:
         values += _NO_USER_REQUEST
@@ -446,8 +471,11 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
     ad is about lies in the user's basket. preference: cosine, NaN where user or ad has no vector. Contact windows cover
     the running clock hour and the whole hours that touch the window.
     category_match: 1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown.
+    topic_match: what the ad is about was 2 searched for, 1 named by the page, 0 neither; NaN where nothing is said.
+    in_fence: whether the device is inside a geofence of the ad, NaN for an ad without.
     """
     page = context.category
+    said = dict.fromkeys(context.topics, 1.0) | dict.fromkeys(context.searched, 2.0)
     top = page.partition("-")[0]
     get, audiences = (NOBODY.tags.get, NOBODY.audiences) if user is None else (user.tags.get, user.audiences)
     met = _met(user.contacts, now_us // HOUR_US) if user is not None and user.contacts else {}
@@ -470,8 +498,10 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
             match = 1.0
         else:
             match = 0.5 if category.partition("-")[0] == top else 0.0
+        topic = max([said.get(tag, 0.0) for tag in (ad.interest, *ad.target_tags)]) if said else NAN
+        inside = NAN if not ad.fences else 0.0 if ad.fences.isdisjoint(context.fences) else 1.0
         if user is None:
-            rows.append([*_NO_USER_PAIR, match])
+            rows.append([*_NO_USER_PAIR, match, topic, inside])
             continue
         total = strongest = 0
         for tag in ad.target_tags:
@@ -480,8 +510,8 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
             if score > strongest:
                 strongest = score
         day, week, age = met.get(_scope(ad.campaign), _NEVER) if met else _NEVER
-        inside = float(len(ad.audiences & audiences)) if ad.audiences else 0.0
-        values = [float(get(ad.interest, 0)), float(total), float(strongest), inside, day, week, age]
+        member = float(len(ad.audiences & audiences)) if ad.audiences else 0.0
+        values = [float(get(ad.interest, 0)), float(total), float(strongest), member, day, week, age]
         if held or basket:
             values += (
                 float(held.get(ad.interest, 0)),
@@ -491,7 +521,7 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
         else:
             values += _NOTHING_NOW
         values.append(NAN if taste is None or not ad.preference else _taste(taste, ad.preference))
-        values.append(match)
+        values += (match, topic, inside)
         rows.append(values)
     return rows
 

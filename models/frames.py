@@ -37,6 +37,9 @@ _NUMBERED = (
     "connection",
     "user_interest",
     "user_last_category",
+    "page_topic",
+    "search_topic",
+    "placement",
 )  # categorical features whose values are numbers
 
 ABOUT = pa.schema(

@@ -14,7 +14,8 @@ from bidder.geo import km_between
 from bidder.indexing import DEVICES
 from bidder.openrtb import Imp, Request
 from bidder.targeting import members
-from bidder.view import View, keywords, view
+from bidder.view import View, view
+from bidder.wording import keywords
 from dmp import keys
 from dmp.schema import Contact, User
 from dmp.taxonomy import tag_id

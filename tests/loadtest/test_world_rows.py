@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from bidder import openrtb
+from bidder.wording import topics
 from loadtest import world as worlds
 from loadtest import world_rows
 from models import features, frames
@@ -37,7 +39,7 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
             position=1, device_type=device["devicetype"], os=device["os"].lower(), browser="chrome",
             connection=device["connectiontype"], language="en", country="USA", region=geo["region"], city=geo["city"],
             floor_micros=int(requests.floor_micros[i]), at=body["at"], hour=local_hours % 24,
-            weekday=(local_hours // 24 + 3) % 7,
+            weekday=(local_hours // 24 + 3) % 7, topics=topics(openrtb.decode(json.dumps(body).encode())),
         )  # fmt: skip
         user = people.users[requests.user[i]] if requests.known[i] else None
         ad = offered[worlds.VERTICALS[vertical[i]][0], banner["w"], banner["h"]]
@@ -46,6 +48,7 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
     assert np.array_equal(frames.matrix(vocabulary, table), features.matrix(vocabulary, items), equal_nan=True)
     assert len(items) > 50
     assert any(user is None for _, user, _, _ in items)
+    assert {bool(context.topics) for context, *_ in items} == {True, False}
 
 
 def test_the_log_is_in_order_and_clicks_follow_the_truth(made):

@@ -123,6 +123,46 @@ def test_contact_windows_count_the_hours_they_touch_of_this_campaign():
 scores = st.dictionaries(st.sampled_from(INTERESTS) | st.integers(1, 400), st.integers(0, 100), max_size=20)
 
 
+@pytest.mark.parametrize(
+    ("named_topics", "searched", "match"),
+    [((), (), None), ((SPORTS,), (), 1.0), ((SPORTS,), (TRAVEL,), 2.0), ((101,), (), 0.0), ((), (SPORTS,), 2.0)],
+)
+def test_an_ad_meets_what_the_page_names_and_what_was_searched_for(named_topics, searched, match):
+    found = named(context=Context(topics=named_topics, searched=searched), user=None)["topic_match"]
+    assert math.isnan(found) if match is None else found == match
+
+
+@pytest.mark.parametrize(("inside", "fences", "value"), [((5,), {5, 6}, 1.0), ((7,), {5, 6}, 0.0), ((), {5}, 0.0)])
+def test_a_place_inside_a_fence_of_the_ad_is_seen(inside, fences, value):
+    assert (
+        named(context=Context(fences=inside), ad=Ad("c", "x", fences=frozenset(fences)), user=None)["in_fence"] == value
+    )
+    assert math.isnan(named(context=Context(fences=inside), user=None)["in_fence"])
+
+
+def test_what_the_page_and_the_placement_say_are_features():
+    told = Context(
+        content_category="IAB1-5", topics=(TRAVEL, SPORTS), searched=(SPORTS,), viewability=0.7, rewarded=1, placement=3
+    )
+    codes = {
+        "content_category": ["IAB1-5"], "page_topic": [SPORTS, TRAVEL], "search_topic": [TRAVEL, SPORTS],
+        "placement": [1, 3],
+    }  # fmt: skip
+    row = named(context=told, vocabulary=Vocabulary(codes))
+    assert [row[name] for name in codes] == [0.0, 1.0, 1.0, 1.0]
+    assert (row["viewability"], row["rewarded"]) == (0.7, 1.0)
+    nothing = named(context=Context(), vocabulary=Vocabulary(codes))
+    assert all(math.isnan(nothing[name]) for name in (*codes, "viewability"))
+    assert f.decode_context(f.encode_context(told)) == told
+
+
+def test_contexts_and_ads_of_an_earlier_release_are_read():
+    old = msgspec.msgpack.encode(msgspec.msgpack.decode(f.encode_context(CONTEXT))[:22])
+    assert f.decode_context(old) == CONTEXT
+    old_ad = msgspec.msgpack.encode(msgspec.msgpack.decode(f.encode_ad(AD))[:10])
+    assert f.decode_ad(old_ad) == AD
+
+
 @given(scores, st.text(max_size=4), st.integers(-1, 7), st.none() | st.integers(0, 30))
 def test_a_matrix_row_is_what_the_bidder_computes_side_by_side(tags, domain, position, age):
     context = Context(domain=domain, position=position)
@@ -148,8 +188,8 @@ def test_an_ad_survives_the_bid_log_and_older_bytes_still_read():
     assert f.decode_ad(b"\x92\xa1c\xa1x") == Ad("c", "x")
 
 
-def test_the_signature_of_version_two_stands():
-    assert f.SIGNATURE == "5856184c58a63bcf6580e8da25da7c5d"
+def test_the_signature_of_version_three_stands():
+    assert f.SIGNATURE == "8b298481f676e47f4a7936c130231982"
 
 
 RATES = f.Rates(
@@ -273,10 +313,11 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
                 HOUR - max(c.hour for c in own) if own else f.NAN,
                 *(0, 0, 0, f.NAN),
                 matches[ad.campaign][category],
+                *(f.NAN, f.NAN),
             ],
         )
         assert same(row, f.pair_values(ad, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW))
-    assert all(same(row[:-1], [f.NAN] * 11) for row in f.pair_rows(ads, context, None, NOW))
+    assert all(same(row[:11] + row[12:], [f.NAN] * 13) for row in f.pair_rows(ads, context, None, NOW))
 
 
 @given(st.dictionaries(st.sampled_from([*INTERESTS[:5], tag_id("rfm.recency.2")]), st.integers(0, 3)))
