@@ -8,6 +8,7 @@ work, not about truth: should two consumers hold one, `dmp.stream` still counts 
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import secrets
@@ -215,6 +216,7 @@ def work(url: str, config: DmpConfig) -> None:
         threading.Thread(target=_follow, args=(parent.sentinel, stop), daemon=True).start()
     rules = load(Path(config.stream.rules)) if config.stream.rules else Rules()
     store = Store(url)
+    gc.freeze()  # a full collection that walks all that was loaded holds up the stream for tens of ms
     with contextlib.closing(store.sync()) as client:
         Consumer(store, config, watcher(rules, client) if rules.rules else None).run(stop)
 
