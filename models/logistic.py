@@ -25,6 +25,7 @@ _BATCH = 256
 _RATE = 0.1
 _L2 = 1e-4
 _BUCKETS = 10
+_BUCKET_ROWS = 131_072  # training rows that bucket bounds are taken from
 
 
 def tokens(X: Floats, categorical: tuple[int, ...], cuts: list[Floats]) -> Tokens:
@@ -44,8 +45,9 @@ def baseline(frame: Frame, slices: tuple[Bools, Bools, Bools], encoder: Encoder,
     """Test probabilities of the hashed logistic regression on the rows and features of a model, calibrated alike."""
     train, valid, test = slices
     clicks = frame.column("clicked").astype(np.float64)
-    first = next(part for _, part in frames.chunks(frame, train))
-    cuts = buckets(encoder.matrix(first))
+    # From all days: the first hours would say that nobody was ever shown anything.
+    picked = train & (np.random.default_rng([seed, 1]).random(len(train)) < _BUCKET_ROWS / max(1, int(train.sum())))
+    cuts = buckets(np.concatenate([encoder.matrix(part) for _, part in frames.chunks(frame, picked)]))
 
     def slots(keep: Bools) -> Tokens:
         found = [tokens(encoder.matrix(part), features.CATEGORICAL, cuts) for _, part in frames.chunks(frame, keep)]
@@ -70,26 +72,46 @@ def fit(slots: Tokens, clicks: Floats, valid_slots: Tokens, valid_clicks: Floats
     """Weights float64 (SLOTS + 1,), the last is the intercept, of the epoch with the least validation loss."""
     rng = np.random.default_rng(seed)
     rate = min(max(float(clicks.mean()), 1e-6), 1 - 1e-6)
-    weights, squares = np.zeros(SLOTS + 1), np.full(SLOTS + 1, 1e-8)
+    # Few slots are used: all arrays are of those, and what a batch does not touch has no gradient.
+    used = _used(slots, valid_slots)
+    place = np.zeros(SLOTS, dtype=np.intp)
+    place[used] = np.arange(len(used))
+    weights, squares = np.zeros(len(used) + 1), np.full(len(used) + 1, 1e-8)
     weights[-1] = np.log(rate / (1 - rate))
-    best, best_loss = weights.copy(), float(losses(valid_clicks, predict(weights, valid_slots)).mean())
-    for _ in range(max(1, min(EPOCHS, _STEPS * _BATCH // max(1, len(slots))))):
-        order = rng.permutation(len(slots))
+    best, best_loss = _whole(weights, used), np.inf
+    for epoch in range(1 + max(1, min(EPOCHS, _STEPS * _BATCH // max(1, len(slots))))):
+        order = rng.permutation(len(slots)) if epoch else np.empty(0, dtype=np.intp)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            own = slots[batch]
-            error = predict(weights, own) - clicks[batch]
-            touched, inverse = np.unique(own, return_inverse=True)
-            gradient = np.bincount(inverse.ravel(), weights=np.repeat(error, own.shape[1])) / len(batch)
-            gradient += _L2 * weights[touched]
-            squares[touched] += gradient**2
-            weights[touched] -= _RATE * gradient / np.sqrt(squares[touched])
+            own = place[slots[batch]]
+            error = sigmoid(weights[own].sum(axis=1) + weights[-1]) - clicks[batch]
+            flat = own.ravel()
+            gradient = np.bincount(flat, np.repeat(error, own.shape[1]), len(used)) / len(batch)
+            gradient += _L2 * np.where(np.bincount(flat, minlength=len(used)) > 0, weights[:-1], 0.0)
+            squares[:-1] += gradient**2
+            weights[:-1] -= _RATE * gradient / np.sqrt(squares[:-1])
             squares[-1] += error.mean() ** 2
             weights[-1] -= _RATE * 0.1 * error.mean() / np.sqrt(squares[-1])
-        loss = float(losses(valid_clicks, predict(weights, valid_slots)).mean())
+        found = _whole(weights, used)
+        loss = float(losses(valid_clicks, predict(found, valid_slots)).mean())
         if loss < best_loss:
-            best, best_loss = weights.copy(), loss
+            best, best_loss = found, loss
     return best
+
+
+def _used(*of: Tokens) -> npt.NDArray[np.intp]:
+    """The slots that occur."""
+    seen = np.zeros(SLOTS, dtype=bool)
+    for slots in of:
+        seen[slots.ravel()] = True
+    return np.flatnonzero(seen)
+
+
+def _whole(weights: Floats, used: npt.NDArray[np.intp]) -> Floats:
+    """Weights of the slots that occur, as weights of all."""
+    found = np.zeros(SLOTS + 1)
+    found[used], found[-1] = weights[:-1], weights[-1]
+    return found
 
 
 def predict(weights: Floats, slots: Tokens) -> Floats:
