@@ -62,6 +62,7 @@ _PLACES: tuple[tuple[str, str, int, float], ...] = (
     ("CO", "Denver", -420, 0.15),
     ("CA", "Los Angeles", -480, 0.3),
 )
+WEARY = 5  # times shown; further ones tire nobody more
 _BROWSER = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0"
 _DESKTOP = f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {_BROWSER} Safari/537.36"
 _PHONE = f"Mozilla/5.0 (Linux; Android 14; Pixel 8) {_BROWSER} Mobile Safari/537.36"
@@ -78,6 +79,12 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rivals, too, pay for people who click. app_share: users seen in apps (device id) instead of a browser (cookie).
     no_id: share of requests without any id; lmt: share of users who limit ad tracking. wishers: share of people who
     want something today, often what their interests do not tell; wish_logit: added for an ad for that.
+
+    The rest are laws that do not add up, each the effect of two things together; 0 leaves it out. taste_logit: spread
+    of what each gender and age makes of each vertical. device_logit: spread of how each size does on phone or desktop.
+    rhythm_logit: how much phones do better at night and desktops by day. page_interest_logit: added on a page about the
+    ad's vertical for somebody who cares about nothing else. weariness_logit: taken off for each time the campaign was
+    shown to the user in 24 hours, up to `WEARY` of them (`loadtest.contacts` keeps that count).
     """
 
     seed: int = 1
@@ -98,6 +105,11 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tmax_ms: int = 250
     wishers: float = 0.0
     wish_logit: float = 2.2
+    taste_logit: float = 0.0
+    device_logit: float = 0.0
+    rhythm_logit: float = 0.0
+    page_interest_logit: float = 0.0
+    weariness_logit: float = 0.0
 
 
 class People(msgspec.Struct, frozen=True):
@@ -128,10 +140,18 @@ class Sites(msgspec.Struct, frozen=True):
     strict: Bools
 
 
+class Laws(msgspec.Struct, frozen=True):
+    """Log-odds of a click that depend on two things. taste: (2, ages, K) by gender and age. device: (2, sizes)."""
+
+    taste: Floats
+    device: Floats
+
+
 class World(msgspec.Struct, frozen=True):
     config: WorldConfig
     people: People
     sites: Sites
+    laws: Laws
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -176,7 +196,12 @@ def build(config: WorldConfig) -> World:
         price=rng.normal(0, 0.25, s),
         strict=rng.random(s) < 0.1,
     )
-    return World(config, people, sites)
+    rng = np.random.default_rng([config.seed, 10])
+    laws = Laws(
+        taste=rng.normal(0, config.taste_logit, (2, len(AGES), k)),
+        device=rng.normal(0, config.device_logit, (2, len(SIZES))),
+    )
+    return World(config, people, sites, laws)
 
 
 def _wishes(config: WorldConfig) -> Ints:
@@ -223,20 +248,33 @@ def click_probability(world: World, user: Ints, site: Ints, size: Ints, hour: In
     """(n, K) true probability that user clicks an ad of each vertical on this page at this local hour.
 
     Logistic in: how much of the user's interest the vertical has (saturating), whether the user wants it today,
-    whether the page is about it, the size, an evening bump (peak at 20 h, +-0.15) and how readily this user clicks
-    anything.
+    whether the page is about it, the size, an evening bump (peak at 20 h, +-0.15), how readily this user clicks
+    anything, and the laws of pairs that `WorldConfig` sets.
     """
     config, people = world.config, world.people
     share = people.interests[user]
     caring = 1.15 * share / (share + 0.15)
     on_topic = world.sites.vertical[site][:, None] == np.arange(len(VERTICALS))
-    effect = np.array([effect for *_, effect in SIZES])[size]
-    evening = 0.15 * np.cos((hour - 20) * (2 * np.pi / 24))
+    app = people.app[user].astype(np.int64)
+    effect = np.array([effect for *_, effect in SIZES])[size] + world.laws.device[app, size]
+    turn = np.cos((hour - 20) * (2 * np.pi / 24))
+    evening = turn * (0.15 + config.rhythm_logit * (2 * app - 1))
     wished = people.wish[user][:, None] == np.arange(len(VERTICALS))
     logit = (
-        config.base_logit + config.interest_logit * caring + config.site_logit * on_topic + config.wish_logit * wished
+        config.base_logit
+        + config.interest_logit * caring
+        + (config.site_logit + config.page_interest_logit * caring) * on_topic
+        + config.wish_logit * wished
+        + world.laws.taste[people.male[user].astype(np.int64), people.age[user]]
     )
     probability: Floats = 1 / (1 + np.exp(-(logit + (effect + evening + people.response[user])[:, None])))
+    return probability
+
+
+def wearied(world: World, chance: Floats, shown: Floats) -> Floats:
+    """Click probabilities of ads that were shown to their users `shown` times in 24 hours."""
+    logit = np.log(chance / (1 - chance)) - world.config.weariness_logit * np.minimum(shown, WEARY)
+    probability: Floats = 1 / (1 + np.exp(-logit))
     return probability
 
 

@@ -2,8 +2,9 @@
 
 Every hour of every day the world draws requests (`world.draw_requests`); each is offered to an advertiser by chance, so
 the log is the one of a bidder that explores. People's tags come from what they did before (`behaviour.draw`), scored
-as the offline build scores them. A row is what `models.features` would have filled from context, user and ad: columns
-of the user are filled by those functions once per user, pair columns once per combination, the rest by attribute.
+as the offline build scores them; what they were shown in earlier hours counts and tires them. A row is what
+`models.features` would have filled from context, user and ad: columns of the user are filled by those functions once
+per user, pair columns once per combination, contacts by rolling counts, the rest by attribute.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from dmp.taxonomy import BY_ID, tag_id
 from loadtest import behaviour, market
 from loadtest import world as worlds
 from loadtest.behaviour import DAY_US
+from loadtest.contacts import Contacts, Seen
 from loadtest.world import _PLACES, AGES, SIZES, VERTICALS, Floats, Ints, Requests, World, WorldConfig
 from models import features, frames
 from models.features import Ad, Context, Vocabulary
@@ -31,6 +33,13 @@ BORN_US = 20_000 * DAY_US  # a Wednesday
 HOUR_US = 3_600_000_000
 DAYS = 8
 EXCHANGE = "world"
+VERSION = 2  # of the rows of one seed
+CROSSED = WorldConfig(
+    taste_logit=0.5, device_logit=0.4, rhythm_logit=0.3, page_interest_logit=1.2, weariness_logit=0.25
+)
+"""How strong the laws of pairs are: an age or gender makes an ad half to twice as good, a page about the ad matters
+more to those who care, and so on. Without them log-odds are a sum of what each thing does, which is a logistic
+regression's own form: then there is next to nothing for trees to find."""
 ACT_WEIGHTS = np.array([1.0, 3.0, 5.0, 8.0])  # of `behaviour.KINDS`, as the offline build weighs them
 _NOTHING = Vocabulary({})
 _UNKNOWN_USER = 0  # first row of per-user tables: a request without an id
@@ -93,26 +102,38 @@ def audience(world: World) -> Audience:
     return Audience(users, columns, interests, np.vstack([np.full((1, k), np.nan), scores]))
 
 
-def hours(world: World, rows: int, days: int) -> Iterator[tuple[int, Requests, Ints, npt.NDArray[np.bool_], Floats]]:
-    """Hour by hour: time in µs, requests, vertical offered, clicks, true click probabilities; sizes nobody made out."""
+class Hour(msgspec.Struct, frozen=True):
+    """n impressions of one hour, sizes nobody made left out. vertical: of the ad. chance: true click probability.
+    seen: what its user had been shown before the hour.
+    """
+
+    time_us: int
+    requests: Requests
+    vertical: Ints
+    clicked: npt.NDArray[np.bool_]
+    chance: Floats
+    seen: Seen
+
+
+def hours(world: World, rows: int, days: int) -> Iterator[Hour]:
+    """About `rows` impressions, hour by hour."""
     per_hour = -(-rows // (days * 24))
+    contacts = Contacts(len(world.people.activity), market.ADVERTISED)
     for hour in range(days * 24):
         drawn = worlds.draw_requests(world, per_hour, f"rows-{hour}", hour % 24)
-        rng = np.random.default_rng([world.config.seed, 7, hour])
-        vertical = rng.integers(0, market.ADVERTISED, per_hour)
-        chance = drawn.click[np.arange(per_hour), vertical]
-        clicked = rng.random(per_hour) < chance
         sold = drawn.size < len(market.BANNERS)
         kept = {
             name: value[sold] for name, value in msgspec.structs.asdict(drawn).items() if isinstance(value, np.ndarray)
         }
-        yield (
-            BORN_US + hour * HOUR_US,
-            msgspec.structs.replace(drawn, **kept),
-            vertical[sold],
-            clicked[sold],
-            chance[sold],
-        )
+        requests = msgspec.structs.replace(drawn, **kept)
+        n = len(requests.user)
+        rng = np.random.default_rng([world.config.seed, 7, hour])
+        vertical = rng.integers(0, market.ADVERTISED, n)
+        seen = contacts.seen(hour, requests.user, vertical)
+        chance = worlds.wearied(world, requests.click[np.arange(n), vertical], seen.day)
+        clicked = rng.random(n) < chance
+        contacts.add(hour, requests.user[requests.known], vertical[requests.known])
+        yield Hour(BORN_US + hour * HOUR_US, requests, vertical, clicked, chance, seen)
 
 
 def write(
@@ -127,9 +148,9 @@ def write(
     truth: list[Floats] = []
     paths = []
     day_tables: list[pa.Table] = []
-    for n, (time_us, requests, vertical, clicked, chance) in enumerate(hours(world, rows, days)):
-        truth.append(chance)
-        day_tables.append(table(world, people, time_us, requests, vertical, clicked))
+    for n, hour in enumerate(hours(world, rows, days)):
+        truth.append(hour.chance)
+        day_tables.append(table(world, people, hour))
         if n % 24 == 23:
             whole = pa.concat_tables(day_tables).unify_dictionaries()
             if shuffle:
@@ -142,10 +163,9 @@ def write(
     return frames.on_disk(paths), np.concatenate(truth)
 
 
-def table(
-    world: World, people: Audience, time_us: int, requests: Requests, vertical: Ints, clicked: npt.NDArray[np.bool_]
-) -> pa.Table:
-    """Columns of `frames.SCHEMA` for the requests of one hour; text columns are dictionaries."""
+def table(world: World, people: Audience, hour: Hour) -> pa.Table:
+    """Columns of `frames.SCHEMA` for one hour; text columns are dictionaries."""
+    time_us, requests, vertical, clicked = hour.time_us, hour.requests, hour.vertical, hour.clicked
     n = len(vertical)
     world_people, sites = world.people, world.sites
     who = np.where(requests.known, requests.user + 1, _UNKNOWN_USER)
@@ -181,6 +201,16 @@ def table(
         if names[i].startswith("user_") and i not in features.CATEGORICAL:
             numeric[names[i]] = people.columns[who, i]
     numeric |= _pairs(world, people, requests, who, vertical)
+    alone = who == _UNKNOWN_USER
+    numeric |= {
+        name: np.where(alone, np.nan, value)
+        for name, value in (
+            ("user_shown_24h", hour.seen.any_day),
+            ("shown_24h", hour.seen.day),
+            ("shown_7d", hour.seen.week),
+            ("hours_since_shown", hour.seen.ago),
+        )
+    }
     text: dict[str, tuple[list[Any], Ints]] = {
         "exchange": ([EXCHANGE], np.zeros(n, dtype=np.int64)),
         "site": (site_names + bundles, where),
@@ -266,6 +296,8 @@ def _page(world: World, requests: Requests) -> Ints:
     return np.where(world.people.app[requests.user], 0, world.sites.vertical[requests.site] + 1)
 
 
-def build(seed: int, rows: int) -> World:
-    """A world with about as many people as such a log would meet."""
-    return worlds.build(WorldConfig(seed=seed, users=max(2_000, min(200_000, rows // 50))))
+def build(seed: int, rows: int, *, crossed: bool = True) -> World:
+    """A world with about as many people as such a log would meet. crossed: with the laws that do not add up."""
+    laws = CROSSED if crossed else WorldConfig()
+    users = max(2_000, min(200_000, rows // 50))
+    return worlds.build(msgspec.structs.replace(laws, seed=seed, users=users))

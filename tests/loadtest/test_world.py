@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -124,3 +125,37 @@ def test_uniform_numbers_are_uniform():
     assert draws.min() >= 0
     assert draws.max() < 1
     assert abs(draws.mean() - 0.5) < 4 / np.sqrt(12 * 4_000)
+
+
+def probabilities(**laws: float) -> tuple[world.World, np.ndarray]:
+    """A world with some laws of pairs, and log-odds of everybody on a page about vertical 0, size 0, at 20 h."""
+    made = world.build(WorldConfig(seed=4, users=500, sites=40, **laws))
+    everybody = np.arange(500)
+    page = np.full(500, int(np.flatnonzero(made.sites.vertical == 0)[0]))
+    p = world.click_probability(made, everybody, page, np.zeros(500, np.int64), np.full(500, 20))
+    return made, np.log(p / (1 - p))
+
+
+def test_laws_of_pairs_add_what_they_say_and_nothing_by_default() -> None:
+    plain, before = probabilities()
+    assert not plain.laws.taste.any()
+    people = plain.people
+    made, after = probabilities(taste_logit=0.5)
+    expected = made.laws.taste[people.male.astype(int), people.age]
+    assert np.allclose(after - before, expected)
+    assert made.laws.taste.std() == pytest.approx(0.5, rel=0.2)
+    made, after = probabilities(device_logit=0.4)
+    assert np.allclose((after - before)[:, 3], made.laws.device[people.app.astype(int), 0])
+    _, after = probabilities(rhythm_logit=0.3)
+    assert np.allclose((after - before)[:, 3], np.where(people.app, 0.3, -0.3))  # 20 h is the peak
+    _, after = probabilities(page_interest_logit=1.2)
+    caring = 1.15 * people.interests / (people.interests + 0.15)
+    assert np.allclose((after - before)[:, 0], 1.2 * caring[:, 0])
+    assert np.allclose((after - before)[:, 1:], 0)
+
+
+def test_an_ad_seen_often_tires_up_to_a_point() -> None:
+    made = world.build(WorldConfig(seed=4, users=10, weariness_logit=0.25))
+    chance = world.wearied(made, np.full(4, 0.1), np.array([0.0, 1.0, 5.0, 50.0]))
+    odds = chance / (1 - chance)
+    assert odds / odds[0] == pytest.approx([1, math.exp(-0.25), math.exp(-1.25), math.exp(-1.25)])

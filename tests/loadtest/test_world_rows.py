@@ -1,12 +1,16 @@
 """The world's columns are what the features give for the very contexts, users and ads of its requests."""
 
 import json
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bidder import openrtb
 from bidder.wording import topics
+from dmp import keys
+from dmp.schema import Contact
 from loadtest import world as worlds
 from loadtest import world_rows
 from models import features, frames
@@ -23,8 +27,11 @@ def made(tmp_path_factory):
 
 def test_columns_are_the_rows_the_bidder_would_have_filled(made):
     world, people, _, _ = made
-    time_us, requests, vertical, clicked, _ = list(world_rows.hours(world, 6_000, 2))[30]
-    table = world_rows.table(world, people, time_us, requests, vertical, clicked)
+    past = list(world_rows.hours(world, 6_000, 2))[:31]
+    hour = past.pop()
+    time_us, requests, vertical = hour.time_us, hour.requests, hour.vertical
+    table = world_rows.table(world, people, hour)
+    shown = contacts_of(past)
     offered = {(ad.advertiser, ad.width, ad.height): ad for ad in world_rows.ads()}
     items = []
     for i in range(len(vertical)):
@@ -41,7 +48,8 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
             floor_micros=int(requests.floor_micros[i]), at=body["at"], hour=local_hours % 24,
             weekday=(local_hours // 24 + 3) % 7, topics=topics(openrtb.decode(json.dumps(body).encode())),
         )  # fmt: skip
-        user = people.users[requests.user[i]] if requests.known[i] else None
+        who = int(requests.user[i])
+        user = replace(people.users[who], contacts=tuple(shown[who])) if requests.known[i] else None
         ad = offered[worlds.VERTICALS[vertical[i]][0], banner["w"], banner["h"]]
         items.append((context, user, ad, time_us))
     vocabulary = features.fit_vocabulary(items, min_rows=1)
@@ -49,6 +57,19 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
     assert len(items) > 50
     assert any(user is None for _, user, _, _ in items)
     assert {bool(context.topics) for context, *_ in items} == {True, False}
+    assert any(user is not None and user.contacts for _, user, _, _ in items)
+
+
+def contacts_of(past):
+    """{user: contacts} of what earlier hours showed them under an id."""
+    shown = defaultdict(list)
+    names = [worlds.VERTICALS[v][0] for v in range(20)]
+    for hour in past:
+        for user, known, v in zip(hour.requests.user, hour.requests.known, hour.vertical, strict=True):
+            if known:
+                scope = keys.number(f"{names[v]}-open")
+                shown[int(user)].append(Contact(scope, hour.time_us // world_rows.HOUR_US, 1))
+    return shown
 
 
 def test_the_log_is_in_order_and_clicks_follow_the_truth(made):
