@@ -48,6 +48,7 @@ def _lend_parts() -> None:
     bench.PARTS[replay_bench.PART] = replay_bench.figures
     bench.PARTS[click_bench.PART] = click_bench.figures
     bench.PARTS[world_bench.PART] = world_bench.figures
+    bench.PARTS[world_bench.ADDITIVE_PART] = world_bench.additive
     bench.PARTS[world_bench.LEAK_PART] = world_bench.leak
     bench.PARTS[training_bench.PART] = training_bench.figures
 

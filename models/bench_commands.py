@@ -17,6 +17,10 @@ def bench(
         int | None, typer.Option(min=1, help="at most so many rows or auctions [default: full size]")
     ] = None,
     seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 1,
+    seeds: Annotated[int | None, typer.Option(min=1, help="so many of them, in parts that take several")] = None,
+    work: Annotated[
+        Path, typer.Option(help="where long parts keep what is finished; a stopped run goes on there")
+    ] = Path("var/bench"),
 ) -> None:
     """Measure what models and prices earn on real logs and seeded worlds, against baselines, with standard errors."""
     from models import bench as benchmark
@@ -25,6 +29,9 @@ def bench(
     errors = Console(stderr=True)
     with errors.status("starting") as status:
         found = benchmark.run(
-            Options(data, rows, seed), only or (), json_out, lambda name: status.update(f"measuring {name}")
+            Options(data, rows, seed, seeds, work),
+            only or (),
+            json_out,
+            lambda name: status.update(f"measuring {name}"),
         )
     benchmark.print_table(benchmark.wide(), found)

@@ -31,12 +31,15 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 class Options(msgspec.Struct, frozen=True):
     """data: folder of the real logs. rows: size of what is simulated or read at most, None = the full size. seed: of
-    everything that is drawn.
+    everything that is drawn, the first one of parts that take several. seeds: how many those take, None = their own
+    number. work: where long parts keep what is finished, so that a stopped run goes on there; None = nowhere.
     """
 
     data: Path
     rows: int | None = None
     seed: int = 1
+    seeds: int | None = None
+    work: Path | None = None
 
     def size(self, full: int) -> int:
         """How many rows to take where the full size is `full`.

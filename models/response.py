@@ -260,13 +260,12 @@ def split(frame: Frame, fold: int = 0) -> tuple[Bools, Bools, Bools]:
     return ~test & ~valid, valid, test
 
 
-def predictions(frame: Frame, *, seed: int = 1, threads: int = 0, baseline: bool = True) -> tuple[Floats, Floats]:
-    """Click probabilities of the test rows of a timed frame, by the model and by the logistic baseline.
+def fitted(frame: Frame, *, seed: int = 1, threads: int = 0, baseline: bool = True) -> Trained:
+    """The model of a timed frame, neither judged nor published.
 
-    baseline: False to do without the latter, which then is the base rate.
+    baseline: False to do without the logistic regression, whose predictions then are the base rate.
     """
-    trained = _fit(frame, split(frame), threads, seed, 1.0, baseline=baseline)
-    return trained.p, trained.linear
+    return _fit(frame, split(frame), threads, seed, 1.0, baseline=baseline)
 
 
 def _fit(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loadtest import click_bench, training_bench, world_bench
@@ -27,6 +28,25 @@ def test_the_world_is_judged_against_its_own_truth(small):
     assert 0 < found["share of the reachable gain, ours"].value < 1
     assert found["normalised-entropy gain over hashed logistic regression"].se > 0
     assert found["global calibration of the true probabilities"].value == pytest.approx(1, abs=0.2)
+
+
+def test_a_stopped_run_goes_on_with_the_seeds_it_lacks(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(seed, rows, *, crossed):
+        measured.append((seed, rows, crossed))
+        return {"metric": float(seed)}
+
+    monkeypatch.setattr(world_bench, "_one", measure)
+    options = Options(Path("unused"), rows=1_000, seeds=2, work=tmp_path / "work")
+    list(world_bench.figures(options))
+    (figure,) = world_bench.figures(msgspec.structs.replace(options, seeds=4))
+    assert measured == [(seed, 1_000, True) for seed in (1, 2, 3, 4)]
+    assert figure.value == 2.5
+    # Another size or another world is another measurement.
+    list(world_bench.figures(msgspec.structs.replace(options, rows=2_000)))
+    list(world_bench.additive(options))
+    assert measured[4:] == [(1, 2_000, True), (2, 2_000, True), (1, 1_000, False), (2, 1_000, False)]
 
 
 def test_labels_dealt_out_at_random_teach_nothing(small):

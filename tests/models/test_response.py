@@ -204,7 +204,7 @@ def test_few_rows_train_as_often_as_they_weigh(monkeypatch):
     weights = np.where(np.arange(3_000) % 10 == 0, 0.0, np.where(np.arange(3_000) % 10 == 1, 0.5, 1.0))
     place = table.schema.get_field_index("weight")
     weighted = frames.in_memory(table.set_column(place, "weight", pa.array(weights)))
-    response.predictions(weighted, threads=1, baseline=False)
+    response.fitted(weighted, threads=1, baseline=False)
     kept = seen[0]
     full = response.split(weighted)[0]
     assert not kept[weights == 0].any()
