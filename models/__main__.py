@@ -12,7 +12,6 @@ import redis
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dmp import commands
 from dmp import config as configuration
@@ -105,34 +104,13 @@ def expand(
 @app.command(name="list")
 def list_versions(config: ConfigFile = None, as_json: Json = False) -> None:
     """The click models on disk, oldest first; the live one is marked."""
-    from models import registry
+    from models import registry, version_commands
     from models.response import KIND
 
     root = Path(configuration.load("models", ModelsConfig, config).models_dir)
-    live = registry.current(root, KIND)
-    found = []
-    for version in registry.versions(root, KIND):
-        try:
-            manifest = registry.load(root, KIND, version).manifest
-        except registry.BadArtefact as error:
-            found.append({"version": version, "live": version == live, "problem": str(error)})
-        else:
-            found.append({"version": version, "live": version == live, "rows": manifest.rows, **manifest.metrics})
-    if as_json:
-        typer.echo(msgspec.json.encode(found))
-        return
-    table = Table("", "version", "rows", "AUC", "log-loss gain", "problem")
-    for line in found:
-        auc, gain = line.get("auc"), line.get("log_loss_gain")
-        table.add_row(
-            "live" if line["live"] else "",
-            str(line["version"]),
-            f"{line.get('rows', '')}",
-            "" if auc is None else f"{auc:.4f}",
-            "" if gain is None else f"{gain:+.2%}",
-            str(line.get("problem", "")),
-        )
-    console.print(table if found else f"no model under {root}; train one with `tagbid models train BIDLOG_DIR`")
+    columns = {"AUC": ("auc", ".4f"), "log-loss gain": ("log_loss_gain", "+.2%")}
+    none = "no model (`tagbid models train BIDLOG_DIR`)"
+    version_commands.show(root, KIND, lambda r, v: registry.load(r, KIND, v), columns, none, as_json)
 
 
 @app.command()
@@ -145,11 +123,7 @@ def rollback(
     from models.response import KIND
 
     root = Path(configuration.load("models", ModelsConfig, config).models_dir)
-    if version is None:
-        version = registry.rollback(root, KIND)
-    else:
-        registry.point(root, KIND, version)
-    console.print(f"live: {version}")
+    console.print(f"live: {registry.rollback(root, KIND, version)}")
 
 
 def _print(audience: Audience, as_json: bool) -> None:

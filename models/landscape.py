@@ -13,7 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -24,14 +24,12 @@ import numpy.typing as npt
 from models import artefacts
 from models.artefacts import BadArtefact
 from models.features import Context
-from models.forest import Forest, UnsupportedModel
+from models.forest import Forest
 
 Floats = npt.NDArray[np.float64]
 
 KIND = "landscape"
-FORMAT = 1
 VERSION = 1  # bump when `values` changes what it returns
-GOLDEN_TOLERANCE = 1e-9
 
 CATEGORICAL = ("exchange", "site", "tagid", "size", "device_type", "os", "country", "region")
 NUMERIC = ("floor", "position", "instl", "hour", "weekday", "n_imps", "quality")
@@ -274,45 +272,21 @@ def load(root: Path, version: str | None = None) -> Landscape:
     return read(artefacts.folder(root, KIND, version), version)
 
 
+def rollback(root: Path, version: str | None = None) -> str:
+    """Make a version, or the live one's parent, live; returns it. Raises BadArtefact where that cannot be."""
+    return artefacts.rollback(root, KIND, lambda name: load(root, name), "tagbid models landscape list", version)
+
+
 def read(folder: Path, version: str) -> Landscape:
     """Check and compile the files of one version. Raises BadArtefact."""
-
-    def bad(problem: str) -> BadArtefact:
-        return BadArtefact(folder, problem, "train again, or `tagbid models landscape rollback`")
-
-    try:
-        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-        files = {name: (folder / name).read_bytes() for name in ("model.txt", "golden.bin")}
-    except OSError as error:
-        raise bad(f"{error.filename} cannot be read ({error.strerror})") from None
-    except msgspec.DecodeError as error:
-        raise bad(f"manifest.json is not a manifest: {error}") from None
-    if manifest.format != FORMAT:
-        raise bad(f"format {manifest.format}, this release reads {FORMAT}")
-    if manifest.kind != KIND or manifest.version != version:
-        raise bad(f"the manifest calls itself {manifest.kind}/{manifest.version}")
-    if not version.endswith(digest(manifest)):
-        raise bad("manifest.json was changed after publication")
-    for name, data in files.items():
-        if sha256(data).hexdigest() != manifest.sha256.get(name):
-            raise bad(f"{name} was changed after publication")
-    if manifest.signature != SIGNATURE:
-        raise bad(f"trained under feature signature {manifest.signature}, this release has {SIGNATURE}")
+    remedy = "train again, or `tagbid models landscape rollback`"
+    manifest, files = artefacts.unseal(folder, Manifest, KIND, version, SIGNATURE, ("model.txt", "golden.bin"), remedy)
     if problem := _implausible(manifest):
-        raise bad(problem)
+        raise BadArtefact(folder, problem, remedy)
     try:
-        forest = Forest.from_model_text(files["model.txt"].decode(), len(NAMES), 0)
-    except (UnsupportedModel, UnicodeDecodeError) as error:
-        raise bad(str(error)) from None
-    if forest.n_features != len(NAMES):
-        raise bad(f"the model has {forest.n_features} features, {len(NAMES)} are needed")
-    width = len(NAMES) + 1
-    if not files["golden.bin"] or len(files["golden.bin"]) % (8 * width):
-        raise bad("golden.bin holds no whole rows")
-    rows = np.frombuffer(files["golden.bin"], dtype="<f8").astype(np.float64).reshape(-1, width)
-    off = np.abs(forest.predict(rows[:, :-1]) - rows[:, -1])
-    if not (off <= GOLDEN_TOLERANCE).all():
-        raise bad(f"{int((~(off <= GOLDEN_TOLERANCE)).sum())} of {len(rows)} golden rows score differently here")
+        forest = artefacts.forest_of(files, len(NAMES), 0, len(NAMES))
+    except ValueError as error:
+        raise BadArtefact(folder, str(error), remedy) from None
     codes = tuple(
         {value: float(code) for code, value in enumerate(manifest.vocabulary.get(name, ()))} for name in CATEGORICAL
     )
@@ -334,8 +308,3 @@ def _implausible(manifest: Manifest) -> str:
     if not all(0 < share <= 1 for share in manifest.paid.values()):
         return "a share of the bid that is paid is not in (0, 1]"
     return ""
-
-
-def digest(manifest: Manifest) -> str:
-    """The hash a version's name ends with."""
-    return sha256(msgspec.json.encode(msgspec.structs.replace(manifest, version=""))).hexdigest()[:12]

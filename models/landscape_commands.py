@@ -45,27 +45,12 @@ def train(
 @app.command(name="list")
 def list_versions(config: ConfigFile = None, as_json: Json = False) -> None:
     """The landscapes on disk, oldest first; the live one is marked."""
-    from models import artefacts, landscape
+    from models import landscape, version_commands
 
     root = Path(configuration.load("models", ModelsConfig, config).models_dir)
-    live = artefacts.current(root, landscape.KIND)
-    found: list[dict[str, object]] = []
-    for version in artefacts.versions(root, landscape.KIND):
-        try:
-            manifest = landscape.load(root, version).manifest
-        except artefacts.BadArtefact as error:
-            found.append({"version": version, "live": version == live, "problem": str(error)})
-        else:
-            found.append({"version": version, "live": version == live, "rows": manifest.rows, **manifest.metrics})
-    if as_json:
-        typer.echo(msgspec.json.encode(found))
-        return
-    table = Table("", "version", "rows", "win AUC", "win log loss", "problem")
-    for line in found:
-        numbers = [f"{line[key]:.4f}" if key in line else "" for key in ("win_auc", "win_log_loss")]
-        mark = "live" if line["live"] else ""
-        table.add_row(mark, str(line["version"]), f"{line.get('rows', '')}", *numbers, str(line.get("problem", "")))
-    Console().print(table if found else f"no landscape under {root}; `tagbid models landscape train BIDLOG_DIR`")
+    columns = {"win AUC": ("win_auc", ".4f"), "win log loss": ("win_log_loss", ".4f")}
+    none = "no landscape (`tagbid models landscape train BIDLOG_DIR`)"
+    version_commands.show(root, landscape.KIND, landscape.load, columns, none, as_json)
 
 
 @app.command()
@@ -74,18 +59,10 @@ def rollback(
     config: ConfigFile = None,
 ) -> None:
     """Make an earlier landscape live again; bidders pick it up within a second or two."""
-    from models import artefacts, landscape
+    from models import landscape
 
     root = Path(configuration.load("models", ModelsConfig, config).models_dir)
-    if version is None:
-        version = landscape.load(root).manifest.parent
-        if not version:
-            raise artefacts.BadArtefact(
-                root / landscape.KIND, "the live version has no parent", "name one: `tagbid models landscape list`"
-            )
-    chosen = version
-    artefacts.point(root, landscape.KIND, chosen, lambda folder: landscape.read(folder, chosen))
-    Console().print(f"live: {chosen}")
+    Console().print(f"live: {landscape.rollback(root, version)}")
 
 
 def _print(

@@ -240,10 +240,10 @@ def train(data: Observations, root: Path, *, now_us: int, force: bool = False, t
     golden = X[: min(200, len(X))]
     files = {
         "model.txt": fit.text.encode(),
-        "golden.bin": np.column_stack((golden, booster.predict(golden, raw_score=True))).astype("<f8").tobytes(),
+        "golden.bin": artefacts.golden(golden, np.asarray(booster.predict(golden, raw_score=True))),
     }
     manifest = Manifest(
-        format=landscape.FORMAT, kind=KIND, version="", signature=landscape.SIGNATURE, created_us=now_us,
+        format=artefacts.FORMAT, kind=KIND, version="", signature=landscape.SIGNATURE, created_us=now_us,
         from_us=int(data.time_us[0]), to_us=int(data.time_us[-1]), rows=len(data.y), metrics=metrics, base=fit.base,
         vocabulary=known, spreads=fit.spreads,
         ratios=landscape_fit.ratios(data.y, data.kind, data.value, segments),
@@ -251,10 +251,7 @@ def train(data: Observations, root: Path, *, now_us: int, force: bool = False, t
         paid=paid, first=first, parent=artefacts.current(root, KIND) or "", sha256=artefacts.hashes(files),
         forced=bool(refused),
     )  # fmt: skip
-    version = artefacts.name(now_us, landscape.digest(manifest))
-    files["manifest.json"] = msgspec.json.format(
-        msgspec.json.encode(msgspec.structs.replace(manifest, version=version)), indent=2
-    )
+    version, files["manifest.json"] = artefacts.seal(manifest, now_us)
     artefacts.publish(
         root, KIND, version, files, lambda folder: landscape.read(folder, version), (version, manifest.parent)
     )

@@ -1,18 +1,15 @@
 """Models over the features as artefacts (`models.artefacts` says how versions live and are published).
 
-    <root>/<kind>/<version>/
-        manifest.json                 `Manifest`; names and hashes the other files
-        model.txt                     LightGBM's text format
-        rates.bin                     click rates of placements and ads, MessagePack of `models.features.Rates`
-        golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
-        card.json                     model card for people: data, metrics, slices, limits
-
-The golden rows were scored by LightGBM itself: a scorer or a feature table that disagrees is found before it bids.
+<root>/<kind>/<version>/
+    manifest.json                 `Manifest`; names and hashes the other files
+    model.txt                     LightGBM's text format
+    rates.bin                     click rates of placements and ads, MessagePack of `models.features.Rates`
+    golden.bin                    rows with their scores, float64 little endian: (rows, features + 1)
+    card.json                     model card for people: data, metrics, slices, limits
 """
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +23,10 @@ from models.artefacts import BadArtefact as BadArtefact
 from models.artefacts import current as current
 from models.artefacts import versions as versions
 from models.features import Vocabulary
-from models.forest import Forest, UnsupportedModel, sigmoid
+from models.forest import Forest, sigmoid
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 1
-GOLDEN_TOLERANCE = 1e-9
 MAX_KNOTS = 200
 MOST_OFF = 1.5  # predicted over observed clicks; the gate allows much less, this is what no chance explains
 
@@ -125,15 +120,14 @@ def publish(root: Path, kind: str, artefact: Artefact, *, shadow: bool = False) 
     A crash leaves at most a folder nobody points to. Raises BadArtefact, with the pointer unmoved, when the artefact
     does not pass its own checks.
     """
-    golden = np.column_stack((artefact.golden_rows, artefact.golden_scores)).astype("<f8")
     files = {
         "model.txt": artefact.text.encode(),
-        "golden.bin": golden.tobytes(),
+        "golden.bin": artefacts.golden(artefact.golden_rows, artefact.golden_scores),
         "rates.bin": features.encode_rates(artefact.vocabulary.rates),
         "card.json": json.dumps(artefact.card, indent=2, ensure_ascii=False).encode(),
     }
     manifest = Manifest(
-        format=FORMAT,
+        format=artefacts.FORMAT,
         kind=kind,
         version="",
         signature=features.SIGNATURE,
@@ -152,8 +146,7 @@ def publish(root: Path, kind: str, artefact: Artefact, *, shadow: bool = False) 
         judged_from_us=artefact.judged_from_us,
         link=artefact.link,
     )
-    version = artefacts.name(artefact.created_us, _digest(manifest))
-    files["manifest.json"] = _pretty(msgspec.structs.replace(manifest, version=version))
+    version, files["manifest.json"] = artefacts.seal(manifest, artefact.created_us)
     artefacts.publish(
         root,
         kind,
@@ -180,70 +173,37 @@ def load(root: Path, kind: str, version: str | None = None) -> Model:
     return _read(artefacts.folder(root, kind, version), kind, version)
 
 
-def point(root: Path, kind: str, version: str) -> None:
-    """Make a version live. Raises BadArtefact, and changes nothing, when it would not load."""
-    artefacts.point(root, kind, version, lambda folder: _read(folder, kind, version))
-
-
-def rollback(root: Path, kind: str) -> str:
-    """Make the live version's parent live again; returns it. Raises BadArtefact when there is none."""
-    parent = load(root, kind).manifest.parent
-    if not parent:
-        raise BadArtefact(root / kind, "the live version has no parent", "name a version: `tagbid models list`")
-    point(root, kind, parent)
-    return parent
+def rollback(root: Path, kind: str, version: str | None = None) -> str:
+    """Make a version, or the live one's parent, live; returns it. Raises BadArtefact where that cannot be."""
+    return artefacts.rollback(root, kind, lambda name: load(root, kind, name), "tagbid models list", version)
 
 
 def _read(folder: Path, kind: str, version: str) -> Model:
-    def bad(problem: str) -> BadArtefact:
-        return BadArtefact(folder, problem, "train again, or `tagbid models rollback`")
+    remedy = "train again, or `tagbid models rollback`"
 
-    try:
-        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-        files = {name: (folder / name).read_bytes() for name in manifest.sha256 if Path(name).name == name}
-    except OSError as error:
-        raise bad(f"{error.filename} cannot be read ({error.strerror})") from None
-    except msgspec.DecodeError as error:
-        raise bad(f"manifest.json is not a manifest: {error}") from None
-    if manifest.format != FORMAT:
-        raise bad(f"format {manifest.format}, this release reads {FORMAT}")
-    if manifest.kind != kind or manifest.version != version:
-        raise bad(f"the manifest calls itself {manifest.kind}/{manifest.version}")
-    if not version.endswith(_digest(manifest)):
-        raise bad("manifest.json was changed after publication")
-    for name, expected in manifest.sha256.items():
-        if name not in files or sha256(files[name]).hexdigest() != expected:
-            raise bad(f"{name} was changed after publication")
-    if manifest.signature != features.SIGNATURE:
-        raise bad(f"trained under feature signature {manifest.signature}, this release has {features.SIGNATURE}")
-    if not {"model.txt", "golden.bin", "rates.bin"} <= files.keys():
-        raise bad("the manifest does not list model.txt, golden.bin and rates.bin")
+    def bad(problem: str) -> BadArtefact:
+        return BadArtefact(folder, problem, remedy)
+
+    manifest, files = artefacts.unseal(
+        folder, Manifest, kind, version, features.SIGNATURE, ("model.txt", "golden.bin", "rates.bin"), remedy
+    )
     try:
         rates = features.decode_rates(files["rates.bin"])
     except msgspec.DecodeError as error:
         raise bad(f"rates.bin cannot be read: {error}") from None
     try:
-        text = files["model.txt"].decode()
-        forest = Forest.from_model_text(text, features.N_REQUEST, features.N_CAMPAIGN)
-    except (UnsupportedModel, UnicodeDecodeError) as error:
+        forest = artefacts.forest_of(files, features.N_REQUEST, features.N_CAMPAIGN, len(features.FEATURES))
+    except ValueError as error:
         raise bad(str(error)) from None
-    if forest.n_features != len(features.FEATURES):
-        raise bad(f"the model has {forest.n_features} features, {len(features.FEATURES)} are needed")
-    golden = files["golden.bin"]
-    width = forest.n_features + 1
-    if not golden or len(golden) % (8 * width):
-        raise bad("golden.bin holds no whole rows")
-    rows = np.frombuffer(golden, dtype="<f8").astype(np.float64).reshape(-1, width)
-    off = np.abs(forest.predict(rows[:, :-1]) - rows[:, -1])
-    if not (off <= GOLDEN_TOLERANCE).all():
-        raise bad(f"{int((~(off <= GOLDEN_TOLERANCE)).sum())} of {len(rows)} golden rows score differently here")
     x, y = np.array(manifest.knots_x, dtype=np.float64), np.array(manifest.knots_y, dtype=np.float64)
     if len(x) != len(y) or len(x) > MAX_KNOTS or not _is_calibration(x, y):
         raise bad("the calibration knots are not two ascending lists of probabilities")
     ratio = manifest.metrics.get("calibration")
     if ratio is not None and not manifest.forced and not 1 / MOST_OFF <= ratio <= MOST_OFF:
         raise bad(f"it predicted {ratio:.2f} times the clicks there were in its test")
-    return Model(kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, x, y, text)
+    return Model(
+        kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, x, y, files["model.txt"].decode()
+    )
 
 
 def require_fresh(root: Path, model: Model, now_us: int, most_h: int) -> None:
@@ -260,11 +220,3 @@ def require_fresh(root: Path, model: Model, now_us: int, most_h: int) -> None:
 def _is_calibration(x: Floats, y: Floats) -> bool:
     inside = bool(((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y <= 1)).all())
     return inside and bool((np.diff(x) > 0).all() and (np.diff(y) >= 0).all())
-
-
-def _digest(manifest: Manifest) -> str:
-    return sha256(msgspec.json.encode(msgspec.structs.replace(manifest, version=""))).hexdigest()[:12]
-
-
-def _pretty(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)

@@ -347,10 +347,9 @@ def test_a_changed_landscape_is_refused(root: Path, tmp_path: Path, how: str) ->
 def test_what_could_make_a_wild_bid_never_loads(root: Path, tmp_path: Path, changes: dict, why: str) -> None:
     version = artefacts.current(root, landscape.KIND) or ""
     manifest = msgspec.structs.replace(landscape.load(root).manifest, version="", **changes)
-    name = artefacts.name(NOW_US, landscape.digest(manifest))
-    files = {file: (root / landscape.KIND / version / file).read_bytes() for file in ("model.txt", "golden.bin")} | {
-        "manifest.json": msgspec.json.encode(msgspec.structs.replace(manifest, version=name))
-    }
+    name, sealed = artefacts.seal(manifest, NOW_US)
+    files = {file: (root / landscape.KIND / version / file).read_bytes() for file in ("model.txt", "golden.bin")}
+    files["manifest.json"] = sealed
     with pytest.raises(BadArtefact, match=why):
         artefacts.publish(tmp_path, landscape.KIND, name, files, lambda folder: landscape.read(folder, name), ())
     assert artefacts.current(tmp_path, landscape.KIND) is None
