@@ -128,13 +128,11 @@ def fit(
         if moved:
             shift(booster, moved)
         return booster
-    data = lightgbm.Dataset(
+    data = dataset(
         sequences(frame, train, encoder, blank_seed=seed),
         labels[train],
-        weight=None if weights is None else weights[train],
-        feature_name=list(features.NAMES),
-        categorical_feature=list(features.CATEGORICAL),
-        params=dict(params),
+        params,
+        None if weights is None else weights[train],
     )
     # Validation rows are not sampled: start them from the shift, and their loss is that of the finished model.
     judged = lightgbm.Dataset(
@@ -145,13 +143,7 @@ def fit(
         init_score=np.full(int(valid.sum()), moved) if moved else None,
         params=dict(params),
     )
-    booster = lightgbm.train(
-        dict(params),
-        data,
-        num_boost_round=trees,
-        valid_sets=[judged],
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )
+    booster = _until_it_stops(data, judged, params, trees)
     # Early stopping keeps the surplus trees; the artefact holds the best ones only.
     booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
     if moved:
@@ -191,6 +183,38 @@ def _shared_out(
         return distributed.train(folder, team, params, trees, PATIENCE, weighted=weights is not None)
 
 
+def dataset(
+    rows: list[_Part] | Floats,
+    labels: Floats,
+    params: Mapping[str, Any],
+    weights: Floats | None = None,
+    *,
+    keep_rows: bool = False,
+) -> lightgbm.Dataset:
+    """Training rows with the names and kinds of our features. keep_rows: for training that starts from a forest."""
+    return lightgbm.Dataset(
+        rows,
+        labels,
+        weight=weights,
+        feature_name=list(features.NAMES),
+        categorical_feature=list(features.CATEGORICAL),
+        params=dict(params),
+        free_raw_data=not keep_rows,
+    )
+
+
+def _until_it_stops(
+    data: lightgbm.Dataset,
+    judged: lightgbm.Dataset,
+    params: Mapping[str, Any],
+    trees: int,
+    start: lightgbm.Booster | None = None,
+) -> lightgbm.Booster:
+    """At most `trees` more trees than `start` has, fewer once the judged rows have stopped gaining."""
+    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+    return lightgbm.train(dict(params), data, trees, valid_sets=[judged], init_model=start, callbacks=[stop])
+
+
 def shift(booster: lightgbm.Booster, by: float) -> None:
     """Add a constant to every raw score, through the leaves of the first tree."""
     leaves = booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]
@@ -211,22 +235,8 @@ def fit_few(
     full, valid_X = (np.concatenate([part[:] for part in sequences(frame, keep, encoder)]) for keep in (train, valid))
     X = np.concatenate([part[:] for part in sequences(frame, train, encoder, blank_seed=seed)])
     start = starting.linear(full, labels[train], valid_X, labels[valid], X, seed)
-    data = lightgbm.Dataset(
-        X,
-        labels[train],
-        feature_name=list(features.NAMES),
-        categorical_feature=list(features.CATEGORICAL),
-        params=dict(params),
-        free_raw_data=False,
-    )
-    booster = lightgbm.train(
-        dict(params),
-        data,
-        num_boost_round=MAX_TREES,
-        valid_sets=[data.create_valid(valid_X, labels[valid])],
-        init_model=start,
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )
+    data = dataset(X, labels[train], params, keep_rows=True)
+    booster = _until_it_stops(data, data.create_valid(valid_X, labels[valid]), params, MAX_TREES, start)
     return starting.grown_or_start(booster, booster.best_iteration, start.num_trees(), valid_X, labels[valid])
 
 
