@@ -94,7 +94,7 @@ def _main(mode: str, folder: Path, rows: int, seed: int) -> dict[str, Any]:
         everything = np.ones(len(frame), dtype=bool)
         encoder = encoding.fit(frame, everything)
         y = frame.column("clicked").astype(np.float64)
-        lightgbm.train(params, lightgbm.Dataset(boosting.sequences(frame, everything, encoder), y, **names), TREES)
+        lightgbm.train(params, boosting.dataset(boosting.sequences(frame, everything, encoder), y, params), TREES)
         shape = (len(frame), len(features.FEATURES))
     return {
         "seconds": time.perf_counter() - started_s,

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightgbm
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models import drift, drivers, evaluate, gate
+from models import drift, drivers, evaluate, features, gate
 from models.features import Vocabulary
 
 Floats = npt.NDArray[np.float64]
@@ -18,11 +18,15 @@ Texts = npt.NDArray[np.str_]
 SLICES = 40  # values of one kind that are listed, the most frequent
 CURVE_BINS = 20
 
+Outcome = Literal["click", "conversion", "value"]
+"""What is predicted: "value" is an amount, the others are probabilities."""
+
 
 class Judged(msgspec.Struct, frozen=True):
     """Test rows with what the model said of them. All line up.
 
-    clicks, p: float64 (n,). about: {kind of slice: value per row}. users: int, equal for rows of one user.
+    clicks: what happened, float64 (n,), 0 or 1; p: float64 (n,). about: {kind of slice: value per row}. users: int,
+    equal for rows of one user.
     """
 
     clicks: Floats
@@ -88,37 +92,55 @@ def grouped_auc(judged: Judged) -> float | None:
     return total / weight if weight else None
 
 
+def by_rate(judged: Judged) -> dict[str, Any]:
+    """What only probabilities have: a calibration curve, and slices."""
+    by_slice = slices(judged)
+    return {
+        "calibration_curve": curve(judged.clicks, judged.p),
+        "test_by_campaign": by_slice.get("campaign", {}),
+        "slices": by_slice,
+    }
+
+
+def importance(booster: lightgbm.Booster) -> dict[str, float]:
+    """{feature: share of the total split gain}, falling; those that are never split on are left out."""
+    gains = booster.feature_importance("gain")
+    total = float(gains.sum()) or 1.0
+    order = np.argsort(-gains, kind="stable")
+    return {features.NAMES[i]: round(float(gains[i]) / total, 6) for i in order if gains[i] > 0}
+
+
 def compose(
     *,
     purpose: str,
     data: Mapping[str, Any],
     model: Mapping[str, Any],
     test: Mapping[str, float],
-    judged: Judged,
+    judged: Judged | None,
     samples: Samples,
     checks: list[gate.Check],
     booster: lightgbm.Booster,
     vocabulary: Vocabulary,
     parent: str,
+    of: Outcome = "click",
 ) -> dict[str, Any]:
-    """All of the card, JSON-able."""
-    by_slice = slices(judged)
+    """All of the card, JSON-able. judged: None for what predicts amounts: those have no rates to compare."""
+    found = by_rate(judged) if judged is not None else {}
     return {
         "purpose": purpose,
+        "of": of,
         "parent": parent,
         "data": dict(data),
-        "model": dict(model),
-        "test": {**test, "grouped_auc": grouped_auc(judged)},
-        "calibration_curve": curve(judged.clicks, judged.p),
-        "test_by_campaign": by_slice.get("campaign", {}),
-        "slices": by_slice,
+        "model": {**model, "importance": importance(booster)},
+        "test": {**test, **({} if judged is None else {"grouped_auc": grouped_auc(judged)})},
+        **found,
         "drift": drift.by_feature(samples.train, samples.test),
         "missing": {"train": drift.missing(samples.train), "test": drift.missing(samples.test)},
         "drivers": drivers.by_campaign(booster, vocabulary, samples.test, samples.campaigns),
         "gate": [msgspec.to_builtins(check) for check in checks],
         "limits": [
-            "clicks are seen on won impressions only; requests we lost are not represented",
+            f"{of}s are seen on won impressions only; requests we lost are not represented",
             "standard errors treat impressions as independent; the comparison with the live model does not",
-            "drivers are what goes together in the log, not proof of what causes a click",
+            "drivers are what goes together in the log, not proof of what causes it",
         ],
     }

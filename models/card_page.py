@@ -5,7 +5,7 @@ Colours come from one palette; every plot has its numbers in a table or a label 
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -35,7 +35,7 @@ figure { margin: 0; } figcaption { color: #57606a; font-size: .87rem; } svg { wi
 
 def page(card: Mapping[str, Any], version: str) -> str:
     """The whole page of a card as `models.card.compose` makes it."""
-    test = card["test"]
+    of = card.get("of", "click")
     parts = [
         f"<h1>Model {html.escape(version)}</h1>",
         f"<p class=lead>{html.escape(card['purpose'])}; parent: {html.escape(card['parent'] or 'none')}</p>",
@@ -44,37 +44,19 @@ def page(card: Mapping[str, Any], version: str) -> str:
         "<h2>On rows nothing was fitted on</h2>",
         _table(
             ("measure", "value"),
-            [(name.replace("_", " "), _number(value)) for name, value in test.items()],
+            [(name.replace("_", " "), _number(value)) for name, value in card["test"].items()],
         ),
-        "<h2>Calibration</h2><div class=plots>",
-        _figure(
-            _calibration,
-            card["calibration_curve"],
-            "Twenty bins of equal size by prediction; bars are one standard error; on the line, predictions are right.",
-        ),
-        _figure(
-            _campaigns,
-            card["slices"]["campaign"],
-            "Predicted over observed clicks per campaign, with one standard error; the band is what the gate allows.",
-        ),
-        *(
-            _figure(
-                _by_hour, card["slices"][kind], f"Predicted over observed clicks by {kind}, with one standard error."
-            )
-            for kind in ("hour",)
-            if len(card["slices"].get(kind, {})) > 1
-        ),
-        "</div><h2>What the model looks at</h2><div class=plots>",
+        *(_rates(card, of) if "slices" in card else ()),
+        "<h2>What the model looks at</h2><div class=plots>",
         _figure(_importance, card["model"]["importance"], "Share of the total split gain."),
         _figure(
             _drift,
             card["drift"],
             f"Stability index (PSI); above {drift.WARN} look, {drift.BLOCK} blocks; grey moves by nature.",
         ),
-        "</div><h2>What drives the outcome, by campaign</h2>",
-        _drivers(card["drivers"]),
-        "<h2>Slices</h2>",
-        *(_slices(kind, values) for kind, values in card["slices"].items()),
+        f"</div><h2>What drives {of}s, by campaign</h2>",
+        _drivers(card["drivers"], "the amount" if of == "value" else "the odds"),
+        *(("<h2>Slices</h2>", *(_slices(k, v, of) for k, v in card["slices"].items())) if "slices" in card else ()),
         "<h2>Data</h2>",
         _table(("what", "value"), [(name.replace("_", " "), _flat(value)) for name, value in card["data"].items()]),
         "<h2>Model</h2>",
@@ -88,6 +70,25 @@ def page(card: Mapping[str, Any], version: str) -> str:
     ]
     head = f"<!doctype html><html lang=en><head><meta charset=utf-8><title>Model {html.escape(version)}</title>"
     return f"{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+
+
+def _rates(card: Mapping[str, Any], of: str) -> Iterator[str]:
+    """Calibration of what predicts a probability."""
+    compared = f"Predicted over observed {of}s"
+    yield "<h2>Calibration</h2><div class=plots>"
+    yield _figure(
+        lambda axes, curve: _calibration(axes, curve, of),
+        card["calibration_curve"],
+        "Twenty bins of equal size by prediction; bars are one standard error; on the line, predictions are right.",
+    )
+    yield _figure(
+        _campaigns,
+        card["slices"]["campaign"],
+        f"{compared} per campaign, with one standard error; the band is what the gate allows.",
+    )
+    if len(card["slices"].get("hour", {})) > 1:
+        yield _figure(_by_hour, card["slices"]["hour"], f"{compared} by hour, with one standard error.")
+    yield "</div>"
 
 
 def _gate(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -113,8 +114,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _slices(kind: str, values: Mapping[str, Mapping[str, Any]]) -> str:
-    head = (kind, "rows", "clicks", "predicted / observed", "±", "NE", "AUC")
+def _slices(kind: str, values: Mapping[str, Mapping[str, Any]], of: str) -> str:
+    head = (kind, "rows", f"{of}s", "predicted / observed", "±", "NE", "AUC")
     rows = [
         "<tr>"
         f"<td>{html.escape(name)}</td>"
@@ -129,10 +130,10 @@ def _slices(kind: str, values: Mapping[str, Mapping[str, Any]]) -> str:
     return f"<table><tr>{top}</tr>{''.join(rows)}</table>"
 
 
-def _drivers(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _drivers(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:
     lists = [
         f"<h3>{html.escape(campaign)}</h3><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-        for campaign, lines in drivers.words(found).items()
+        for campaign, lines in drivers.words(found, what).items()
     ]
     return (
         f"<div class=plots>{''.join(f'<div>{text}</div>' for text in lists)}</div>" if lists else "<p>Too few rows.</p>"
@@ -163,12 +164,12 @@ def _figure(draw: Any, values: Any, caption: str) -> str:
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _calibration(axes: Axes, curve: Sequence[Mapping[str, float]]) -> None:
+def _calibration(axes: Axes, curve: Sequence[Mapping[str, float]], of: str) -> None:
     x, y = [line["predicted"] for line in curve], [line["observed"] for line in curve]
     top = max([*x, *y]) * 1.08 or 1.0
     axes.plot([0, top], [0, top], color=GREY, linewidth=1)
     axes.errorbar(x, y, yerr=[line["se"] for line in curve], fmt="o", color=BLUE, markersize=4, capsize=2, linewidth=1)
-    axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, top), ylim=(0, top))
+    axes.set(xlabel=f"predicted {of} rate", ylabel=f"observed {of} rate", xlim=(0, top), ylim=(0, top))
 
 
 def _ratios(axes: Axes, values: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,7 +3,8 @@
 LightGBM's `pred_contrib` splits each row's score into exact additive parts, one per feature (Lundberg et al.,
 TreeSHAP). Per campaign a feature's share is its mean absolute part; its effect is told by comparing rows: for numbers
 the upper third of values against the lower third, for categories the best value against the campaign's mean, both as a
-factor on the odds. All of it is what goes together in the log, not proof of what would happen if it were changed.
+factor on the odds (of a model of amounts: on the amount). All of it is what goes together in the log, not proof of what
+would happen if it were changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def _strongest(parts: Floats, X: Floats, vocabulary: Vocabulary) -> list[dict[st
 
 
 def effect(parts: Floats, values: Floats, name: str, vocabulary: Vocabulary) -> tuple[str, float | None]:
-    """One feature's effect in words, and as a factor on the odds; None where it cannot be told from so few rows."""
+    """One feature's effect in words, and as a factor on the odds (or amount); None where too few rows could tell it."""
     known = ~np.isnan(values)
     if name in vocabulary.values:
         return _of_category(parts[known], values[known], float(parts.mean()), vocabulary.values[name])
@@ -83,12 +84,12 @@ def _of_category(parts: Floats, codes: Floats, mean: float, values: Sequence[Cat
     )
 
 
-def words(drivers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """One sentence per driver, for reports."""
+def words(drivers: Mapping[str, Sequence[Mapping[str, Any]]], what: str = "the odds") -> dict[str, list[str]]:
+    """One sentence per driver, for reports. what: is multiplied, "the odds" or "the amount"."""
     return {
         campaign: [
             f"{line['feature']}: {line['share']:.0%} of what decides"
-            + ("" if line["odds"] is None else f"; {line['effect']} makes the odds {line['odds']:.2f} times as high")
+            + ("" if line["odds"] is None else f"; {line['effect']} makes {what} {line['odds']:.2f} times as high")
             for line in lines
         ]
         for campaign, lines in drivers.items()

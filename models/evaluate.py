@@ -40,6 +40,11 @@ class Metrics(msgspec.Struct, frozen=True):
     ece: float | None
 
 
+def told(metrics: Metrics) -> dict[str, float]:
+    """Those that are defined, for manifests and cards."""
+    return {name: float(value) for name, value in msgspec.structs.asdict(metrics).items() if value is not None}
+
+
 def losses(clicks: Floats, p: Floats) -> Floats:
     """Log loss per row, nats."""
     p = np.clip(p, TINY, 1 - TINY)

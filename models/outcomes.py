@@ -10,6 +10,7 @@ Values follow Tweedie's distribution with a log link, winsorised at the 99.5th p
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ import lightgbm
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from models import boosting, calibration, delay, encoding, evaluate, frames, gate, registry, response
+from models import boosting, calibration, card, delay, encoding, evaluate, frames, gate, registry, response
 from models.encoding import Encoder
 from models.evaluate import Gain
 from models.forest import sigmoid
@@ -74,7 +76,8 @@ def train(
         why = f"{positives} conversions in training, {MIN_POSITIVES} and some later ones are needed"
         return Outcome(kind, None, why, int(train_rows.sum()), positives)
     fit = _value if kind == "value" else _chance
-    booster, knots, gained, checks = fit(frame, encoder, (train_rows, valid, test), kind, until_us, threads)
+    made = fit(frame, encoder, (train_rows, valid, test), kind, until_us, threads)
+    booster, knots, gained, checks = made.booster, made.knots, made.gained, made.checks
     refused = gate.refusal(checks)
     if refused and not force:
         return Outcome(kind, None, refused, int(train_rows.sum()), positives, gained)
@@ -94,7 +97,7 @@ def train(
         rows=int(eligible.sum()),
         positives=int((eligible & converted).sum()),
         metrics={"gain": gained.value, "gain_se": gained.se},
-        card={"purpose": PURPOSE[kind], "gate": [msgspec.to_builtins(check) for check in checks]},
+        card=_card(frame, encoder, (train_rows, valid, test), kind, made, registry.current(root, kind) or ""),
         forced=bool(refused),
         judged_from_us=int(times[np.flatnonzero(test)[0]]),
         link="log" if kind == "value" else "logit",
@@ -103,7 +106,45 @@ def train(
     return Outcome(kind, version, refused, int(train_rows.sum()), positives, gained)
 
 
-Fitted = tuple[lightgbm.Booster, tuple[list[float], list[float]], Gain, list[Check]]
+class Fitted(msgspec.Struct, frozen=True):
+    """A model of one kind. truth, said: of the test rows, what had happened by the log's end and what was predicted."""
+
+    booster: lightgbm.Booster
+    knots: tuple[list[float], list[float]]
+    gained: Gain
+    checks: list[Check]
+    truth: Floats
+    said: Floats
+
+
+def _card(
+    frame: Frame, encoder: Encoder, slices: tuple[Bools, Bools, Bools], kind: Kind, made: Fitted, parent: str
+) -> Mapping[str, Any]:
+    """The model card of one kind."""
+    train_rows, _, test = slices
+    figures = {"deviance_gain" if kind == "value" else "log_loss_gain": made.gained.value, "gain_se": made.gained.se}
+    seen = None
+    if kind == "value":
+        figures |= {"mean_predicted": float(made.said.mean()), "mean_observed": float(made.truth.mean())}
+    else:
+        about = pa.table({name: frame.column(name)[test] for name in response.ABOUT})
+        seen = response.judged(about, made.truth, made.said)
+        measured = evaluate.told(evaluate.measure(made.truth, made.said))
+        figures |= {"conversions" if name == "clicks" else name: value for name, value in measured.items()}
+    names = ("train", "validation", "test")
+    return card.compose(
+        purpose=PURPOSE[kind],
+        data={"rows": {name: int(part.sum()) for name, part in zip(names, slices, strict=True)}},
+        model={"trees": made.booster.num_trees()},
+        test=figures,
+        judged=seen,
+        samples=response.sampled(frame, encoder, train_rows, test),
+        checks=made.checks,
+        booster=made.booster,
+        vocabulary=encoder.vocabulary,
+        parent=parent,
+        of="value" if kind == "value" else "conversion",
+    )
 
 
 def _chance(
@@ -143,7 +184,7 @@ def _chance(
         gate.over_base(gained, evaluate.measure(truth, so_far)),
         gate.calibration(truth, so_far, *gate.CALIBRATED, "predicted over observed conversions so far"),
     ]
-    return booster, (x, y), gained, checks
+    return Fitted(booster, (x, y), gained, checks, truth, so_far)
 
 
 def _value(
@@ -166,7 +207,7 @@ def _value(
     gained = Gain(float(difference.mean()) / mean, se / mean)
     passed = gained.value > evaluate.GATE_Z * gained.se
     check = Check("deviance gain over the mean value", f"{gained.value:+.2%} +- {gained.se:.2%}", "above none", passed)
-    return booster, ([], []), gained, [check]
+    return Fitted(booster, ([], []), gained, [check], capped[test], predicted)
 
 
 def deviance(value: Floats, expected: Floats) -> Floats:

@@ -132,7 +132,7 @@ def train(
     over_base = evaluate.gain(clicks, p, np.concatenate([fold.base for fold in folds]))
     first = folds[0]
     seen = judged(pa.table({name: frame.column(name)[tested] for name in ABOUT}), clicks, p)
-    samples = _samples(frame, first)
+    samples = sampled(frame, first.encoder, first.slices[0], first.slices[2])
     checks = [
         gate.over_base(over_base, metrics),
         gate.calibration(clicks, p, *gate.CALIBRATED, "predicted over observed clicks"),
@@ -154,7 +154,7 @@ def train(
         over_logistic=evaluate.gain(clicks, p, np.concatenate([fold.linear for fold in folds])),
         trees=first.booster.num_trees(),
         method=first.method,
-        importance=_importance(first.booster),
+        importance=card.importance(first.booster),
         checks=checks,
     )
     if not publish or (refused and not (force or shadow)):
@@ -191,14 +191,13 @@ def judged(table: pa.Table, clicks: Floats, p: Floats) -> Judged:
     return Judged(clicks=clicks, p=p, about=about, users=users)
 
 
-def _samples(frame: Frame, trained: Trained) -> Samples:
+def sampled(frame: Frame, encoder: Encoder, train: Bools, test: Bools) -> Samples:
     """Rows of the last part that trained and the first that tests, features as the model sees them."""
-    train, _, test = trained.slices
     lately = frame.starts()[int(np.flatnonzero([train[a:].any() for a in frame.starts()])[-1])]
     recent = train.copy()
     recent[: max(0, lately - frames.PART_ROWS)] = False
     matrices = [
-        np.concatenate([trained.encoder.matrix(part) for _, part in found])
+        np.concatenate([encoder.matrix(part) for _, part in found])
         for found in (list(frames.chunks(frame, recent)), [next(frames.chunks(frame, test))])
     ]
     campaigns = next(frames.chunks(frame, test, ["campaign"]))[1]["campaign"].to_numpy(zero_copy_only=False)
@@ -329,16 +328,8 @@ def golden(test: Floats, seed: int) -> Floats:
     return np.concatenate((some, contextual[:20], np.full((1, test.shape[1]), np.nan)))
 
 
-def _importance(booster: lightgbm.Booster) -> dict[str, float]:
-    gains = booster.feature_importance("gain")
-    total = float(gains.sum()) or 1.0
-    order = np.argsort(-gains, kind="stable")
-    return {features.NAMES[i]: round(float(gains[i]) / total, 6) for i in order if gains[i] > 0}
-
-
 def _figures(report: Report) -> dict[str, float]:
-    measured = msgspec.structs.asdict(report.metrics)
-    return {name: float(value) for name, value in measured.items() if value is not None} | {
+    return evaluate.told(report.metrics) | {
         "log_loss_gain": report.over_base.value,
         "log_loss_gain_se": report.over_base.se,
         "gain_over_logistic": report.over_logistic.value,
@@ -371,7 +362,6 @@ def _card(
             "trees": report.trees,
             "parameters": boosting.parameters(report.rows[0], report.clicks[0]),
             "calibration": report.method,
-            "importance": report.importance,
         },
         test=_figures(report),
         judged=seen,

@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from models import features, frames, outcomes, registry
+from models import card_page, features, frames, outcomes, registry
 from models.frames import in_memory
 from tests.models.factories import ADS, BORN_US, DAY_US, impressions, over_days
 
@@ -72,6 +74,33 @@ def test_values_follow_the_campaign_on_the_scale_of_money(trained):
     # A fifth of the conversions, and winsorised: the dearest 2.5 % of them are told as less.
     assert predicted(root, "value", "sports") == pytest.approx(30 * mean, rel=0.25)
     assert registry.load(root, "value").manifest.link == "log"
+
+
+def card_of(trained, kind):
+    root, _, found = trained
+    return json.loads((root / kind / found[kind].version / "card.json").read_text())
+
+
+def test_the_cards_tell_what_drives_conversions_and_their_value_by_campaign(trained):
+    card = card_of(trained, "conversion")
+    assert {line["feature"] for lines in card["drivers"].values() for line in lines[:3]} & {
+        "campaign", "creative", "advertiser", "ad_category"
+    }  # fmt: skip
+    assert sum(line["rows"] for line in card["calibration_curve"]) == card["test"]["rows"]
+    assert card["slices"]["campaign"].keys() == {"travel", "sports"}
+    value = card_of(trained, "value")
+    assert "slices" not in value  # an amount has no rate
+    assert value["test"]["mean_predicted"] == pytest.approx(value["test"]["mean_observed"], rel=0.5)
+
+
+def test_the_cards_are_pages_in_their_own_words(trained):
+    page = card_page.page(card_of(trained, "conversion"), "v")
+    assert "observed conversion rate" in page
+    assert "What drives conversions, by campaign" in page
+    assert "click" not in page.split("<h2>On rows")[1].split("<h2>What the model")[0]
+    page = card_page.page(card_of(trained, "value"), "v")
+    assert "Calibration</h2>" not in page
+    assert "the amount" in page
 
 
 def test_nothing_converts_without_a_click_so_there_is_nothing_to_learn_of_views(trained):
