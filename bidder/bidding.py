@@ -207,7 +207,8 @@ class Bidder:
             privacy, uid, user = narrowed, None, None
             self._counts[self._by_law] += 1
         now_us = time.time_ns() // 1000
-        assigned = assign(serving.snapshot.experiments, uid or request.id.encode(), now_us)
+        unit = uid if privacy.measure else None  # an experiment measures, and its report must find the same unit again
+        assigned = assign(serving.snapshot.experiments, unit or request.id.encode(), now_us)
         decision = decide(
             request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
             self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,

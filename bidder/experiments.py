@@ -6,8 +6,8 @@ they to share one, the arm that spends faster would take the other's money and t
 In a request of another arm an arm's campaigns do not bid. Experiments are data (`[[experiment]]` tables of a TOML file)
 and have an end; outside their time, and for units in no arm, none of their campaigns bids.
 
-Unit: the user's pseudonym where it may be used, else the request: nothing else about a person is looked at for the sake
-of an experiment, so effects that follow somebody without an id from one request to the next are not seen.
+Unit: the user's pseudonym where it may be used to measure, else the request: nothing else about a person is looked at
+for the sake of an experiment, so effects that follow somebody without an id from one request to the next are not seen.
 """
 
 import datetime

@@ -10,6 +10,8 @@ from bidder import experiments
 from bidder.experiments import Arm, Experiment, arm_of, assign
 from dmp import events
 from dmp.errors import ConfigError
+from models.experiment_report import unit_of
+from tests.bidder.consent_strings import ALL_PURPOSES, VENDOR, tc
 from tests.bidder.running import CAMPAIGNS, body_of_user, running
 
 NOW_US = 1_763_985_600_000_000
@@ -130,3 +132,27 @@ async def test_a_running_bidder_keeps_arms_apart_and_logs_them(tmp_path, store):
         ]
         assert len(logged) == 48
         assert {(bid.campaign, bid.arm) for bid in logged} == {("acme-a", "shade:a"), ("acme-b", "shade:b")}
+
+
+async def test_who_may_not_be_measured_is_a_new_unit_with_every_request(tmp_path, store):
+    """An id that a report may not see again must not decide about the arm, or one person would be many units of it."""
+    arms = "".join(CAMPAIGNS.replace('"acme', f'"{name}') for name in ("acme-a", "acme-b"))
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+    (layer,) = experiments.load(path, {"acme-a": 100, "acme-b": 100})
+    seen: dict[bool, set[str]] = {}
+    declared = {"gvl_id": VENDOR, "tcf_consent": tuple(ALL_PURPOSES), "tcf_require_disclosed": "never"}
+    async with running(tmp_path, store, arms, experiments=str(path), **declared) as bidder:
+        for measured in (True, False):
+            consent = tc() if measured else tc(set(ALL_PURPOSES) - {7})
+            for i in range(16):
+                agreed = {"regs": {"gdpr": 1}, "user": {"consent": consent}}
+                await bidder.a_bid(body_of_user(id=f"{measured}-{i}", **agreed))
+            bidder.service.bidlog.flush()
+        bidder.service.bidlog.close()
+        logged = [e for f in (tmp_path / "data" / "bidlog").glob("*.mpk") for e in events.read_file(f)]
+    for bid in (event for event in logged if isinstance(event, events.Bid)):
+        assert bid.arm == f"{layer.layer}:{arm_of(layer, unit_of(bid)).name}"
+        seen.setdefault(bid.uid is not None, set()).add(bid.arm)
+    assert len(seen[True]) == 1
+    assert len(seen[False]) == 2
