@@ -10,7 +10,8 @@ a campaign had reached is kept in the store for the next worker; without that, t
 they were worth, and what the landscape expects of them) and their rate give the pace that spends the rest of the day's
 budget by its end. Until that is known, or where it cannot be, a campaign that puts a fiftieth of its budget at stake is
 brought down within a second to what its plan allows, as if cost followed the pace, which errs on the side of bidding
-less. Of bids and stakes a worker sees its own, and takes the others to have as many.
+less. Where a landscape says how likely bids win, that share of the stake counts: a campaign that wins one bid in ten
+has a tenth of its stake to lose. Of bids and stakes a worker sees its own, and takes the others to have as many.
 
 A campaign that pays per conversion has a second multiplier, which holds the cost of one at its price, and bids by the
 smaller of the two. It moves once five conversions or three prices of spend have come since it last did. Where nobody
@@ -65,13 +66,14 @@ def decode(data: bytes | None) -> Pace | None:
 
 class _Course:
     """Where one campaign is. at_s, spent: of the last news; day_s: of the day's first. cold: nothing is known of its
-    pace yet. bids, sample: how many it made since, and what some of them were worth on which terms. bid: recent mean at
-    full pace, CPM micros. aim: multiplier of its cost target, 1 where there is none; aimed: the cost it was last moved
-    by.
+    pace yet. bids, sample: how many it made since, and what some of them were worth on which terms; staked, likely:
+    their sum, and what of it is expected to be won. bid: recent mean at full pace, CPM micros. aim: multiplier of its
+    cost target, 1 where there is none; aimed: the cost it was last moved by.
     """
 
     __slots__ = (
-        "aim", "aimed", "at_s", "bid", "bids", "cold", "day", "day_s", "pace", "plan", "sample", "seen_s", "spent",
+        "aim", "aimed", "at_s", "bid", "bids", "cold", "day", "day_s", "likely", "pace", "plan", "sample", "seen_s",
+        "spent", "staked",
     )  # fmt: skip
 
     def __init__(self, campaign: Campaign, pace: Pace | None, now_s: float) -> None:
@@ -82,6 +84,7 @@ class _Course:
         self.at_s, self.spent, self.day, self.day_s = now_s, 0, -1, now_s
         self.bid = 0.0
         self.bids = 0
+        self.staked = self.likely = 0.0
         self.sample: list[tuple[float, Terms]] = []
         self.aim = 1.0
         self.aimed = Cost(0.0, 0.0, 0)
@@ -127,6 +130,8 @@ class Pacer:
         if not course.cold:
             return
         course.bids += 1
+        course.staked += quote.bid
+        course.likely += quote.bid * (quote.chance or 1.0)
         if quote.terms is not None and quote.terms.spread and len(course.sample) < SAMPLE:
             course.sample.append((quote.worth, quote.terms))
 
@@ -236,7 +241,8 @@ def _brake(course: _Course, account: Account, campaigns: Mapping[str, Campaign],
     """Bring a campaign down that puts too much at stake at first; whether that was needed."""
     campaign = campaigns.get(account.campaign)
     spent = account.spent - course.spent if course.day == account.day else 0
-    staked = account.pending * account.workers + spent
+    won = course.likely / course.staked if course.bids >= WARM_BIDS and course.staked else 1.0
+    staked = account.pending * account.workers * won + spent
     if campaign is None or staked <= COLD_SHARE * account.budget:
         return False
     start_s, until_s = course.seen_s - account.day * DAY_S, max(now_s, course.seen_s + 1) - account.day * DAY_S

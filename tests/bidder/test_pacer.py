@@ -200,6 +200,31 @@ def test_a_new_campaign_is_braked_by_what_all_workers_may_have_at_stake() -> Non
     assert day.pacer.of["acme"].k <= 1_000_000 / DAY_S * 2 / 30_000 * 1.01
 
 
+def saw_bids(day: Day, chance: float, n: int = 60) -> None:
+    for _ in range(n):
+        day.pacer.saw("acme", Quote(2e6, 1.0, 1e6, chance=chance))
+
+
+def test_bids_that_hardly_ever_win_put_hardly_anything_at_stake() -> None:
+    day = Day(full=0.0)
+    saw_bids(day, chance=0.1)
+    day.account.pending = 150_000  # 15 % of the budget, of which a tenth is likely to be won
+    day.run(2)
+    assert day.pacer.of == {}
+    day.account.pending = 300_000
+    day.run(1)
+    assert day.pacer.of["acme"].k == pytest.approx(1_000_000 / DAY_S * 3 / 30_000, rel=0.01)
+
+
+@pytest.mark.parametrize(("chance", "bids"), [(0.0, 60), (0.1, 10)])
+def test_chances_that_are_not_known_yet_count_as_certain(chance: float, bids: int) -> None:
+    day = Day(full=0.0)
+    saw_bids(day, chance, bids)
+    day.account.pending = 30_000
+    day.run(2)
+    assert day.pacer.of["acme"].k <= 1_000_000 / DAY_S * 2 / 30_000 * 1.01
+
+
 def test_the_brake_plans_with_what_is_left_of_the_budget() -> None:
     day = Day(full=0.0)
     day.account.spent = 900_000
