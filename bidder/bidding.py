@@ -19,13 +19,14 @@ from bidder.answer import Sent
 from bidder.budget import Budgets
 from bidder.choosing import choose
 from bidder.config import BidderConfig
-from bidder.decide import Decision, Offer, decide
+from bidder.decide import Decision, decide
 from bidder.endpoints import Endpoint
 from bidder.experiments import Assignment, assign
 from bidder.funnel import SENT, Funnel
 from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
+from bidder.offers import Offer
 from bidder.openrtb import BadRequest, Imp, Reason, Request, nbr
 from bidder.openrtb import User as RequestUser
 from bidder.overload import Pressure
@@ -209,26 +210,25 @@ class Bidder:
         now_us = time.time_ns() // 1000
         unit = uid if privacy.measure else None  # an experiment measures, and its report must find the same unit again
         assigned = assign(serving.snapshot.experiments, unit or request.id.encode(), now_us)
-        decision = decide(
-            request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name,
-            self._no_money(serving) | serving.snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
+        snapshot, exchange = serving.snapshot, endpoint.exchange
+        decided = partial(
+            decide, request, privacy, user, snapshot, now_us, exchange, endpoint.name,
+            self._no_money(serving) | snapshot.mask_of(assigned.barred), lambda: time.monotonic() > deadline_s,
         )  # fmt: skip
+        sampled = self._funnel.wants()
+        best_only = exchange.open_bids == 1 and not sampled
+        decision = decided(best_only=best_only)
         if decision.taste:
             self._counts[self._tastes[decision.taste]] += 1
-        if self._funnel.wants():
-            self._funnel.ask(
-                request, privacy, user, serving.snapshot, now_us, endpoint.exchange, endpoint.name, decision
-            )
+        if sampled:
+            self._funnel.ask(request, privacy, user, snapshot, now_us, exchange, endpoint.name, decision)
         if decision.reason is not Reason.BID:
             return self._no_bids(decision.reason, arrived_s, request, endpoint)
         issued_s = self._budgets.now_s()
-        chosen: list[tuple[Offer, int]] = []
-        for imp, offers in zip(request.imp, decision.offers, strict=True):
-            if offers:
-                hold_s = self._hold_s(request, imp)
-                take = partial(self._take, request, imp, serving, issued_s, hold_s)
-                sent = choose(imp, offers, serving.snapshot, endpoint.exchange.open_bids, take)
-                chosen += [(offer, hold_s) for offer in sent]
+        chosen = self._choose(request, decision, serving, issued_s, exchange.open_bids)
+        if not chosen and best_only:  # seldom: the money ran out with this very bid
+            decision = decided()
+            chosen = self._choose(request, decision, serving, issued_s, exchange.open_bids)
         if not chosen:
             return self._no_bids(Reason.BUDGET, arrived_s, request, endpoint)
         try:
@@ -239,6 +239,18 @@ class Bidder:
             for offer, hold_s in chosen:  # nothing of it was sent, so nothing of it can cost anything
                 self._give_back(request, serving, offer, issued_s, hold_s)
             raise
+
+    def _choose(
+        self, request: Request, decision: Decision, serving: Serving, issued_s: int, open_bids: int
+    ) -> list[tuple[Offer, int]]:
+        """The offers to send, their money reserved, and for how many seconds it is."""
+        chosen: list[tuple[Offer, int]] = []
+        for imp, offers in zip(request.imp, decision.offers, strict=True):
+            if offers:
+                hold_s = self._hold_s(request, imp)
+                take = partial(self._take, request, imp, serving, issued_s, hold_s)
+                chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take)]
+        return chosen
 
     def _sent(
         self,
@@ -286,7 +298,7 @@ class Bidder:
                 self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            known, assigned.arm_of.get(serving.snapshot.by_ad[offer.ad_index].id, ""))
+                            known, assigned.arm_of.get(serving.snapshot.names[offer.ad_index], ""))
                 )  # fmt: skip
         counts = self._counts
         counts[self._bids_slot] += len(bids)
@@ -304,17 +316,17 @@ class Bidder:
             if quote.how:
                 self._counts[self._shaded[quote.how]] += 1
                 self._counts[self._explored] += quote.explored != 0
-            self._saw(serving.snapshot.by_ad[offer.ad_index].id, quote)
+            self._saw(serving.snapshot.names[offer.ad_index], quote)
 
     def _take(self, request: Request, imp: Imp, serving: Serving, issued_s: int, hold_s: int, offer: Offer) -> bool:
         """Reserve what a bid can cost; a test costs nothing."""
-        campaign = serving.snapshot.by_ad[offer.ad_index].id
+        campaign = serving.snapshot.names[offer.ad_index]
         cost = reserved_micros(offer.price_usd_micros, multiplier_milli(imp))
         return bool(request.test) or self._budgets.reserve(campaign, cost, issued_s, hold_s)
 
     def _give_back(self, request: Request, serving: Serving, offer: Offer, issued_s: int, hold_s: int) -> None:
         if not request.test:
-            campaign = serving.snapshot.by_ad[offer.ad_index].id
+            campaign = serving.snapshot.names[offer.ad_index]
             cost = reserved_micros(offer.price_usd_micros, multiplier_milli(request.imp[offer.imp_index]))
             self._budgets.unreserve(campaign, cost, issued_s, hold_s)
 

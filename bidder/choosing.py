@@ -6,7 +6,7 @@ beside it. A dynamic pod gets ads of different advertisers, dearest by the secon
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bidder.decide import Offer, pod_of
+from bidder.offers import Offer, pod_of
 from bidder.openrtb import Imp
 from bidder.openrtb_media import Timed
 from bidder.snapshot import Snapshot

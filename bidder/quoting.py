@@ -21,6 +21,9 @@ WIDTH = 0.3
 """Largest |ln| of the factor a price is varied by."""
 
 
+LEAST = 1e-9  # click probability
+
+
 class Quote(Struct, frozen=True, gc=False):
     """How a bid came about, for the log. worth: value after pace, CPM micro-USD. bid: of a first-price auction, before
     floor and ceiling. how: `landscape.How`, "" in other auctions. chance: of winning, 0 = not known. quality: mean ln
@@ -79,8 +82,7 @@ class Quotes:
         shaded = landscape.shade(terms, worth)
         chance = 0.0 if math.isnan(shaded.chance) else shaded.chance
         share = self._snapshot.settings.explore_share
-        unit = self._unit(ad)
-        if not share or place(b"explore", unit) >= share:
+        if not share or place(b"explore", unit := self._unit(ad)) >= share:
             return Quote(worth, pace, shaded.bid, shaded.how, chance, self._quality, 0.0, 1 - share, terms)
         factor = WIDTH * (2 * place(b"explore by", unit) - 1)
         bid = min(worth, shaded.bid * math.exp(factor))
@@ -96,11 +98,15 @@ class Quotes:
         snapshot = self._snapshot
         quality = math.nan
         if snapshot.model is not None and self._chances:
-            self._quality = quality = sum(math.log(max(p, 1e-9)) for p in self._chances) / len(self._chances)
+            self._quality = quality = sum(map(math.log, self._likely())) / len(self._chances)
         self._terms = landscape.terms(snapshot.landscape, self._where, quality, snapshot.settings.first_price_keep)
 
+    def _likely(self) -> Sequence[float]:
+        """The chances, none of them so small that its logarithm alone would tell."""
+        return self._chances if min(self._chances) >= LEAST else [max(p, LEAST) for p in self._chances]
+
     def _pace(self, ad: int) -> Pace:
-        return self._snapshot.paces.of.get(self._snapshot.by_ad[ad].id, FULL)
+        return self._snapshot.paces.of.get(self._snapshot.names[ad], FULL)
 
     def _unit(self, ad: int) -> bytes:
-        return f"{self._request}|{self._snapshot.by_ad[ad].id}".encode()
+        return f"{self._request}|{self._snapshot.names[ad]}".encode()

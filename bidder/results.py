@@ -82,7 +82,7 @@ class Results(Struct, frozen=True):
             return np.zeros(len(candidates))
         forest = side.model.forest
         raw = forest.candidate_scores(forest.request_mask(request), side.masks, candidates, pairs)
-        return side.model.predicted(raw)
+        return side.model.predicted(np.array(raw))
 
     @staticmethod
     def _highest(side: Side | None, ads: int) -> Floats:

@@ -1,6 +1,5 @@
 """Click probabilities of the candidates of one imp: one call of the forest, or the prior without a model."""
 
-import numpy as np
 from msgspec import Struct
 
 from bidder.results import PAID_RESULTS
@@ -8,7 +7,6 @@ from bidder.snapshot import Snapshot
 from bidder.view import View
 from models import features
 from models.features import Context
-from models.forest import sigmoid
 
 
 class Scores(Struct, frozen=True, gc=False):
@@ -28,18 +26,19 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     model, masks = snapshot.model, snapshot.masks
     if model is None or masks is None:
         chances = [snapshot.settings.prior_ctr] * len(candidates)
-        expected = [
-            0.0 if snapshot.by_ad[ad].goal in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates
-        ]
+        expected = [0.0 if snapshot.goals[ad] in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates]
         return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
     request = features.request_values(model.vocabulary, where, user, seen.now_us)
     ads = snapshot.ads
     pairs = features.pair_rows([ads[i] for i in candidates], where, user, seen.now_us)
     raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
-    found = model.calibrate(sigmoid(raw))
-    if snapshot.ratios is not None:
-        found = np.minimum(1.0, found * snapshot.ratios[candidates])
-    chances = found.tolist()
-    goals = [snapshot.by_ad[ad].goal for ad in candidates]
-    return Scores(chances, snapshot.results.expected(goals, chances, candidates, request, pairs), request, pairs)
+    chances = model.chances(raw)
+    ratios = snapshot.ratios
+    if ratios is not None:
+        chances = [min(1.0, chance * ratios[ad]) for ad, chance in zip(candidates, chances, strict=True)]
+    expected = chances
+    if snapshot.by_results:
+        goals = [snapshot.goals[ad] for ad in candidates]
+        expected = snapshot.results.expected(goals, chances, candidates, request, pairs)
+    return Scores(chances, expected, request, pairs)

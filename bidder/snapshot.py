@@ -16,8 +16,8 @@ from bidder.creatives import Creative
 from bidder.experiments import Experiment
 from bidder.index import Index
 from bidder.pacing import Pace
-from bidder.pricing import value_micros
-from bidder.results import Results
+from bidder.pricing import Goal, value_micros
+from bidder.results import PAID_RESULTS, Results
 from bidder.results import build as results_of
 from bidder.tastes import UNKNOWN, Tastes
 from bidder.topics import Topics
@@ -59,11 +59,12 @@ class Snapshot(Struct, frozen=True):
 
     Ads stand in falling order of `bounds`, the most a thousand impressions of them can be worth in CPM micro-USD, so
     the lowest bits of an index mask are the best candidates. owners: position in `portfolio.campaigns` of an ad's
-    campaign; by_ad: that campaign. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
+    campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether any is paid by what follows a
+    click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
     mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
     features per ad. version: names this in logs. landscape: of prices, None = not known. paces and the
     index's topics: the parts that change under a snapshot, by reference. results: models of what follows a click.
-    ratios: float64 (ads,), factors on click probabilities from what was clicked lately; None = all 1.
+    ratios: per ad, factors on click probabilities from what was clicked lately; None = all 1.
     tastes: the space that users and ads have directions in.
     """
 
@@ -73,6 +74,10 @@ class Snapshot(Struct, frozen=True):
     ads: tuple[Ad, ...]
     owners: tuple[int, ...]
     by_ad: tuple[Campaign, ...]
+    names: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    prices: tuple[int, ...]
+    by_results: bool
     creatives: tuple[Creative, ...]
     bounds: tuple[int, ...]
     lengths: tuple[float, ...]
@@ -86,7 +91,7 @@ class Snapshot(Struct, frozen=True):
     paces: Paces
     experiments: tuple[Experiment, ...]
     results: Results = Results()
-    ratios: npt.NDArray[np.float64] | None = None
+    ratios: tuple[float, ...] | None = None
     tastes: Tastes = UNKNOWN
 
     def mask_of(self, campaigns: Iterable[str]) -> int:
@@ -159,6 +164,10 @@ def build(
         ads=tuple(ads[i] for i in order),
         owners=owners,
         by_ad=tuple(campaign for _, campaign, _ in rows),
+        names=tuple(campaign.id for _, campaign, _ in rows),
+        goals=tuple(campaign.goal for _, campaign, _ in rows),
+        prices=tuple(campaign.price_micros for _, campaign, _ in rows),
+        by_results=any(campaign.goal in PAID_RESULTS for campaign in portfolio.campaigns),
         creatives=tuple(creative for _, _, creative in rows),
         bounds=tuple(bounds[i] for i in order),
         lengths=tuple(0.0 if creative.clip is None else creative.clip.duration_s for _, _, creative in rows),
@@ -172,7 +181,7 @@ def build(
         paces=paces or Paces(),
         experiments=experiments,
         results=results.ordered(order),
-        ratios=None if factors is None else factors[order],
+        ratios=None if factors is None else tuple(factors[order].tolist()),
         tastes=tastes,
     )
 

@@ -24,11 +24,12 @@ from bidder.bidding import Answer, Bidder, bid_event, new_worker, user_uid
 from bidder.bidlog import BidLog
 from bidder.budget import Budgets
 from bidder.config import BidderConfig
-from bidder.decide import Decision, Offer, decide, priced
+from bidder.decide import Decision, decide
 from bidder.endpoints import PREFIX, Endpoint, Endpoints
 from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
+from bidder.offers import Auction, Offer, priced
 from bidder.openrtb import Reason, Request
 from bidder.overload import Pressure
 from bidder.pricing import bid_currency, floor_micros
@@ -282,7 +283,10 @@ def _before(
 def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> list[Step]:
     def whole() -> None:
         for case in cases:
-            decide(case.request, case.privacy, case.user, snapshot, case.seen.now_us, endpoint.exchange, EXCHANGE)
+            decide(
+                case.request, case.privacy, case.user, snapshot, case.seen.now_us, endpoint.exchange, EXCHANGE,
+                best_only=True,
+            )  # fmt: skip
 
     def viewing() -> None:
         for case in cases:
@@ -302,7 +306,8 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
             imp = case.request.imp[0]
             currency = bid_currency(case.request.cur, rates) or "USD"
             floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, rates)
-            priced(0, case.candidates, case.scores, case.seen, snapshot, currency, floor, None, case.where)
+            auction = Auction(0, imp, case.seen.at, currency, rates[currency], floor, {}, case.where, 1)
+            priced(auction, case.candidates, case.scores, case.request.id, snapshot)
 
     return [
         Step("decide", "whole", len(cases), whole),

@@ -15,6 +15,7 @@ features, `rows[feature, position in cuts]` is the table row. numpy sorts NaN be
 position for nothing. Memory: (thresholds + categories) x trees x 8 bytes, about 10 MB for 200 trees of 63 leaves.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -181,17 +182,16 @@ class Forest:
 
     def candidate_scores(
         self, request_mask: Masks, masks: Masks, candidates: list[int], pairs: list[list[float]]
-    ) -> Floats:
-        """Raw scores of the candidates of one request, float64 (k,); the bid path's call.
+    ) -> list[float]:
+        """Raw scores of the candidates of one request; the bid path's call.
 
         masks: uint64 (ads, trees), `campaign_masks` of all ads. candidates: rows of it. pairs: pair features of each.
         In C the sum runs in the order of the trees, as LightGBM's does, so the scores are the same to the last bit.
         """
         if self._c_pair is not None:
-            return np.array(
-                self._c_pair.scores(request_mask, masks, candidates, pairs, self._leaf_values, self._first_leaf)
-            )
-        return self.scores(request_mask, masks[candidates], np.array(pairs, dtype=np.float64))
+            return self._c_pair.scores(request_mask, masks, candidates, pairs, self._leaf_values, self._first_leaf)
+        found: list[float] = self.scores(request_mask, masks[candidates], np.array(pairs, dtype=np.float64)).tolist()
+        return found
 
     def scores(self, request_mask: Masks, campaign_masks: Masks, pair_X: Floats) -> Floats:
         """Raw scores of k candidates, float64 (k,): what Booster.predict(raw_score=True) gives, to 1e-12.
@@ -222,6 +222,15 @@ class Forest:
 def sigmoid(scores: Floats) -> Floats:
     """Probabilities of raw scores of a binary model: 1 / (1 + exp(-score))."""
     return 1.0 / (1.0 + np.exp(-scores))
+
+
+def probability(score: float) -> float:
+    """`sigmoid` of one score.
+
+    >>> probability(0.0), probability(-1e6)
+    (0.5, 0.0)
+    """
+    return 1.0 / (1.0 + math.exp(-score)) if score > -700.0 else 0.0  # beyond that exp overflows
 
 
 def _in_c(compiled: ModuleType, side: _Side, trees: int, n_values: int) -> "_kernel.Side":

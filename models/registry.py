@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ from models.artefacts import BadArtefact as BadArtefact
 from models.artefacts import current as current
 from models.artefacts import versions as versions
 from models.features import Vocabulary
-from models.forest import Forest, sigmoid
+from models.forest import Forest, probability, sigmoid
+from models.knots import interpolated
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,15 +98,23 @@ class Model(msgspec.Struct, frozen=True):
     forest: Forest
     vocabulary: Vocabulary
     manifest: Manifest
-    knots_x: Floats
-    knots_y: Floats
     text: str
 
     def calibrate(self, probabilities: Floats) -> Floats:
         """Calibrated probabilities of `sigmoid(scores)`; linear between knots, constant outside them."""
-        if not len(self.knots_x):
+        if not self.manifest.knots_x:
             return probabilities
-        return np.interp(probabilities, self.knots_x, self.knots_y)
+        return np.interp(probabilities, self.manifest.knots_x, self.manifest.knots_y)
+
+    def chances(self, scores: Sequence[float]) -> list[float]:
+        """Calibrated probabilities of a few raw scores, as `calibrate` has them but for rounding.
+
+        For the ten or so candidates of a bid numbers cost 2 us, arrays 10.
+        """
+        xs, ys = self.manifest.knots_x, self.manifest.knots_y
+        if not xs:
+            return [probability(score) for score in scores]
+        return [interpolated(probability(score), xs, ys) for score in scores]
 
     def predicted(self, scores: Floats) -> Floats:
         """What raw scores mean: calibrated probabilities, or amounts where the link is the logarithm."""
@@ -201,9 +210,7 @@ def _read(folder: Path, kind: str, version: str) -> Model:
     ratio = manifest.metrics.get("calibration")
     if ratio is not None and not manifest.forced and not 1 / MOST_OFF <= ratio <= MOST_OFF:
         raise bad(f"it predicted {ratio:.2f} times the clicks there were in its test")
-    return Model(
-        kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, x, y, files["model.txt"].decode()
-    )
+    return Model(kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, files["model.txt"].decode())
 
 
 def require_fresh(root: Path, model: Model, now_us: int, most_h: int) -> None:

@@ -231,10 +231,10 @@ async def test_a_defect_costs_its_request_only_and_no_value_is_logged(tmp_path, 
     async with running(tmp_path, store) as bidder:
         real = bidding.decide
 
-        def broken(request, *rest):
+        def broken(request, *rest, **more):
             if request.id == "boom":
                 raise KeyError("a-raw-id")
-            return real(request, *rest)
+            return real(request, *rest, **more)
 
         monkeypatch.setattr(bidding, "decide", broken)
         found = await asyncio.gather(

@@ -15,10 +15,17 @@ from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
 from models import features
-from models.forest import Forest
+from models.forest import Forest, probability
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot, decision
 
 CAP = {"caps": [{"limit": 3, "window_s": 3_600}]}
+
+
+def uncalibrated(forest: Any, vocabulary: features.Vocabulary) -> Any:
+    return SimpleNamespace(
+        forest=forest, vocabulary=vocabulary, version="v1",
+        calibrate=lambda chances: chances, chances=lambda scores: [*map(probability, scores)],
+    )  # fmt: skip
 
 
 def a_model(logit: Any) -> Any:
@@ -27,11 +34,9 @@ def a_model(logit: Any) -> Any:
         campaign_masks=lambda X: np.zeros((len(X), 1), np.uint64),
         upper_bounds=lambda masks: np.full(len(masks), np.inf),
         request_mask=lambda values: np.zeros(1, np.uint64),
-        candidate_scores=lambda request, masks, candidates, pairs: logit(np.array(pairs)),
+        candidate_scores=lambda request, masks, candidates, pairs: logit(np.array(pairs)).tolist(),
     )
-    return SimpleNamespace(
-        forest=forest, vocabulary=features.Vocabulary({}), calibrate=lambda chances: chances, version="v1"
-    )
+    return uncalibrated(forest, features.Vocabulary({}))
 
 
 def interest_logit(pairs: Any) -> Any:
@@ -77,7 +82,7 @@ def test_the_probability_of_an_offer_is_what_lightgbm_says_about_its_logged_vect
     booster = lightgbm.train(parameters, data, 20)
     forest = Forest.from_model_text(booster.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
     vocabulary = features.Vocabulary({"campaign": ["a", "b"], "country": ["USA"], "exchange": ["x"]})
-    model: Any = SimpleNamespace(forest=forest, vocabulary=vocabulary, calibrate=lambda chances: chances, version="v")
+    model = uncalibrated(forest, vocabulary)
     campaigns = [a_campaign(id=name, goal="cpc", interest="interest.travel") for name in ("a", "b", "c")]
     made = a_snapshot(*campaigns, model=model)
     user = User(tags={tag_id("interest.travel"): 70})
@@ -202,7 +207,7 @@ def a_trained_model() -> Any:
     )
     forest = Forest.from_model_text(booster.model_to_string(), features.N_REQUEST, features.N_CAMPAIGN)
     vocabulary = features.Vocabulary({"campaign": [f"c{i}" for i in range(30)]})
-    return SimpleNamespace(forest=forest, vocabulary=vocabulary, calibrate=lambda chances: chances, version="v")
+    return uncalibrated(forest, vocabulary)
 
 
 @given(
@@ -232,6 +237,8 @@ def test_with_a_model_scoring_few_ads_offers_what_scoring_all_would(
         request = a_request(at=at, imp={"bidfloor": floor})
         offers = decide(request, PrivacyDecision(), user, made, NOW_US, EXCHANGE, "x").offers[0]
         assert all(offer.value_micros <= made.bounds[offer.ad_index] for offer in offers)
+        alone = decide(request, PrivacyDecision(), user, made, NOW_US, EXCHANGE, "x", best_only=True).offers[0]
+        assert alone == offers[:1]
         best.append([(offer.ad_index, offer.value_micros, offer.price_micros) for offer in offers[:1]])
     assert best[0] == best[1]
 

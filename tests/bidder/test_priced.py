@@ -1,6 +1,5 @@
-"""What `decide.priced` offers, held against the rules written down one after the other, without order or early end."""
+"""What `offers.priced` offers, held against the rules written down one after the other, without order or early end."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder.decide import POD_CHOICES, Offer, priced
+from bidder.offers import POD_CHOICES, Auction, Offer, guidance, priced
 from bidder.openrtb import Deal, Imp
 from bidder.pacing import FULL, Pace
 from bidder.pricing import floor_micros, length_floor, price_micros, value_micros
@@ -49,7 +48,7 @@ floors = st.sampled_from([None, 0.0, 0.5, 1.0, 1.5, 3.5])
 ranges = st.fixed_dictionaries(
     {}, optional={"mindur": st.sampled_from(LENGTHS), "maxdur": st.sampled_from(LENGTHS), "bidfloor": floors}
 )
-guidance = st.one_of(
+by_length = st.one_of(
     st.just({}),
     st.builds(lambda x: {"mincpmpersec": x}, st.sampled_from([0.02, 0.1])),
     st.builds(lambda x: {"durfloors": x}, st.lists(ranges, min_size=1, max_size=3)),
@@ -57,7 +56,7 @@ guidance = st.one_of(
 currencies = st.sampled_from([None, "USD", "EUR", "JPY", "ZZZ"])
 deals = st.builds(
     lambda name, floor, currency, at, more: {"id": name, "bidfloor": floor, "bidfloorcur": currency, "at": at, **more},
-    st.sampled_from(["d1", "d2", "d3"]), floors, currencies, st.sampled_from([None, 1, 2, 3, 501]), guidance,
+    st.sampled_from(["d1", "d2", "d3"]), floors, currencies, st.sampled_from([None, 1, 2, 3, 501]), by_length,
 )  # fmt: skip
 imps = st.builds(
     lambda floor, currency, video, audio, pod, offered: {
@@ -66,7 +65,7 @@ imps = st.builds(
         "audio": audio and {"mimes": ["audio/mpeg"], **audio[0]},
         "pmp": offered and {"deals": offered},
     },
-    floors, currencies, st.one_of(st.none(), st.tuples(guidance)), st.one_of(st.none(), st.tuples(guidance)),
+    floors, currencies, st.one_of(st.none(), st.tuples(by_length)), st.one_of(st.none(), st.tuples(by_length)),
     st.booleans(), st.one_of(st.none(), st.lists(deals, min_size=1, max_size=3)),
 )  # fmt: skip
 
@@ -136,14 +135,17 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
     imp = msgspec.convert({k: v for k, v in body.items() if v is not None}, Imp)
     count = len(made.ads)
     chances = data.draw(st.lists(st.sampled_from([1e-6, 0.001, 0.002, 1.0]), min_size=count, max_size=count))
-    seen: Any = SimpleNamespace(at=at, request=SimpleNamespace(id="r1", imp=[imp]))
     offered = imp.pmp.deals if imp.pmp is not None else None
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, RATES)
     scores = Scores(chances, chances, [], [])
-    found = priced(0, list(range(count)), scores, seen, made, currency, floor, offered, WHERE)
+    pod = imp.video is not None and imp.video.poddur
+    auction = Auction(
+        0, imp, at, currency, RATES[currency], floor, guidance(imp), WHERE, max(wanted, POD_CHOICES if pod else 0)
+    )
+    found = priced(auction, list(range(count)), scores, "r1", made)
     expected = slowly(made, imp, at, currency, chances)
     if not offered:  # beside deals nothing is left out
-        expected = expected[: max(wanted, POD_CHOICES if imp.video is not None and imp.video.poddur else 0)]
+        expected = expected[: auction.wanted]
     assert list(found) == expected
     for offer in found:
         pace = made.paces.of.get(made.by_ad[offer.ad_index].id, FULL)

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from bidder import openrtb
 from bidder.bidding import bid_event
 from bidder.config import BidderConfig
-from bidder.decide import Decision, Offer
+from bidder.decide import Decision
 from bidder.gpp_sections import LAYOUTS
+from bidder.offers import Offer
 from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
 from dmp import keys

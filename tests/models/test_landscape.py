@@ -364,10 +364,3 @@ def test_wins_where_the_bid_is_charged_say_no_more_than_that(tmp_path: Path) -> 
     assert set(corrected.kind[data.won > 0]) == {landscape_fit.BELOW}
     assert set(corrected.kind[data.won == 0]) == {landscape_fit.EXACT}
     assert set(landscape_train._truly_first(said_second, []).kind) == {landscape_fit.EXACT}
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30, unique=True), st.floats(-0.5, 1.5))
-def test_interpolation_is_numpys(points: list[float], x: float) -> None:
-    xs = sorted(points)
-    ys = [point**2 for point in xs]
-    assert landscape.interpolated(x, xs, ys) == pytest.approx(float(np.interp(x, xs, ys)), abs=1e-9)
