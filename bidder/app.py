@@ -48,9 +48,11 @@ from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp import keys
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
-from dmp.lookup import Link, Lookup, encode
+from dmp.link import Link
+from dmp.lookup import Lookup
 from dmp.pseudonym import key_ring
 from dmp.store import Store
+from dmp.wire import encode
 
 log = logging.getLogger("tagbid.bidder")
 http_log = logging.getLogger("tagbid.bidder.http")
@@ -154,7 +156,7 @@ class Service:
         )  # fmt: skip
         self._gauges()
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
-            await self.link.execute("SCRIPT", "LOAD", script)
+            await self.link.everywhere("SCRIPT", "LOAD", script)
         self._tasks = [
             asyncio.create_task(
                 serving.follow(
@@ -224,7 +226,7 @@ class Service:
         before, after = _budgets(self.bidder.serving), _budgets(made)
         self.budgets.configure(before | after)
         try:
-            await self.link.execute("PING")  # replies come in order: the leases have been answered
+            await self.link.everywhere("PING")  # replies come in order: the leases have been answered
         except redis.exceptions.RedisError:
             log.warning("the tag store does not answer; new campaigns bid when it does")
         await self._pace(made)
@@ -249,7 +251,8 @@ class Service:
         return index.hot_free != index.everything
 
     def _keep_pace(self, campaign: str, record: bytes) -> None:
-        self.link.send(encode("SET", keys.pace(campaign), record, "EX", KEEP_PACE_S), lambda _: None)
+        key = keys.pace(campaign)
+        self.link.send(key, encode("SET", key, record, "EX", KEEP_PACE_S), lambda _: None)
 
     def _retire(self) -> None:
         self.budgets.configure(_budgets(self.bidder.serving))
@@ -273,7 +276,7 @@ class Service:
         self.budgets.hand_back()
         if self.budgets.accounts():
             try:
-                await self.link.execute("PING")
+                await self.link.everywhere("PING")
             except redis.exceptions.RedisError:
                 log.warning("the tag store does not answer; unused budget is free again when its lease expires")
         await self.lookup.close()
@@ -469,8 +472,16 @@ class Service:
         read(
             "tagbid_store_up",
             lambda: {
-                (("link", "lookup"),): float(self.lookup.link.up),
-                (("link", "notices"),): float(self.link.up),
+                (("link", "lookup"),): self.lookup.link.share_up,
+                (("link", "notices"),): self.link.share_up,
+            },
+        )
+        read(
+            "tagbid_store_redirected_total",
+            lambda: {
+                (("link", name), ("how", how)): float(link.counts[how])
+                for name, link in (("lookup", self.lookup.link), ("notices", self.link))
+                for how in ("moved", "ask")
             },
         )
         read("tagbid_in_flight", lambda: {(): self.bidder.in_flight})

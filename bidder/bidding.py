@@ -59,7 +59,6 @@ DEFECTS = (
 """What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
 
 MAX_TMAX_MS = 10_000.0
-SILENT_S = 0.01  # a store that says nothing for so long is not waited for by more requests than can be decided at once
 _COUNTER_BYTES = 6
 
 
@@ -135,8 +134,10 @@ class Bidder:
         self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
     ) -> Answer | None:
         pressure = self._pressure
-        crowded = pressure.crowded(self.in_flight)
-        if pressure.late(arrived_s) or (crowded and self._lookup.link.silent_s(arrived_s) < SILENT_S):
+        crowded = pressure.crowded(self.in_flight) and pressure.crowded(
+            self.in_flight - self._lookup.link.stuck(arrived_s)
+        )
+        if crowded or pressure.late(arrived_s):
             return self._nothing(Reason.OVERLOAD, arrived_s)
         if endpoint.quota is not None and not endpoint.quota.admit(arrived_s):
             return self._nothing(Reason.RATE_LIMIT, arrived_s)
@@ -155,7 +156,7 @@ class Bidder:
         uid = user_uid(request, endpoint.name, self._ring, self._settings.eid_sources) if privacy.use_ids else None
         if uid is not None and privacy.lookup_tags:
             resume = partial(self._resume, request, endpoint, privacy, uid, self.serving, arrived_s, deadline_s, done)
-            if not crowded and self._lookup.get(uid, deadline_s, resume):
+            if self._lookup.get(uid, deadline_s, resume):
                 self.in_flight += 1
                 return None
             self._counts[self._no_store] += 1

@@ -26,7 +26,8 @@ from typing import Any
 import redis.exceptions
 
 from dmp import keys
-from dmp.lookup import Link, encode
+from dmp.link import Link
+from dmp.wire import encode
 
 LEASE_S = 60
 DAY_S = 86_400
@@ -295,13 +296,14 @@ class Budgets:
     def _send(self, account: Account, wanted: int, shrinks: bool, verb: str, script: str) -> None:
         # A budget of a campaign that left the portfolio is 0 here: then nothing is granted, and leases only shrink.
         self._questions += 1
+        day = keys.spend(account.campaign, account.day)
         command = encode(
-            verb, script, 1, keys.spend(account.campaign, account.day),
+            verb, script, 1, day,
             self.worker, account.budget, wanted, self._lease_s + account.hold_s, KEEP_S,
             account.pending + account.refused, self._questions,
         )  # fmt: skip
         if not self._link.send(
-            command, partial(self._synced, account, wanted, shrinks, account.hold_s, account.ended, verb)
+            day, command, partial(self._synced, account, wanted, shrinks, account.hold_s, account.ended, verb)
         ):
             account.syncing = False
 

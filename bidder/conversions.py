@@ -20,7 +20,7 @@ from bidder.notices import SCRIPT, SHA1, STREAM_MAX
 from bidder.prices import PriceUnusable, price_micros
 from bidder.tokens import SKEW_S, Forged, Signer, Token
 from dmp import events, keys
-from dmp.lookup import Link
+from dmp.link import Link
 from dmp.schema import NO_UID
 
 MAX_ORDER_CHARS = 256

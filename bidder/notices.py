@@ -28,7 +28,7 @@ from bidder.prices import PriceUnusable, reported_micros
 from bidder.tokens import ONE_MILLI, SKEW_S, Forged, Signer, Token
 from bidder.vast import EVENTS
 from dmp import events, keys
-from dmp.lookup import Link
+from dmp.link import Link
 
 Kind = Literal["win", "billing", "loss", "impression", "click", "viewable", "progress"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

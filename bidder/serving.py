@@ -24,7 +24,7 @@ from bidder.tokens import text_field
 from bidder.topics import Topics
 from dmp import keys
 from dmp.errors import TagbidError
-from dmp.lookup import Link
+from dmp.link import Link
 from models import artefacts, landscape, live, registry
 from models.live import Cost, Ratio
 from models.registry import BadArtefact, Model

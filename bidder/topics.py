@@ -17,7 +17,7 @@ import redis.exceptions
 from bidder.metrics import Metrics
 from dmp import keys, taxonomy
 from dmp.errors import CorruptRecord
-from dmp.lookup import Link
+from dmp.link import Link
 from dmp.trends import Hot, decode
 
 log = logging.getLogger("tagbid.bidder")

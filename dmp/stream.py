@@ -28,8 +28,8 @@ from dmp.acts import Act, Understanding
 from dmp.draft import Draft
 from dmp.errors import BadEvents, CorruptRecord
 from dmp.events import Behaviour
-from dmp.lookup import encode
 from dmp.schema import Realtime, Uid
+from dmp.wire import encode
 
 MAX_TIME_US = 2**53  # the year 2255
 PRUNE_FROM = 32 * marks.BYTES  # below, old marks are not worth looking for

@@ -43,7 +43,8 @@ from bidder.tokens import Signer, bid_id_text, load_keys, text_field
 from bidder.view import View, context, view
 from dmp import events
 from dmp.errors import TagbidError
-from dmp.lookup import Link, Lookup
+from dmp.link import Link
+from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
 from dmp.store import Store, read_users

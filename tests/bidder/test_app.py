@@ -162,7 +162,7 @@ async def test_with_the_store_standing_still_bids_go_on_in_time_and_without_the_
 async def test_a_capped_campaign_does_not_bid_when_the_contacts_cannot_be_read(tmp_path, store):
     async with running(tmp_path, store, CAPPED) as bidder:
         assert (await bidder.bid(body_of_user()))[0] == 200
-        bidder.service.lookup.link._wire.abort()
+        bidder.service.lookup.link.lines[0].drop()
         assert (await bidder.bid(body_of_user()))[0] == 204
 
 

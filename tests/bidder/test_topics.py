@@ -15,7 +15,7 @@ from bidder.targeting import eligible
 from bidder.topics import Topics
 from bidder.view import view
 from dmp import keys, trends
-from dmp.lookup import Link
+from dmp.link import Link
 from dmp.schema import NOBODY
 from dmp.taxonomy import normal
 from dmp.trends import Hot, stated

@@ -15,6 +15,7 @@ import redis.backoff
 import redis.retry
 
 from dmp.cluster import SLOTS
+from dmp.cluster import slot as cluster_slot
 from dmp.store import Store, server_binary
 
 NODE_TIMEOUT_MS = 600  # a silent node is taken for dead after about so long
@@ -52,7 +53,7 @@ class Server:
         self.bus = bus
         self.url = f"redis://127.0.0.1:{port}"
         self._folder = folder
-        folder.mkdir()
+        folder.mkdir(parents=True)
         self.start()
         self.client = redis.Redis.from_url(
             self.url, socket_timeout=5, retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0), protocol=2
@@ -97,6 +98,7 @@ class Cluster:
         self.servers = [Server(folder / f"node{n}", ports[2 * n], ports[2 * n + 1]) for n in range(count)]
         self.primaries = self.servers[:3]
         self.replica = self.servers[3] if replica else None
+        self._moved: dict[int, Server] = {}
 
     def join(self) -> None:
         """Make one cluster of the servers; returns when all of them know."""
@@ -133,8 +135,14 @@ class Cluster:
         return Store(self.url)
 
     def owner(self, slot: int) -> Server:
-        """The primary that has a slot, as it was laid out at the start."""
-        return next(server for n, server in enumerate(self.primaries) if slot < SLOTS * (n + 1) // 3)
+        """The primary that has a slot, as it was laid out and moved by us."""
+        return self._moved.get(slot) or next(
+            server for n, server in enumerate(self.primaries) if slot < SLOTS * (n + 1) // 3
+        )
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a key where it belongs."""
+        self.owner(cluster_slot(key)).client.set(key, value)
 
     def flush(self) -> None:
         for server in self.primaries:
@@ -155,6 +163,7 @@ class Cluster:
         new = target.id
         for server in (target, source, *(s for s in self.primaries if s not in (source, target))):
             server.cluster("SETSLOT", slot, "NODE", new)
+        self._moved[slot] = target
 
     def close(self) -> None:
         for server in self.servers:

@@ -8,7 +8,8 @@ import redis.exceptions
 
 from dmp import codec, keys
 from dmp.config import DmpConfig
-from dmp.lookup import Link, Lookup
+from dmp.link import Link
+from dmp.lookup import Lookup
 from dmp.schema import NOBODY, Tag, User
 from dmp.store import open_store
 
@@ -167,7 +168,7 @@ async def test_a_killed_store_is_found_again_when_it_is_back(tmp_path, monkeypat
 async def test_every_read_ends_once_when_the_connection_breaks(store, client):
     lookup = await started(store)
     futures = [read(lookup, uid) for uid in UIDS]
-    lookup.link._wire.abort()
+    lookup.link.lines[0].drop()
     assert await asyncio.gather(*futures) == [None] * len(UIDS)
     assert lookup.counts["error"] == len(UIDS)
     await lookup.close()
