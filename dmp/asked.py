@@ -11,11 +11,14 @@ from typing import Any
 
 import redis.exceptions
 
-from dmp.lookup import Link
+from dmp.link import Link, key_of
+from dmp.wire import encode
+
+Command = Sequence[bytes | str | int]
 
 
-async def ask_all(link: Link, commands: Sequence[bytes]) -> list[Any]:
-    """The replies to encoded commands (`dmp.lookup.encode`), in their order.
+async def ask_all(link: Link, commands: Sequence[Command]) -> list[Any]:
+    """The replies to commands, in their order; each names its key first.
 
     Raises redis.exceptions.RedisError when the store cannot be asked, fails, or refuses one; the others may be done.
     """
@@ -26,7 +29,7 @@ async def ask_all(link: Link, commands: Sequence[bytes]) -> list[Any]:
     return replies
 
 
-async def ask_each(link: Link, commands: Sequence[bytes]) -> list[Any]:
+async def ask_each(link: Link, commands: Sequence[Command]) -> list[Any]:
     """As `ask_all`, with the redis.exceptions.RedisError of a command in its reply's place."""
     if not commands:
         return []
@@ -42,7 +45,7 @@ async def ask_each(link: Link, commands: Sequence[bytes]) -> list[Any]:
             done.set_result(None)
 
     for place, command in enumerate(commands):
-        if not link.send(command, partial(take, place)):
+        if not link.send(key_of(command) or b"", encode(*command), partial(take, place)):
             take(place, redis.exceptions.ConnectionError("the tag store does not answer"))
     await done
     return replies

@@ -22,7 +22,6 @@ from dmp.errors import CorruptRecord
 from dmp.events import Behaviour
 from dmp.incoming import Format, Taken, Unusable
 from dmp.limits import Refused
-from dmp.lookup import encode
 from dmp.optout import marks_in
 from dmp.schema import NO_UID, Uid
 
@@ -76,13 +75,13 @@ async def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
     gone = await opted_out(desk, set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID})
     now_us = _now_us()
     kept = (streams.clamp(incoming.without(event, gone) if gone else event, now_us) for event in happened)
-    await ask_all(desk.link, [encode(*parts) for parts in streams.commands(kept, desk.config.stream.partitions)])
+    await ask_all(desk.link, list(streams.commands(kept, desk.config.stream.partitions)))
 
 
 async def opted_out(desk: Desk, uids: Iterable[Uid]) -> set[Uid]:
     """Those of the users who want no personalised advertising, or are children (P-32); one round trip."""
     asked = list(uids)
-    records = await ask_all(desk.link, [encode(b"GET", keys.audiences(uid)) for uid in asked])
+    records = await ask_all(desk.link, [(b"GET", keys.audiences(uid)) for uid in asked])
     return {uid for uid, record in zip(asked, records, strict=True) if _refuses(record)}
 
 

@@ -13,7 +13,8 @@ from dmp import permission, seeds, store
 from dmp.catalogue import Catalogue, Principal
 from dmp.config import DmpConfig
 from dmp.limits import Buckets, Rates, Refused
-from dmp.lookup import Link, Lookup
+from dmp.link import Link
+from dmp.lookup import Lookup
 from dmp.pressure import Pressure
 from dmp.pseudonym import KeyRing
 from dmp.remembered import Remembered

@@ -134,12 +134,12 @@ class Link:
     async def execute(self, *parts: bytes | str | int) -> Any:
         """One command and its reply. Raises redis.exceptions.RedisError."""
         command = encode(*parts)
-        reply = await self._reply(_key(parts), command)
+        reply = await self._reply(key_of(parts), command)
         for _ in range(TRIES):
             if not isinstance(reply, redis.exceptions.TryAgainError):
                 break
             await asyncio.sleep(TRY_AGAIN_S)
-            reply = await self._reply(_key(parts), command)
+            reply = await self._reply(key_of(parts), command)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -282,14 +282,15 @@ async def _first_up(lines: Collection[Line]) -> Line:
                 wait.cancel()
 
 
-def _key(parts: Sequence[bytes | str | int]) -> bytes | None:
+def key_of(parts: Sequence[bytes | str | int]) -> bytes | None:
     """The first key of a command; None for one without.
 
-    >>> _key(("GET", "a")), _key(("EVALSHA", "0" * 40, 1, b"b", "x")), _key(("PING",))
+    >>> key_of(("GET", "a")), key_of(("EVALSHA", "0" * 40, 1, b"b", "x")), key_of((b"PING",))
     (b'a', b'b', None)
     """
-    at = 3 if parts[0] in ("EVAL", "EVALSHA") else 1
-    if parts[0] in _KEYLESS or len(parts) <= at:
+    verb = parts[0].decode() if isinstance(parts[0], bytes) else parts[0]
+    at = 3 if verb in ("EVAL", "EVALSHA") else 1
+    if verb in _KEYLESS or len(parts) <= at:
         return None
     key = parts[at]
     return key if isinstance(key, bytes) else str(key).encode()

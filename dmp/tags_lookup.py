@@ -21,7 +21,6 @@ from dmp import keys, limits
 from dmp.asked import ask_each
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.limits import Refused
-from dmp.lookup import encode
 from dmp.permission import allowed
 from dmp.realtime import realtime_tags
 from dmp.schema import NOBODY, IdType, Uid, User
@@ -113,7 +112,7 @@ async def read(desk: Desk, uids: Iterable[Uid]) -> Mapping[Uid, User | None]:
     Raises Refused (503) when that is so of all.
     """
     asked = dict.fromkeys(uids)
-    replies = await ask_each(desk.link, [encode(b"MGET", *keys.user_keys(uid)) for uid in asked])
+    replies = await ask_each(desk.link, [(b"MGET", *keys.user_keys(uid)) for uid in asked])
     found = dict(zip(asked, map(desk.lookup.decode, replies), strict=True))
     if found and all(user is None for user in found.values()):
         raise Refused(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "1"})
