@@ -15,7 +15,7 @@ A name freed by an expired or refused audience may be used again: old membership
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import msgspec
 import redis
 
-from dmp import keys
+from dmp import codec, keys
 from dmp.errors import CorruptRecord, DmpError
 from dmp.schema import Uid
 
@@ -129,6 +129,23 @@ def add_members(client: redis.Redis, audience: str, uids: Iterable[Uid], expires
                 raise CorruptRecord(f"audience record of user {keys.text(uid).decode()} is of an unknown version")
             members += result >= 0
     return members
+
+
+def rearranged(record: bytes | None, wanted: Mapping[int, int], now_s: int) -> tuple[bytes, int]:
+    """(a user's audience record, unix second it ends or 0 for never) once it says what is wanted; b"" when it does.
+
+    wanted: {audience number: unix second the user leaves it, which may be past}; other memberships stay until they end.
+    Of more than MAX_MEMBERSHIPS none is added.
+    """
+    held = [] if record is None else codec.decode_audiences(record)
+    wanted = {number: ends_s for number, ends_s in wanted.items() if ends_s > now_s or number in dict(held)}
+    if all(dict(held).get(number) == ends_s for number, ends_s in wanted.items()):
+        return b"", 0
+    kept = [(number, ends_s) for number, ends_s in held if number not in wanted and (not ends_s or ends_s > now_s)]
+    lasting = sorted((number, ends_s) for number, ends_s in wanted.items() if ends_s > now_s)
+    new = [*kept, *lasting[: max(0, MAX_MEMBERSHIPS - len(kept))]]
+    ends = [ends_s for _, ends_s in new]
+    return codec.encode_audiences(new), 0 if 0 in ends else max(ends, default=now_s + 1)
 
 
 def batches(uids: Iterable[Uid]) -> Iterator[list[Uid]]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import redis
 
-from dmp import decisions, keys, streams
+from dmp import decisions, keys, streams, unsettled
 from dmp.acts import understanding
 from dmp.config import DmpConfig
 from dmp.detect import watcher
@@ -195,8 +195,7 @@ class Consumer:
     ) -> None:
         turn = processor.apply(entries, int(time.time()), again)
         pipe = client.pipeline(transaction=True)  # one slot: acknowledged, set aside and counted together
-        for why, record in turn.aside:
-            pipe.xadd(keys.late_events(partition), {"why": why, "record": record})
+        unsettled.add(pipe, partition, turn.aside)
         for name in turn.counts.__struct_fields__:
             if more := getattr(turn.counts, name):
                 pipe.hincrby(keys.event_counts(partition), name, more)

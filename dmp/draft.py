@@ -13,6 +13,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 from dmp import realtime
 from dmp.acts import Act
@@ -31,7 +32,7 @@ from dmp.realtime import (
     MAX_KEYWORDS,
     MAX_RAISED,
     MAX_RECENT,
-    MAX_TAGS,
+    MOMENT_ROW,
     PURCHASE,
     RAISED_ROW,
     RECENT_ROW,
@@ -39,6 +40,8 @@ from dmp.realtime import (
     TILE_ROW,
     VERSION,
     Basket,
+    Moment,
+    Recent,
     landmark_us,
 )
 from dmp.schema import Realtime
@@ -66,6 +69,7 @@ class Draft:
         self._hours, self._days, self._recent = bytearray(), bytearray(), b""
         self._rest, self._rest_rows = b"", (0, 0, 0)
         self._small: _Small | None = None
+        self._moments = b""
 
     def _read(self, data: bytes) -> None:
         tags, hours, days, recent, _, _, raised = realtime.ends(data)
@@ -81,6 +85,7 @@ class Draft:
         self._hours, self._days = bytearray(data[tags:hours]), bytearray(data[hours:days])
         self._recent = data[days:recent]
         self._rest, self._rest_rows = data[recent:raised], (carts, keywords, raised_rows)
+        self._moments = data[raised + 1 : realtime.moments_end(data)]
         self._landmarks = landmark_us(self.newest_us, 0), landmark_us(self.newest_us, 1), landmark_us(self.newest_us, 2)
 
     def add(self, act: Act) -> None:
@@ -100,14 +105,28 @@ class Draft:
         self._events = min(self._events + 1, MAX_EVENTS)
         self._spent = min(self._spent + spent, MAX_SPENT)
 
-    def raise_tag(self, tag: int, until_s: int) -> None:
-        """Hold a tag until a unix second, whatever it was before; 0 withdraws it. The MAX_RAISED that end last stay."""
-        raised = self._open().raised
-        if until_s:
-            raised[tag] = until_s
-            _keep_latest(raised, MAX_RAISED)
-        else:
-            raised.pop(tag, None)
+    @property
+    def moments(self) -> list[Moment]:
+        return [Moment(*row) for row in MOMENT_ROW.iter_unpack(self._moments)]
+
+    @property
+    def recent(self) -> list[Recent]:
+        return [Recent(*row) for row in RECENT_ROW.iter_unpack(self._recent)]
+
+    @property
+    def evicted(self) -> int:
+        """Tags that ever had to go; what `finish` drops is counted by then."""
+        return self._evicted
+
+    def judge(self, moments: Sequence[Moment], raised: Mapping[int, int]) -> None:
+        """Hold what the rules say now in the place of what they said before: `Parts.moments`, `Parts.raised`.
+
+        Of more than MAX_RAISED tags, those that end last stay.
+        """
+        self._moments = realtime.pack_moments(moments)[1:]
+        small = self._open()
+        small.raised = dict(raised)
+        _keep_latest(small.raised, MAX_RAISED)
 
     def finish(self, nonce: bytes) -> bytes:
         """The record. nonce: 8 bytes that no record of this user had before."""
@@ -115,14 +134,36 @@ class Draft:
         if self._small is not None:
             rest, rows = self._small.pack()
         hours, days = len(self._hours) // TILE_ROW.size, len(self._days) // TILE_ROW.size
-        recent = len(self._recent) // RECENT_ROW.size
+        recent, moments = len(self._recent) // RECENT_ROW.size, len(self._moments) // MOMENT_ROW.size
+        self._evict(len(self._ids) - realtime.tags_that_fit(hours + days, recent, *rows, moments))
         head = HEAD.pack(
             VERSION, len(self._ids), hours, days, recent, *rows,
             nonce, max(0, self.newest_us), self._spent, self._events, self._evicted,
         )  # fmt: skip
-        short, day, long = self._sums
-        tags = _bytes(self._ids), _bytes(short), _bytes(day), _bytes(long)
-        return b"".join((head, *tags, self._hours, self._days, self._recent, rest))
+        sums = map(_bytes, self._sums)
+        return b"".join(
+            (
+                head,
+                _bytes(self._ids),
+                *sums,
+                self._hours,
+                self._days,
+                self._recent,
+                rest,
+                bytes((moments,)),
+                self._moments,
+            )
+        )
+
+    def _evict(self, surplus: int) -> None:
+        """Drop so many of the weakest tags, of equal ones those with the higher ids."""
+        if surplus <= 0:
+            return
+        order = sorted(range(len(self._ids)), key=lambda i: (-self._sums[2][i], i))
+        for i in sorted(order[-surplus:], reverse=True):
+            for column in (self._ids, *self._sums):
+                column.pop(i)
+        self._evicted = min(self._evicted + surplus, MAX_EVENTS)
 
     def _advance(self, time_us: int) -> None:
         """Make `time_us` the newest event's: landmarks move on, and what is too old now goes."""
@@ -155,12 +196,6 @@ class Draft:
         short[i] += weight * math.exp((time_us - t_short) / TAU_US[0])
         day[i] += weight * math.exp((time_us - t_day) / TAU_US[1])
         long[i] += weight * math.exp((time_us - t_long) / TAU_US[2])
-        if len(ids) > MAX_TAGS:
-            weakest = min(long)
-            i = max(i for i, value in enumerate(long) if value == weakest)
-            for column in (ids, short, day, long):
-                column.pop(i)
-            self._evicted = min(self._evicted + 1, MAX_EVENTS)
 
     def _remember(self, time_us: int, kind: int, tag: int) -> None:
         held = self._recent

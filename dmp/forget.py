@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from dmp import audiences, bitmaps, identity, keys, offline
+from dmp import audiences, bitmaps, identity, keys, offline, unsettled
 from dmp.config import DmpConfig
 from dmp.errors import DmpError, StoreUnavailable
 from dmp.forgotten import Forgotten, digest
@@ -29,7 +29,7 @@ from dmp.grouped import grouped
 from dmp.schema import NO_UID, Uid
 
 REWRITE_S = 600.0  # longest wait for the server to write its log anew
-STREAMS = re.compile(rb"(events|late|notices):\{[em][0-9]+\}")
+STREAMS = re.compile(rb"(events|notices):\{[em][0-9]+\}")
 BLOCK_BYTES = 1 << 22
 _SCRIPT = (Path(__file__).parent / "forget.lua").read_text()
 Progress = Callable[[str, int, int], None]
@@ -65,15 +65,16 @@ def forget(
     root = Path(config.data_dir)
     Forgotten(root).add(uids)
     with offline.only_build(root / "generations"):
-        return _erase(root, client, uids, now_us, also, progress)
+        return _erase(config, client, uids, now_us, also, progress)
 
 
 def _erase(
-    root: Path, client: redis.Redis, uids: Sequence[Uid], now_us: int, also: Sequence[Path], progress: Progress
+    config: DmpConfig, client: redis.Redis, uids: Sequence[Uid], now_us: int, also: Sequence[Path], progress: Progress
 ) -> Receipt:
-    started = time.monotonic()
+    root, started = Path(config.data_dir), time.monotonic()
     try:
         entries = sum(_out_of_stream(client, key, uids) for key in _streams(client))
+        unsettled.forget(client, config.stream.partitions, uids)
         erased = _keys_of(client, uids)
         _rewrite_log(client)
     except redis.RedisError as error:

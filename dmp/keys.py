@@ -17,7 +17,7 @@
 | `cost:{m<p>}:<campaign>` | string | 2 d | models.costs | today's spend and the conversions it brings |
 | `notices:{m<p>}` | stream | trimmed | bidder.notices | acknowledged notices as `dmp.events` records |
 | `events:{e<p>}` | stream | trimmed | dmp.streams | behaviour as `dmp.events` records, several an entry |
-| `late:{e<p>}` | stream | until folded in | dmp.consumer | records that only the nightly batch can count |
+| `unsettled:{e<p>}` | sorted set | until settled | dmp.unsettled | users whom only the nightly batch counts exactly |
 | `counts:{e<p>}` | hash | 30 d idle | dmp.consumer | what became of events, see dmp.stream.Counts |
 | `owner:{e<p>}` | string | seconds | dmp.consumer | which consumer works on this partition |
 | `consumers` | sorted set | seconds | dmp.consumer | consumers of the event stream by when last heard of |
@@ -121,8 +121,8 @@ def events(partition: int) -> bytes:
     return b"events:{e%d}" % partition
 
 
-def late_events(partition: int) -> bytes:
-    return b"late:{e%d}" % partition
+def unsettled(partition: int) -> bytes:
+    return b"unsettled:{e%d}" % partition
 
 
 def event_counts(partition: int) -> bytes:

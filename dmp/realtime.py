@@ -12,15 +12,22 @@ purchase 8, else 1; the tag above an interest gets half.
 **Tiles.** Counts by kind in the clock hours of the last day and the UTC days of the last two weeks, both counted back
 from the newest event.
 
-**Size.** At most `MAX_BYTES`. Of more than MAX_TAGS tags, those with the largest 14-day sums stay (on a tie the lower
-id) and `evicted` counts the others; of carts, keywords, raised tags and recent events, the latest stay.
+**Size.** At most `MAX_BYTES`. Tags take what the other tables leave, MAX_TAGS at most and LEAST_TAGS at the least:
+three float64 on which stream and batch agree to 1e-9 are 28 bytes a tag, so 200 tags alone are more than the limit.
+Those with the largest 14-day sums stay, on a tie the lower id, and `evicted` counts the others. That is no function of
+the events, since nobody remembers what an evicted tag had when it comes back: such users are settled by the nightly
+batch (`dmp.settle`). Of carts, keywords, raised tags, moments and recent events, the latest stay.
+
+**Rules.** What trigger rules need to know of a user is kept beside it all as moments: when the latest events came that
+match an atom of some rule (`dmp.detect`).
 
 Version 1, little endian. Head, 40 bytes: u8 version, u8 number of tags, hours, days, recent, carts, keywords, raised;
 8 bytes nonce (new with every write, so that a writer can tell whether it has seen the last one), i64 newest_us,
 i64 spent micros, u32 events, u32 evicted. Then u32 tag[n], f64 short[n], f64 day[n], f64 long[n]; hours and days:
 u32 tile, u16 counts of views, searches, carts, purchases, others, newest first; recent: i64 time_us, u8 kind, u32 tag
 (0 = none), newest first; carts: u32 tag, i64 time_us, u8 kind; keywords: u32 tag, i64 time_us; raised: u32 tag, u32
-until (unix second). Tables end with the record, so that a later version can append.
+until (unix second). Then, from the second release on, u8 number of moments and moments: u32 unix second, u32 atom,
+latest first. Tables end with the record, so that a later version can append.
 """
 
 import math
@@ -38,7 +45,8 @@ from dmp.schema import Realtime
 
 VERSION = 1
 MAX_BYTES = 4096
-MAX_TAGS, MAX_RECENT, MAX_CARTS, MAX_KEYWORDS, MAX_RAISED = 88, 24, 24, 16, 24
+MAX_TAGS, MAX_RECENT, MAX_CARTS, MAX_KEYWORDS, MAX_RAISED, MAX_MOMENTS = 200, 24, 24, 16, 24, 48
+LEAST_TAGS = 76  # that fit beside tables which are all full
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 HOURS, DAYS = 24, 14
 MAX_COUNT = 65_535  # a tile that is full stays full
@@ -61,19 +69,9 @@ RECENT_ROW = struct.Struct("<qBI")
 CART_ROW = struct.Struct("<IqB")
 KEYWORD_ROW = struct.Struct("<Iq")
 RAISED_ROW = struct.Struct("<II")
+MOMENT_ROW = struct.Struct("<II")
 TAG_BYTES = 28
 _F64 = struct.Struct("<d")
-assert (  # noqa: S101 - the limits together keep the promise of the design
-    HEAD.size
-    + MAX_TAGS * TAG_BYTES
-    + (HOURS + DAYS) * TILE_ROW.size
-    + MAX_RECENT * RECENT_ROW.size
-    + MAX_CARTS * CART_ROW.size
-    + MAX_KEYWORDS * KEYWORD_ROW.size
-    + MAX_RAISED * RAISED_ROW.size
-    <= MAX_BYTES
-)
-
 Sums = tuple[float, float, float]
 """A tag's sums at the landmarks of the record, on the horizons of TAU_US."""
 Counts = tuple[int, int, int, int, int]
@@ -95,12 +93,20 @@ class Basket(NamedTuple):
     kind: int
 
 
+class Moment(NamedTuple):
+    """An event that matched an atom of a rule. second: unix, of the event."""
+
+    second: int
+    atom: int
+
+
 class Parts(msgspec.Struct, frozen=True, gc=False):
     """A record taken apart.
 
     newest_us: time of the newest event. spent_micros: of all purchases. events, evicted: all there were, and tags that
     had to go. sums: {tag: Sums}. hours, days: {hours or days since 1970: Counts}. recent: newest first. carts: {tag:
-    Basket}. keywords: {tag: time of the latest search that named it}. raised: {tag: unix second it ends}.
+    Basket}. keywords: {tag: time of the latest search that named it}. raised: {tag: unix second it ends}. moments:
+    latest first.
     """
 
     nonce: bytes = b""
@@ -115,6 +121,22 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
     carts: dict[int, Basket] = {}
     keywords: dict[int, int] = {}
     raised: dict[int, int] = {}
+    moments: list[Moment] = []
+
+
+def tags_that_fit(tiles: int, recent: int, carts: int, keywords: int, raised: int, moments: int) -> int:
+    """How many tags a record may have beside so many rows of the other tables.
+
+    >>> tags_that_fit(HOURS + DAYS, MAX_RECENT, MAX_CARTS, MAX_KEYWORDS, MAX_RAISED, MAX_MOMENTS) == LEAST_TAGS
+    True
+    >>> tags_that_fit(20, MAX_RECENT, 4, 4, 2, 0), tags_that_fit(1, 1, 0, 0, 0, 0)
+    (119, 143)
+    """
+    used = (
+        HEAD.size + TILE_ROW.size * tiles + RECENT_ROW.size * recent + CART_ROW.size * carts
+        + KEYWORD_ROW.size * keywords + RAISED_ROW.size * raised + 1 + MOMENT_ROW.size * moments
+    )  # fmt: skip
+    return min(MAX_TAGS, (MAX_BYTES - used) // TAG_BYTES)
 
 
 def encode(parts: Parts) -> bytes:
@@ -134,8 +156,13 @@ def encode(parts: Parts) -> bytes:
             *(TILE_ROW.pack(tile, *of) for tile, of in sorted(parts.days.items(), reverse=True)),
             *(RECENT_ROW.pack(*event) for event in parts.recent),
             pack_small(parts.carts, parts.keywords, parts.raised),
+            pack_moments(parts.moments),
         )
     )
+
+
+def pack_moments(moments: Sequence[tuple[int, int]]) -> bytes:
+    return bytes((len(moments),)) + b"".join(MOMENT_ROW.pack(*moment) for moment in moments)
 
 
 def pack_small(carts: Mapping[int, Basket], keywords: Mapping[int, int], raised: Mapping[int, int]) -> bytes:
@@ -153,8 +180,9 @@ def decode(data: bytes) -> Realtime:
     """A stored record, checked; raises CorruptRecord on unknown versions and wrong lengths."""
     if len(data) < HEAD.size or data[0] != VERSION:
         raise CorruptRecord(f"real-time record of version {data[0] if data else 'none'}, this release reads {VERSION}")
-    if len(data) < ends(data)[-1]:
-        raise CorruptRecord(f"real-time record of {len(data)} bytes, its head says {ends(data)[-1]}")
+    end = moments_end(data)
+    if len(data) < end:
+        raise CorruptRecord(f"real-time record of {len(data)} bytes, its tables say {end}")
     return Realtime(data)
 
 
@@ -167,6 +195,12 @@ def ends(data: bytes) -> tuple[int, int, int, int, int, int, int]:
     carts = recent + CART_ROW.size * data[5]
     keywords = carts + KEYWORD_ROW.size * data[6]
     return tags, hours, days, recent, carts, keywords, keywords + RAISED_ROW.size * data[7]
+
+
+def moments_end(data: bytes) -> int:
+    """Where the last table ends; the first release ended with the raised tags."""
+    end = ends(data)[-1]
+    return end + 1 + MOMENT_ROW.size * data[end] if len(data) > end else end
 
 
 def parts(realtime: Realtime) -> Parts:
@@ -187,6 +221,7 @@ def parts(realtime: Realtime) -> Parts:
         carts={tag: Basket(time_us, kind) for tag, time_us, kind in CART_ROW.iter_unpack(data[recent:carts])},
         keywords=dict(KEYWORD_ROW.iter_unpack(data[carts:keywords])),
         raised=dict(RAISED_ROW.iter_unpack(data[keywords:raised])),
+        moments=[Moment(*row) for row in MOMENT_ROW.iter_unpack(data[raised + 1 : moments_end(data)])],
     )
 
 

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -35,16 +36,17 @@ from dmp.realtime import (
     MAX_COUNT,
     MAX_KEYWORDS,
     MAX_RECENT,
-    MAX_TAGS,
     OTHER,
     PURCHASE,
     TAU_US,
     Basket,
     Counts,
+    Moment,
     Parts,
     Recent,
     Sums,
     landmark_us,
+    tags_that_fit,
 )
 from dmp.schema import Uid
 
@@ -58,6 +60,9 @@ _COLUMNS = pa.schema(
 """What of an archived event decides its act (`dmp.acts`), and its position (`dmp.archive`)."""
 
 
+_NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
 class Archived(NamedTuple):
     """An event as archived. position: milliseconds and sequence of its entry, and its place in there."""
 
@@ -65,15 +70,18 @@ class Archived(NamedTuple):
     event: Behaviour
 
 
-def record(happened: Iterable[Act]) -> Parts | None:
-    """The record of one user's acts, each given once, in any order; None without any. Raised tags are the stream's."""
+def record(
+    happened: Iterable[Act], raised: Mapping[int, int] = _NOTHING, moments: Sequence[Moment] = ()
+) -> Parts | None:
+    """The record of one user's acts, each given once, in any order; None without any.
+
+    raised, moments: what the stream's rules know, which is theirs alone and takes room from the tags.
+    """
     acts = _since_idle(sorted(happened))
     if not acts:
         return None
     newest_us = acts[-1].time_us
     newest_hour, newest_day = newest_us // HOUR_US, newest_us // DAY_US
-    sums = _sums(acts, newest_us)
-    strongest = sorted(sums, key=lambda tag: (-sums[tag][2], tag))
     baskets: dict[int, Basket] = {}
     keywords: dict[int, int] = {}
     for act in acts:  # in order of time and kind, so the latest stays
@@ -82,12 +90,10 @@ def record(happened: Iterable[Act]) -> Parts | None:
             baskets[act.subject.tag] = Basket(act.time_us, act.kind)
         if hour > newest_hour - KEEP_KEYWORDS_H:
             keywords |= dict.fromkeys(act.subject.keywords, act.time_us)
-    return Parts(
+    whole = Parts(
         newest_us=newest_us,
         spent_micros=min(MAX_SPENT, sum(act.spent_micros for act in acts)),
         events=min(MAX_EVENTS, len(acts)),
-        evicted=max(0, len(sums) - MAX_TAGS),
-        sums={tag: sums[tag] for tag in strongest[:MAX_TAGS]},
         hours=_tiles(
             (act.time_us // HOUR_US, act.kind) for act in acts if act.time_us // HOUR_US > newest_hour - HOURS
         ),
@@ -95,6 +101,17 @@ def record(happened: Iterable[Act]) -> Parts | None:
         recent=sorted((Recent(act.time_us, act.kind, act.subject.tag) for act in acts), reverse=True)[:MAX_RECENT],
         carts=_latest(baskets, MAX_CARTS),
         keywords=_latest(keywords, MAX_KEYWORDS),
+        raised=dict(raised),
+        moments=list(moments),
+    )
+    sums = _sums(acts, newest_us)
+    strongest = sorted(sums, key=lambda tag: (-sums[tag][2], tag))
+    most = tags_that_fit(
+        len(whole.hours) + len(whole.days), len(whole.recent), len(whole.carts), len(whole.keywords),
+        len(whole.raised), len(whole.moments),
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        whole, evicted=max(0, len(sums) - most), sums={tag: sums[tag] for tag in strongest[:most]}
     )
 
 
@@ -149,6 +166,15 @@ def read(
             event: Behaviour = msgspec.convert(fields, Behaviour)
             if upto is None or (ms, sequence) <= last.get(keys.event_partition(event.uid, partitions), (0, 0)):
                 found[event.uid].append(Archived((ms, sequence, place), event))
+    return found
+
+
+def users(folder: Path) -> set[Uid]:
+    """Everybody the archive has events of whose position is known."""
+    data = dataset.dataset(folder, format="parquet", exclude_invalid_files=True, schema=_COLUMNS)
+    found: set[Uid] = set()
+    for batch in data.to_batches(columns=["uid"], filter=pc.field("entry").is_valid()):
+        found |= set(batch["uid"].unique().to_pylist())
     return found
 
 

@@ -9,10 +9,10 @@ read. So a consumer may die anywhere: what it had put is marked and is skipped w
 it had not is done then. Two consumers with the same entries (one was thought dead) cannot both put: the slower one
 finds another nonce, reads again, and finds the marks.
 
-**What the stream cannot count exactly now** goes to `late:{e<p>}` in the transaction that acknowledges it, for the
-nightly batch: events that came later than `lateness_s` after they happened; those of a user with more than
-`marks.MOST` live marks; entries delivered again after their marks may have gone; those of a user one of whose records
-cannot be read, which must stop nobody else's.
+**Whom the stream cannot count exactly now** is put aside in the transaction that acknowledges their events
+(`dmp.unsettled`), for the nightly batch: users with events that came later than `lateness_s` after they happened, or
+that were delivered again after their marks may have gone; with more than `marks.MOST` live marks; with more tags than
+a record holds; with a record that cannot be read, which must stop nobody else's.
 """
 
 import os
@@ -25,10 +25,12 @@ import redis
 
 from dmp import events, keys, marks, optout, realtime
 from dmp.acts import Act, Understanding
+from dmp.audiences import rearranged
 from dmp.draft import Draft
 from dmp.errors import BadEvents, CorruptRecord
 from dmp.events import Behaviour
-from dmp.schema import Realtime, Uid
+from dmp.realtime import Moment, Recent
+from dmp.schema import Uid
 from dmp.wire import encode
 
 MAX_TIME_US = 2**53  # the year 2255
@@ -37,9 +39,22 @@ FLUSH_USERS = 128  # writes sent at a time, while the answers of further reads c
 _MGET = b"*4\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.stream_keys(bytes(16)))
 SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
 
-Watch = Callable[[Uid, Realtime, Sequence[Behaviour]], Mapping[int, int]]
-"""A rule over the stream: (user, record with these events in it, these events) -> {tag: unix second until which it is
-raised, 0 to withdraw it}.
+Happened = tuple[Behaviour, Act]
+
+
+class Judged(NamedTuple):
+    """What the rules say of a user now. moments: what they remember. raised: {tag: unix second it ends}. audiences:
+    {number of an audience: unix second the user leaves it, 0 for not in it}.
+    """
+
+    moments: Sequence[Moment]
+    raised: Mapping[int, int]
+    audiences: Mapping[int, int]
+
+
+Watch = Callable[[Uid, Sequence[Moment], Sequence[Recent], Sequence[Happened]], Judged]
+"""The rules over the stream, asked of a user with the moments in their record, their latest events, and those of these
+that are new.
 
 May be asked again about the same events when somebody else changed the record meanwhile, or a consumer died.
 """
@@ -59,7 +74,7 @@ class Counts(msgspec.Struct):
     applied: in a record now. duplicates: were before, under this id. late, surplus, unsure, unreadable: for the nightly
     batch, as told above. no_consent: may build no profile. opted_out: of users who want none, or were forgotten.
     broken: no event, or of a time before 1970. plain: say nothing about now. users: records written. conflicts: of
-    these, put again.
+    these, put again. evicted: tags that had no room in a record any more.
     """
 
     applied: int = 0
@@ -74,6 +89,7 @@ class Counts(msgspec.Struct):
     users: int = 0
     conflicts: int = 0
     unreadable: int = 0
+    evicted: int = 0
 
     def add(self, other: "Counts") -> None:
         for name in self.__struct_fields__:
@@ -87,14 +103,13 @@ class _Waiting(NamedTuple):
     mark: bytes
     came_s: int
     event: Behaviour
-    record: bytes
 
 
 class Turn(NamedTuple):
-    """What became of some entries. aside: (why, record) for the nightly batch, which counts their users anew."""
+    """What became of some entries. aside: users whom the nightly batch counts anew, once for each reason."""
 
     counts: Counts
-    aside: Sequence[tuple[str, bytes]]
+    aside: Sequence[Uid]
 
 
 class Processor:
@@ -133,7 +148,7 @@ class Processor:
         redis.exceptions.RedisError; then some may be done, which does no harm.
         """
         counts = Counts()
-        aside: list[tuple[str, bytes]] = []
+        aside: list[Uid] = []
         waiting: dict[Uid, list[_Waiting]] = {}
         for entry in entries:
             unsure = again and now_s - entry.came_ms // 1000 > self._life_s
@@ -158,7 +173,7 @@ class Processor:
         unsure: bool,
         waiting: dict[Uid, list[_Waiting]],
         counts: Counts,
-        aside: list[tuple[str, bytes]],
+        aside: list[Uid],
     ) -> None:
         try:
             event = events.decode_behaviour(record)
@@ -179,30 +194,28 @@ class Processor:
             counts.plain += 1
         elif entry.came_ms * 1000 - event.time_us > self._lateness_us:
             counts.late += 1
-            aside.append(("late", record))
+            aside.append(event.uid)
         elif unsure:
             counts.unsure += 1
-            aside.append(("unsure", record))
+            aside.append(event.uid)
         else:
-            one = _Waiting(act, marks.of(event), entry.came_ms // 1000, event, record)
+            one = _Waiting(act, marks.of(event), entry.came_ms // 1000, event)
             waiting.setdefault(event.uid, []).append(one)
 
-    def _put(
-        self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[tuple[str, bytes]]
-    ) -> list[Uid]:
+    def _put(self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid]) -> list[Uid]:
         """Read, add and write all users once; returns the users whose record somebody else changed meanwhile."""
         send: Callable[[list[bytes]], None] = self._connection.send_packed_command
         send([b"".join([_MGET % keys.stream_keys(uid) for uid in waiting])])
-        asked: list[tuple[Uid, Counts, list[tuple[str, bytes]]]] = []
+        asked: list[tuple[Uid, Counts, list[Uid]]] = []
         commands: list[bytes] = []
         for uid, acts in waiting.items():
-            of_user, beside = Counts(), list[tuple[str, bytes]]()
+            of_user, beside = Counts(), list[Uid]()
             values = self._reply()
             try:
                 command = self._changed(uid, acts, values, of_user, beside)
             except CorruptRecord:  # broken, or of a later release: not ours to overwrite, and not for all to wait for
                 counts.unreadable += len(acts)
-                aside.append(("unreadable", acts[0].record))
+                aside.append(uid)
                 continue
             if command is None:
                 counts.add(of_user)
@@ -234,7 +247,7 @@ class Processor:
             return None
 
     def _changed(
-        self, uid: Uid, acts: Sequence[_Waiting], values: Any, counts: Counts, aside: list[tuple[str, bytes]]
+        self, uid: Uid, acts: Sequence[_Waiting], values: Any, counts: Counts, aside: list[Uid]
     ) -> bytes | None:
         """The command that puts a user's acts, or None when there is nothing to put."""
         record, held, audiences = values
@@ -252,7 +265,7 @@ class Processor:
                 counts.duplicates += 1
             elif len(live) + marks.BYTES * len(put) >= marks.BYTES * marks.MOST:
                 if not counts.surplus:  # one a turn will do: the batch counts all of a user, and robots never end
-                    aside.append(("surplus", one.record))
+                    aside.append(uid)
                 counts.surplus += 1
             else:
                 if draft is None:
@@ -264,17 +277,24 @@ class Processor:
             return None
         counts.applied += len(fresh)
         counts.users += 1
+        memberships, leave_s = b"", 0
         if self._watch is not None:
-            so_far = realtime.decode(draft.finish(bytes(8)))
-            for tag, until_s in self._watch(uid, so_far, [one.event for one in fresh]).items():
-                draft.raise_tag(tag, until_s)
+            judged = self._watch(uid, draft.moments, draft.recent, [(one.event, one.act) for one in fresh])
+            newest_s = draft.newest_us // 1_000_000
+            draft.judge(judged.moments, {tag: ends_s for tag, ends_s in judged.raised.items() if ends_s > newest_s})
+            memberships, leave_s = rearranged(audiences, judged.audiences, acts[-1].came_s)
+        evicted_before = draft.evicted
         self._nonce = (self._nonce + 1) % 2**64
         new_marks = b"".join([marks.made(mark, until_s) for mark, until_s in put.items()])
         rewrite = 2 * len(live) < len(held)
+        data = draft.finish(self._nonce.to_bytes(8, "big"))
+        if draft.evicted > evicted_before:
+            counts.evicted += draft.evicted - evicted_before
+            aside.append(uid)
         return encode(
             b"EVALSHA", self._sha, b"3", *keys.stream_keys(uid),
-            b"" if record is None else record[8:16], audiences or b"", draft.finish(self._nonce.to_bytes(8, "big")),
+            b"" if record is None else record[8:16], audiences or b"", data,
             draft.newest_us // 1_000_000 + realtime.IDLE_S,
             live + new_marks if rewrite else new_marks, b"SET" if rewrite else b"APPEND",
-            self._life_s + marks.REDELIVERY_S,
+            self._life_s + marks.REDELIVERY_S, memberships, leave_s,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 import redis
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dmp import config as configuration
@@ -137,20 +138,21 @@ def settle_command(
 
     settings = configuration.load("dmp", DmpConfig, config)
     understand = understanding(decisions.replay(decisions.read(decisions.decisions_file(settings.data_dir))))
-    with open_store(settings) as store:
+    columns = (TextColumn("settling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with open_store(settings) as store, Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
         found = settle.settle(
             store.sync(timeout_s=30.0),
             folder or Path(settings.data_dir) / "events",
             settings.stream.partitions,
             understand,
             settings.stream.lateness_s,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:
         typer.echo(msgspec.json.encode(found))
     else:
-        console.print(
-            f"{found.users:,} users settled, {found.records:,} records; {found.waiting:,} users wait", highlight=False
-        )
+        console.print(f"{found.users:,} users settled, {found.waiting:,} wait", highlight=False)
 
 
 def _started(store: Store, settings: DmpConfig) -> BaseProcess:

@@ -121,8 +121,8 @@ class Lag(msgspec.Struct, frozen=True):
     """How far a group is behind in a partition.
 
     waiting: entries not delivered yet, MOST_COUNTED at most on stores that do not count them themselves (before 7.0).
-    pending: delivered and not acknowledged. behind_ms: age of the oldest of both, 0 when there are none. late: records
-    that wait for the nightly batch. length: entries the partition holds.
+    pending: delivered and not acknowledged. behind_ms: age of the oldest of both, 0 when there are none. late: users
+    who wait for the nightly batch. length: entries the partition holds.
     """
 
     partition: int
@@ -139,7 +139,7 @@ MOST_COUNTED = 10_000
 def lag(client: redis.Redis, partition: int, now_ms: int, group: str = TAGS) -> Lag:
     """now_ms: our clock, unix milliseconds."""
     key = keys.events(partition)
-    length, late = int(client.xlen(key)), int(client.xlen(keys.late_events(partition)))
+    length, late = int(client.xlen(key)), int(client.zcard(keys.unsettled(partition)))
     try:
         groups = {info["name"].decode(): info for info in client.xinfo_groups(key)}
     except redis.exceptions.ResponseError:  # nothing was ever appended, and no consumer came by

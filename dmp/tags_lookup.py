@@ -28,7 +28,6 @@ from dmp.taxonomy import TAGS, tag_name
 
 MAX_IDS = 100
 MAX_BODY_BYTES = 1024**2  # a hundred of the longest TC strings
-RULES_OWN = 1 << 31
 OPTED_OUT = frozenset({keys.OPTED_OUT, keys.CHILD})
 
 
@@ -91,8 +90,7 @@ def known(user: User | None, now_us: int, scopes: AbstractSet[str], own: Mapping
 
 
 def named(tags: Mapping[int, int]) -> dict[str, int]:
-    """Tags by name; what rules remember for themselves (`dmp.detect.region_tag`) is nobody else's."""
-    return {_NAMES[tag]: score for tag, score in tags.items() if tag < RULES_OWN}
+    return {_NAMES[tag]: score for tag, score in tags.items()}
 
 
 def open_to(scopes: AbstractSet[str], field: str) -> bool:

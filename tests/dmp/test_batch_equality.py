@@ -13,12 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dmp import archive, events, keys, realtime, realtime_batch, settle, streams
-from dmp.acts import understanding
+from dmp import archive, events, keys, realtime, realtime_batch, settle, streams, unsettled
+from dmp.acts import SUBJECTS, understanding
 from dmp.errors import DmpError
 from dmp.events import CONSENT_ALL, Cart, Install, Purchase, Search, View
+from dmp.realtime import Moment
 from dmp.stream import Entry, Processor
 from dmp.streams import TAGS
+from dmp.taxonomy import BY_ID, tag_id
 from tests.dmp.factories import act, user
 from tests.dmp.test_draft import same
 
@@ -97,8 +99,7 @@ class Consumers:
             processor.close()
         if death == -1:  # done, but nobody was told
             raise Died
-        for why, record in turn.aside:
-            self.client.xadd(keys.late_events(0), {"why": why, "record": record})
+        unsettled.add(self.client, 0, turn.aside)
         self.client.xack(self.key, TAGS, *(entry.id for entry in entries))
 
 
@@ -168,7 +169,7 @@ def test_stream_and_batch_agree_in_any_order_with_copies_and_deaths(client, came
         assert equal(records(client), batch(folder, late_too=False))
         settled = settle.settle(client, folder, 1, UNDERSTAND, LATENESS_S)
         assert settled.waiting == 0
-        assert client.xlen(keys.late_events(0)) == 0
+        assert unsettled.waiting(client, 0) == {}
         assert equal(records(client), batch(folder, late_too=True))
     finally:
         shutil.rmtree(folder)
@@ -185,9 +186,9 @@ def test_a_late_event_counts_after_settling_as_if_it_had_been_in_time(client, tm
     Consumers(client, []).work(10)
     archived(client, tmp_path)
     assert records(client)[1].events == 1
-    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 1, 0)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 0)
     assert same(records(client)[1], realtime_batch.record([UNDERSTAND(late[0]), UNDERSTAND(in_time[0])]))
-    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(0, 0, 0)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(0, 0)
 
 
 def test_a_late_copy_of_an_event_that_was_in_time_changes_nothing(client, tmp_path):
@@ -207,10 +208,10 @@ def test_nobody_is_settled_before_the_archive_has_what_the_record_has(client, tm
     archived(client, tmp_path)
     appended(client, [an_arrival(1, minutes=200)], 1)
     Consumers(client, []).work(10)
-    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(0, 0, 1)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(0, 1)
     assert records(client)[1].events == 1
     archived(client, tmp_path)
-    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 1, 0)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 0)
     assert records(client)[1].events == 2
 
 
@@ -224,10 +225,10 @@ def test_nobody_is_settled_while_events_are_on_their_way_or_come_meanwhile(clien
     Consumers(client, []).work(10)
     compute = realtime_batch.record
 
-    def meanwhile(acts):
+    def meanwhile(acts, *rules):
         appended(client, [an_arrival(1, minutes=400)], 1)
         Consumers(client, []).work(10)
-        return compute(acts)
+        return compute(acts, *rules)
 
     monkeypatch.setattr(realtime_batch, "record", meanwhile)
     assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S).waiting == 1, "the record has changed"
@@ -237,26 +238,62 @@ def test_nobody_is_settled_while_events_are_on_their_way_or_come_meanwhile(clien
     assert records(client)[1].events == 3
 
 
-def test_raised_tags_survive_settling(client, tmp_path):
+def test_what_rules_know_survives_settling(client, tmp_path):
     appended(client, [an_arrival(1), an_arrival(1, minutes=1, delay=100)], 1)
     Consumers(client, []).work(10)
     held = records(client)[1]
-    client.set(keys.realtime(user(1)), realtime.encode(msgspec.structs.replace(held, raised={7: 2**32 - 1})))
+    known = msgspec.structs.replace(held, raised={7: 2**32 - 1}, moments=[Moment(9, 8)])
+    client.set(keys.realtime(user(1)), realtime.encode(known))
     archived(client, tmp_path)
     settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S)
-    assert records(client)[1].raised == {7: 2**32 - 1}
+    assert (records(client)[1].raised, records(client)[1].moments) == ({7: 2**32 - 1}, [Moment(9, 8)])
     assert records(client)[1].events == 2
+
+
+def test_a_user_with_more_tags_than_fit_is_exact_once_settled_as_is_an_evicted_tag_that_came_back(client, tmp_path):
+    names = sorted(BY_ID[tag].name for tag in SUBJECTS)
+    weak, strong = names[0], names[1:160]
+    seen = [
+        an_arrival(1, View, 0, category=weak),
+        *(an_arrival(1, Cart, n, category=name) for n, name in enumerate(strong)),
+    ]
+    appended(client, [*seen, *(an_arrival(1, Cart, 170 + n, category=weak) for n in range(20))], 40)
+    Consumers(client, []).work(1)
+    archived(client, tmp_path)
+    expected = batch(tmp_path, late_too=True)[1]
+    assert tag_id(weak) in expected.sums
+    assert expected.evicted > 0
+    assert records(client)[1].sums != expected.sums, "the stream has not seen the first of the weak one's events"
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 0)
+    assert same(records(client)[1], expected)
+    assert client.strlen(keys.realtime(user(1))) <= realtime.MAX_BYTES
+
+
+def test_when_some_found_no_room_aside_the_whole_partition_is_settled(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(settle, "CHUNK_USERS", 2)
+    late = [an_arrival(n, delay=100) for n in range(1, USERS + 1)]
+    appended(client, [*late, *(an_arrival(n, minutes=300) for n in range(1, USERS + 1))], 1)
+    Consumers(client, []).work(10)
+    client.delete(keys.unsettled(0))
+    unsettled.add(client, 0, [user(n) for n in range(1, USERS + 1)], most=1)
+    archived(client, tmp_path)
+    told = []
+    settled = settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S, lambda *done: told.append(done))
+    assert settled == settle.Settled(USERS, 0)
+    assert told == [(2, 3), (3, 3)]
+    assert unsettled.waiting(client, 0) == {}
+    assert equal(records(client), batch(tmp_path, late_too=True))
 
 
 def test_settling_mends_a_broken_record_and_leaves_a_later_releases_one(client, tmp_path):
     appended(client, [an_arrival(1), an_arrival(2)], 1)
     Consumers(client, []).work(10)
     later = bytes((realtime.VERSION + 1,)) + bytes(59)
-    client.set(keys.realtime(user(1)), client.get(keys.realtime(user(1)))[:-1])
+    client.set(keys.realtime(user(1)), client.get(keys.realtime(user(1)))[:-2])
     client.set(keys.realtime(user(2)), later)
     appended(client, [an_arrival(1, minutes=1), an_arrival(2, minutes=1)], 1)
     Consumers(client, []).work(10)
     archived(client, tmp_path)
-    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 1, 1)
+    assert settle.settle(client, tmp_path, 1, UNDERSTAND, LATENESS_S) == settle.Settled(1, 1)
     assert realtime.parts(realtime.decode(client.get(keys.realtime(user(1))))).events == 2
     assert client.get(keys.realtime(user(2))) == later

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from dmp import codec, detect, keys, realtime, rules, store, trends
 from dmp.acts import understanding
-from dmp.detect import region_tag, triggers, watcher
+from dmp.detect import Memory, kept_of, matched, remembered, triggers, watcher
 from dmp.draft import Draft
 from dmp.errors import ConfigError
 from dmp.events import CONSENT_ALL, Behaviour, Cart, Purchase, Search, View
@@ -22,6 +23,7 @@ from dmp.rules import Rules
 from dmp.schema import Tag
 from dmp.stream import Entry, Processor
 from dmp.taxonomy import tag_id
+from dmp.trends import Hot
 from tests.dmp.factories import user
 
 MIN = 60_000_000
@@ -38,32 +40,38 @@ def one_rule(when: str, lasts: str = "1 h", effect: str = 'raise = "intent.trave
 
 
 def an_event(kind: Any, minute: float, category: str = "travel", **fields: Any) -> Any:
-    event_id = f"{kind.__name__}{minute}{category}"
-    time_us = NOON + round(minute * MIN)
-    return kind(event_id=event_id, uid=user(1), time_us=time_us, consent=CONSENT_ALL, category=category, **fields)
+    said = {"event_id": f"{kind.__name__}{minute}{category}", **fields}
+    return kind(uid=user(1), time_us=NOON + round(minute * MIN), consent=CONSENT_ALL, category=category, **said)
 
 
-def after(*happened: Behaviour, before: Parts | None = None, rule: Rules | None = None) -> Parts:
-    """The record when these have come in this order, each judged by the rule as it came."""
-    data = realtime.encode(before) if before is not None else None
-    for event in happened:
+def after(*happened: Behaviour, rule: Rules, hot: Sequence[Hot] = (), at_once: int = 1) -> Parts:
+    """The record when these have come in this order, `at_once` a turn, each turn judged as it came."""
+    data, kept = None, kept_of(rule)
+    for start in range(0, len(happened), at_once):
         draft = Draft(None if data is None else realtime.decode(data))
-        act = UNDERSTAND(event)
-        assert act is not None
-        draft.add(act)
-        if rule is not None:
-            record = parts(realtime.decode(draft.finish(bytes(8))))
-            for tag, until_s in triggers(rule, record, dict)[0].items():
-                draft.raise_tag(tag, until_s)
+        moments = draft.moments
+        for event in happened[start : start + at_once]:
+            act = UNDERSTAND(event)
+            assert act is not None
+            draft.add(act)
+            moments += matched(event, act, kept, hot)
+        moments = remembered(moments, kept)
+        tags, _ = triggers(rule, Memory(moments, draft.recent, kept), dict)
+        draft.judge(moments, tags)
         data = draft.finish(bytes(8))
     assert data is not None
     return parts(realtime.decode(data))
 
 
-def raised(rule: Rules, *happened: Behaviour, **profile: int) -> int | None:
+def told(rule: Rules, record: Parts, **profile: int) -> int | None:
     """Minutes after NOON at which INTENT ends; None when it is not raised."""
-    tags, _ = triggers(rule, after(*happened), lambda: {tag_id(f"interest.{name}"): n for name, n in profile.items()})
+    scores = {tag_id(f"interest.{name}"): n for name, n in profile.items()}
+    tags, _ = triggers(rule, Memory(record.moments, record.recent, kept_of(rule)), lambda: scores)
     return (tags[INTENT] * 1_000_000 - NOON) // MIN if tags.get(INTENT) else None
+
+
+def raised(rule: Rules, *happened: Behaviour, **profile: int) -> int | None:
+    return told(rule, after(*happened, rule=rule), **profile)
 
 
 TWICE = one_rule("searched interest.travel twice within 10 min and no purchase within 1 d")
@@ -120,16 +128,66 @@ def test_no_order_of_arrival_changes_what_is_raised() -> None:
 
 
 KINDS = st.sampled_from([View, Search, Cart, Purchase])
+PLACES = st.sampled_from(["", "", "US-CA", "DE-BE"])
+LONG = st.lists(st.tuples(KINDS, st.integers(0, 600), st.sampled_from(["travel", "fashion"]), PLACES), max_size=120)
+RULES = [
+    "acted interest.travel 3 times within 10 min and no purchase within 5 min or carted twice",
+    "viewed interest.travel 12 times within 2 h and not carted within 1 h",
+    "in region 'US-CA' and searched within 1 h or no act interest.fashion within 3 h",
+    "no purchase within 1 d and viewed 3 times within 20 min",
+]
+
+
+def all_of(happened: list[tuple[Any, int, str, str]]) -> list[Behaviour]:
+    return [
+        an_event(kind, n, about, region=place, event_id=f"{i}") for i, (kind, n, about, place) in enumerate(happened)
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(LONG.filter(bool), st.sampled_from(RULES), st.integers(1, 30), st.randoms())
+def test_no_order_of_arrival_matters_however_many_events_there_are(
+    happened: list[tuple[Any, int, str, str]], when: str, at_once: int, rng: random.Random
+) -> None:
+    rule, events = one_rule(when, lasts="12 h"), all_of(happened)
+    expected = after(*events, rule=rule, at_once=len(events))
+    rng.shuffle(events)
+    found = after(*events, rule=rule, at_once=at_once)
+    assert (found.raised, found.moments) == (expected.raised, expected.moments)
+    assert len(realtime.encode(found)) <= realtime.MAX_BYTES
+
+
+def by_definition(happened: list[tuple[Any, int, str, str]], holds_at: Any) -> int | None:
+    """The last minute of an event at which a condition on all events up to then holds."""
+    return max((minute for _, minute, _, _ in happened if holds_at(minute)), default=None)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(KINDS, st.integers(0, 40)), min_size=1, max_size=MAX_RECENT, unique=True), st.randoms())
-def test_any_order_of_the_remembered_events_raises_the_same(told: list[tuple[Any, int]], rng: random.Random) -> None:
-    happened = [an_event(kind, minute) for kind, minute in told]
-    rule = one_rule("acted interest.travel 3 times within 10 min and no purchase within 5 min or carted twice")
-    expected = after(*happened, rule=rule).raised
-    rng.shuffle(happened)
-    assert after(*happened, rule=rule).raised == expected
+@given(st.lists(st.tuples(KINDS, st.integers(0, 90), st.sampled_from(["travel", "fashion"]), PLACES), max_size=8))
+def test_while_nothing_is_forgotten_a_rule_says_what_all_events_say(happened: list[tuple[Any, int, str, str]]) -> None:
+    def count(at: int, window: int, *kinds: Any) -> int:
+        return sum(kind in kinds and about == "travel" and at - window < n <= at for kind, n, about, _ in happened)
+
+    when = "viewed interest.travel twice within 30 min and no purchase interest.travel within 20 min"
+    expected = by_definition(happened, lambda at: count(at, 30, View) >= 2 and not count(at, 20, Purchase))
+    found = raised(one_rule(when, lasts="1 d"), *all_of(happened)) if happened else None
+    assert found == (None if expected is None else expected + 24 * 60)
+
+
+def test_what_is_forgotten_is_unknown_and_raises_nothing() -> None:
+    """The eight latest purchases are remembered: whether there was one before them, nobody knows."""
+    rule = one_rule("viewed and no purchase within 1 h", lasts="7 d")
+    bought = [an_event(Purchase, 120 + n) for n in range(9)]
+    assert raised(rule, an_event(View, 0), *bought[:7]) == 7 * 24 * 60
+    assert raised(rule, an_event(View, 0), *bought) is None
+    busy = one_rule("viewed 8 times within 10 h", lasts="7 d")
+    assert raised(busy, *(an_event(View, n) for n in range(100))) == 99 + 7 * 24 * 60, "enough of it is known"
+
+
+def test_rules_that_are_gone_leave_nothing_behind() -> None:
+    record = after(an_event(Search, 0), an_event(Search, 1), rule=TWICE)
+    assert len(record.moments) == 2
+    assert remembered(record.moments, kept_of(one_rule("carted"))) == []
 
 
 def test_what_was_raised_holds_for_its_time_however_much_happens_after() -> None:
@@ -164,12 +222,21 @@ def test_the_stream_puts_users_into_audiences_for_the_stated_time(client: redis.
     assert codec.decode_audiences(held) == [(keys.number("acme/carts"), NOON // 1_000_000 + 30 * 86_400)]
 
 
+def test_a_purchase_that_comes_late_takes_the_user_out_of_the_audience(client: redis.Redis) -> None:
+    rule = one_rule("carted and no purchase within 1 d", lasts="30 d", effect='audience = "acme/carts"')
+    watch = watcher(rule, client)
+    written(client, watch, an_event(Cart, 0))
+    written(client, watch, an_event(Purchase, -5))
+    held: Any = client.get(keys.audiences(user(1)))
+    assert codec.decode_audiences(held) == []
+
+
 def test_a_region_is_remembered_for_a_day(client: redis.Redis) -> None:
     rule = one_rule("in region 'US-CA' and carted")
     watch = watcher(rule, client)
     record = written(client, watch, an_event(View, 0, region="US-CA"), an_event(Cart, 5))
     ends_s = (NOON + 65 * MIN) // 1_000_000
-    assert record.raised == {region_tag("US-CA"): NOON // 1_000_000 + 86_400, INTENT: ends_s}
+    assert record.raised == {INTENT: ends_s}
     assert written(client, watch, an_event(Cart, 26 * 60)).raised == {}
 
 

@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from dmp import realtime, realtime_batch
 from dmp.acts import SUBJECTS, Act, Subject
 from dmp.draft import Draft
-from dmp.realtime import CART, IDLE_S, MAX_BYTES, MAX_TAGS, OTHER, PURCHASE, SEARCH, VIEW, Basket, Parts
+from dmp.realtime import (
+    CART,
+    IDLE_S,
+    LEAST_TAGS,
+    MAX_BYTES,
+    MAX_MOMENTS,
+    OTHER,
+    PURCHASE,
+    SEARCH,
+    VIEW,
+    Basket,
+    Moment,
+    Parts,
+)
 from tests.dmp.factories import DAY_US, NOW_US
 
 HOUR_US = 3_600_000_000
@@ -93,26 +106,31 @@ def test_weights_decay_to_what_the_formula_says():
 
 def test_the_largest_record_there_can_be_is_within_its_limit():
     draft = Draft(None)
-    for i, tag in enumerate(TAGS * 2):
+    for i, tag in enumerate(TAGS * 3):
         for kind in (SEARCH, CART):
             draft.add(an_act(NOW_US - i * HOUR_US // 2, kind, tag=tag, keywords=(tag,)))
-        draft.raise_tag(tag, 2**32 - 1 - i % len(TAGS))
+    moments = [Moment(NOW_US // 1_000_000 - n, n) for n in range(MAX_MOMENTS)]
+    draft.judge(moments, {tag: 2**32 - 1 - i for i, tag in enumerate(TAGS)})
     data = draft.finish(bytes(8))
     parts = realtime.parts(realtime.decode(data))
     assert MAX_BYTES - 100 < len(data) <= MAX_BYTES
-    assert len(parts.sums) == MAX_TAGS
-    assert parts.evicted >= len(TAGS) - MAX_TAGS
+    assert len(parts.sums) == LEAST_TAGS
+    assert parts.evicted == len(TAGS) - LEAST_TAGS
     assert parts.raised == {tag: 2**32 - 1 - i for i, tag in enumerate(TAGS[:24])}
+    assert parts.moments == moments
 
 
-def test_the_weakest_tag_goes_when_there_are_too_many():
-    strong = [an_act(NOW_US - n, weight=2.0, tag=tag) for n, tag in enumerate(TAGS[1 : MAX_TAGS + 1])]
-    found = realtime.parts(added([an_act(NOW_US - DAY_US, weight=2.0, tag=TAGS[0]), *strong]))
-    assert set(found.sums) == set(TAGS[1 : MAX_TAGS + 1])
+MOST = realtime.tags_that_fit(2, 24, 0, 0, 0, 0)  # beside one hour, one day, and the latest events
+
+
+def test_the_weakest_tags_go_when_there_are_too_many():
+    strong = [an_act(NOW_US - n, weight=2.0, tag=tag) for n, tag in enumerate(TAGS[1 : MOST + 1])]
+    found = realtime.parts(added([an_act(NOW_US - 1_000, weight=1.0, tag=TAGS[0]), *strong]))
+    assert set(found.sums) == set(TAGS[1 : MOST + 1])
     assert found.evicted == 1
-    assert found.events == MAX_TAGS + 1, "what was evicted stays counted"
-    level = realtime.parts(added([an_act(NOW_US, tag=tag) for tag in reversed(TAGS[: MAX_TAGS + 2])]))
-    assert set(level.sums) == set(TAGS[:MAX_TAGS]), "of equal ones the lower ids stay"
+    assert found.events == MOST + 1, "what was evicted stays counted"
+    level = realtime.parts(added([an_act(NOW_US, tag=tag) for tag in reversed(TAGS[: MOST + 2])]))
+    assert set(level.sums) == set(TAGS[:MOST]), "of equal ones the lower ids stay"
 
 
 def test_a_record_starts_anew_after_a_month_of_nothing():
@@ -140,15 +158,17 @@ def test_a_basket_is_forgotten_by_a_purchase_whichever_is_told_first():
     assert realtime.carts(added([again, purchase, cart])) == {A: Basket(NOW_US + 1, CART)}
 
 
-def test_a_raised_tag_lasts_as_last_told_and_goes_with_the_hour_it_ended_in():
+def test_what_rules_say_takes_the_place_of_what_they_said_and_goes_with_the_hour_it_ended_in():
     draft = Draft(added([an_act()]))
     end_s = NOW_US // 1_000_000 + 60
-    for until_s in (end_s - 30, end_s):
-        draft.raise_tag(9, until_s)
+    draft.judge([Moment(end_s, 1)], {8: end_s, 9: end_s - 30})
+    draft.judge([Moment(end_s, 2)], {9: end_s})
     held = realtime.decode(draft.finish(bytes(8)))
+    assert realtime.parts(held).moments == Draft(held).moments == [Moment(end_s, 2)]
     assert realtime.raised(held, NOW_US) == {9}
     assert realtime.raised(held, NOW_US + 60_000_000) == set()
-    assert realtime.parts(added([an_act(NOW_US + HOUR_US)], held)).raised == {}
+    later = realtime.parts(added([an_act(NOW_US + HOUR_US)], held))
+    assert (later.raised, later.moments) == ({}, [Moment(end_s, 2)])
 
 
 def test_the_nonce_is_the_writers():

@@ -161,12 +161,12 @@ def test_torn_files_and_what_comes_into_a_stream_meanwhile_are_told(world, tmp_p
     torn = events / ".staging" / "7" / "0.parquet.part"
     torn.parent.mkdir(parents=True)
     torn.write_bytes(next(events.rglob("*.parquet")).read_bytes()[:200])
-    late = keys.late_events(3)
+    late = keys.events(3)
     rewrite = forget._rewrite_log
 
     def meanwhile(store):
         rewrite(store)
-        store.xadd(late, {"why": "late", "record": b"of " + who["uid"]})
+        store.xadd(late, {"0": b"of " + who["uid"]})
 
     monkeypatch.setattr(forget, "_rewrite_log", meanwhile)
     left = forgotten(config, client, events, who).left

@@ -52,7 +52,7 @@ def test_keys_of_the_first_release_keep_their_spelling():
 def test_the_keys_of_an_event_partition_lie_in_one_slot(uid, partitions):
     partition = keys.event_partition(uid, partitions)
     assert 0 <= partition < partitions
-    all_of_it = (keys.events(partition), keys.late_events(partition), keys.event_owner(partition))
+    all_of_it = (keys.events(partition), keys.unsettled(partition), keys.event_owner(partition))
     assert {slot_tag(key) for key in all_of_it} == {b"e%d" % partition}
 
 

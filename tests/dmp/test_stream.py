@@ -4,13 +4,14 @@ import time
 
 import pytest
 
-from dmp import events, keys, marks, realtime, realtime_batch
-from dmp.acts import understanding
+from dmp import codec, events, keys, marks, realtime, realtime_batch
+from dmp.acts import SUBJECTS, understanding
 from dmp.audiences import add_members
 from dmp.events import CONSENT_ALL, Bid, Cart, Crm, Purchase, Search, View
 from dmp.optout import set_marks
-from dmp.stream import Counts, Entry, Processor
-from dmp.taxonomy import tag_id
+from dmp.realtime import Moment
+from dmp.stream import Counts, Entry, Judged, Processor
+from dmp.taxonomy import BY_ID, tag_id
 from tests.dmp.factories import act, user
 from tests.dmp.test_draft import same
 
@@ -87,14 +88,14 @@ def test_a_late_event_is_set_aside_by_when_it_came_not_by_when_it_is_read(client
     event = an_event(seconds_ago=seconds_ago)
     turn = processor.apply([an_entry(event)], NOW_S + 10**6)
     assert (turn.counts.late, turn.counts.applied) == (late, 1 - late)
-    assert list(turn.aside) == [("late", events.encode(event))] * late
+    assert list(turn.aside) == [event.uid] * late
     assert (parts(client) is None) is bool(late)
 
 
 def test_what_may_have_been_applied_before_its_marks_went_is_set_aside(client, processor):
     event = an_event()
     after_s = NOW_S + marks.life_s(LATENESS_S)
-    assert processor.apply([an_entry(event)], after_s + 1, again=True).aside == [("unsure", events.encode(event))]
+    assert processor.apply([an_entry(event)], after_s + 1, again=True).aside == [event.uid]
     assert parts(client) is None
     assert processor.apply([an_entry(event)], after_s, again=True).counts.applied == 1
     assert processor.apply([an_entry(an_event())], after_s + 1).counts.applied == 1, "new work of any age is sure"
@@ -108,7 +109,7 @@ def test_a_user_with_more_events_than_marks_keeps_counting_tomorrow(client, proc
         turn = processor.apply([an_entry(*burst[at : at + 500])], NOW_S)
         counts.add(turn.counts)
     assert (counts.applied, counts.surplus) == (marks.MOST, 5)
-    assert [why for why, _ in turn.aside] == ["surplus"], "one is enough to have all of the user's counted"
+    assert turn.aside == [user(1)], "one is enough to have all of the user's counted"
     assert processor.apply([an_entry(burst[0])], NOW_S).counts == Counts(duplicates=1)
     assert parts(client).events == marks.MOST
     assert client.strlen(keys.realtime_marks(user(1))) == marks.BYTES * marks.MOST
@@ -202,7 +203,7 @@ def test_a_record_that_cannot_be_read_is_not_overwritten_and_stops_nobody_else(c
     client.set(key(user(1)), b"\x63" * 60)
     turn = processor.apply([an_entry(an_event(1), an_event(2), an_event(1, Cart))], NOW_S)
     assert turn.counts == Counts(applied=1, users=1, unreadable=2)
-    assert [why for why, _ in turn.aside] == ["unreadable"]
+    assert turn.aside == [user(1)]
     assert client.get(key(user(1))) == b"\x63" * 60
     assert parts(client, 2).events == 1
 
@@ -216,19 +217,44 @@ def test_of_who_was_forgotten_nothing_that_was_on_its_way_makes_a_record(client)
     assert client.exists(keys.realtime(user(1)), keys.realtime_marks(user(1))) == 0
 
 
-def test_a_watch_sees_each_new_event_once_with_the_record_that_holds_it_and_raises_tags(client, store):
+def test_a_watch_is_asked_once_of_each_new_event_and_what_it_says_is_in_the_record(client, store):
     told = []
 
-    def watch(uid, so_far, happened):
-        told.append((uid, realtime.parts(so_far).events, [event.event_id for event in happened]))
-        return {7: NOW_S + 60}
+    def watch(uid, moments, recent, happened):
+        told.append((uid, len(moments), len(recent), [event.event_id for event, _ in happened]))
+        return Judged([*moments, Moment(NOW_S, 1)], {7: NOW_S + 60, 8: NOW_S - 1}, {})
 
     processor = Processor(store.sync(), UNDERSTAND, LATENESS_S, watch)
     processor.apply([an_entry(an_event(event_id="a"), an_event(event_id="b"), an_event(event_id="a"))], NOW_S)
     processor.apply([an_entry(an_event(event_id="b"), an_event(event_id="c"))], NOW_S)
-    assert told == [(user(1), 2, ["a", "b"]), (user(1), 3, ["c"])]
-    held = realtime.decode(client.get(keys.realtime(user(1))))
-    assert realtime.realtime_tags(held, NOW_S * 1_000_000)[7] == 100
+    assert told == [(user(1), 0, 2, ["a", "b"]), (user(1), 1, 3, ["c"])]
+    assert parts(client).moments == [Moment(NOW_S, 1)] * 2
+    assert parts(client).raised == {7: NOW_S + 60}, "what is over is not kept"
+
+
+def test_a_watch_moves_users_in_and_out_of_audiences_in_the_script_that_puts_the_record(client, store):
+    ends_s, mine, other = NOW_S + 3_600, keys.number("acme/a"), keys.number("acme/b")
+    says = [{mine: ends_s}, {mine: ends_s}, {mine: 0}]
+    add_members(client, "acme/b", [user(1)], NOW_S + 60)
+    processor = Processor(store.sync(), UNDERSTAND, LATENESS_S, lambda *_: Judged([], {}, says.pop(0)))
+    processor.apply([an_entry(an_event())], NOW_S)
+    held = client.get(keys.audiences(user(1)))
+    assert dict(codec.decode_audiences(held)) == {mine: ends_s, other: NOW_S + 60}
+    assert abs(client.ttl(keys.audiences(user(1))) - (ends_s - time.time())) < 3
+    processor.apply([an_entry(an_event())], NOW_S)
+    assert client.get(keys.audiences(user(1))) == held
+    processor.apply([an_entry(an_event())], NOW_S)
+    assert codec.decode_audiences(client.get(keys.audiences(user(1)))) == [(other, NOW_S + 60)]
+
+
+def test_a_user_with_more_tags_than_fit_is_put_aside(client, processor):
+    names = sorted(BY_ID[tag].name for tag in SUBJECTS)[:150]
+    turn = processor.apply([an_entry(*(an_event(category=name) for name in names))], NOW_S)
+    held = parts(client)
+    assert len(held.sums) == realtime.tags_that_fit(2, 24, 0, 0, 0, 0)
+    assert turn.counts.evicted == held.evicted > 0
+    assert turn.aside == [user(1)]
+    assert client.strlen(keys.realtime(user(1))) <= realtime.MAX_BYTES
 
 
 def test_many_users_in_one_turn(client, processor):
