@@ -235,16 +235,16 @@ def test_a_watch_is_asked_once_of_each_new_event_and_what_it_says_is_in_the_reco
 def test_a_watch_moves_users_in_and_out_of_audiences_in_the_script_that_puts_the_record(client, store):
     ends_s, mine, other = NOW_S + 3_600, keys.number("acme/a"), keys.number("acme/b")
     says = [{mine: ends_s}, {mine: ends_s}, {mine: 0}]
-    add_members(client, "acme/b", [user(1)], NOW_S + 60)
+    add_members(client, "acme/b", [user(1)], NOW_S + 1_800)
     processor = Processor(store.sync(), UNDERSTAND, LATENESS_S, lambda *_: Judged([], {}, says.pop(0)))
     processor.apply([an_entry(an_event())], NOW_S)
     held = client.get(keys.audiences(user(1)))
-    assert dict(codec.decode_audiences(held)) == {mine: ends_s, other: NOW_S + 60}
+    assert dict(codec.decode_audiences(held)) == {mine: ends_s, other: NOW_S + 1_800}
     assert abs(client.ttl(keys.audiences(user(1))) - (ends_s - time.time())) < 3
     processor.apply([an_entry(an_event())], NOW_S)
     assert client.get(keys.audiences(user(1))) == held
     processor.apply([an_entry(an_event())], NOW_S)
-    assert codec.decode_audiences(client.get(keys.audiences(user(1)))) == [(other, NOW_S + 60)]
+    assert codec.decode_audiences(client.get(keys.audiences(user(1)))) == [(other, NOW_S + 1_800)]
 
 
 def test_a_user_with_more_tags_than_fit_is_put_aside(client, processor):
