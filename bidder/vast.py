@@ -17,14 +17,20 @@ EVENTS = ("start", "firstQuartile", "midpoint", "thirdQuartile", "complete")
 """Linear events we ask for, in the order a player reaches them."""
 
 
-class Urls:
-    """Where a document of one bid points. public_url: how players reach us; track: whether they may load from it."""
+NAMES_SOUND = ("4.1", "4.2", "4.3")
+"""Versions that tell an audio ad from a video, and name the serving of one."""
 
-    def __init__(self, public_url: str, track: bool = True) -> None:
+NAMESPACE = "http://www.iab.com/VAST"  # of the schemas from 4.0 on
+
+
+class Urls:
+    """Where a document of one bid points. public_url: how players reach us."""
+
+    def __init__(self, public_url: str) -> None:
         self.click = f"{public_url}/click?t={TOKEN}"
-        self.impression = f"{public_url}/imp?t={TOKEN}&p={PRICE}" if track else ""
-        self.viewable = f"{public_url}/view?t={TOKEN}" if track else ""
-        self.event = f"{public_url}/vast?t={TOKEN}&e=" if track else ""
+        self.impression = f"{public_url}/imp?t={TOKEN}&p={PRICE}"
+        self.viewable = f"{public_url}/view?t={TOKEN}"
+        self.event = f"{public_url}/vast?t={TOKEN}&e="
 
 
 def clock(seconds: float) -> str:
@@ -40,46 +46,40 @@ def clock(seconds: float) -> str:
 
 def document(clip: Clip, name: str, version: str, urls: Urls) -> str:
     """The document of a clip. name: of the creative. version: "2.0" ... "4.3", or "daast"."""
-    daast = version == "daast"
+    daast, four = version == "daast", version.startswith("4")
     root = etree.Element("DAAST" if daast else "VAST", version="1.0" if daast else version)
+    if four:
+        root.set("xmlns", NAMESPACE)
     ad = SubElement(root, "Ad", id=name)
-    newer = version in ("4.1", "4.2", "4.3")
-    if clip.tag_url:
-        body = SubElement(ad, "Wrapper")
-        _text(body, "AdSystem", "tagbid")
-        if newer:
-            _tracking(body, urls)
-            _cdata(body, "VASTAdTagURI", clip.tag_url)
-        else:
-            _cdata(body, "VASTAdTagURI", clip.tag_url)
-            _tracking(body, urls)
-    else:
-        body = SubElement(ad, "InLine")
-        _text(body, "AdSystem", "tagbid")
-        if newer:
-            _tracking(body, urls)
+    if version in NAMES_SOUND and clip.files and not any(file.w for file in clip.files):
+        ad.set("adType", "audio")
+    body = SubElement(ad, "Wrapper" if clip.tag_url else "InLine")
+    _text(body, "AdSystem", "tagbid")
+    if four:
+        _tracking(body, urls)
+        _cdata(SubElement(body, "ViewableImpression"), "Viewable", urls.viewable)
+    if clip.tag_url and not four:
+        _cdata(body, "VASTAdTagURI", clip.tag_url)
+    elif not clip.tag_url:
+        if version in NAMES_SOUND:
             _text(body, "AdServingId", TOKEN)
-            _text(body, "AdTitle", name)
-        else:
-            _text(body, "AdTitle", name)
-            _tracking(body, urls)
-    if newer and urls.viewable:
-        seen = etree.Element("ViewableImpression")
-        _cdata(seen, "Viewable", urls.viewable)
-        body.insert([child.tag for child in body].index("Impression") + 1, seen)
+        _text(body, "AdTitle", name)
+    if not four:
+        _tracking(body, urls)
     creative = SubElement(SubElement(body, "Creatives"), "Creative", id=name)
-    if version.startswith("4") and not clip.tag_url:
+    _linear(creative, clip, version, urls)
+    if four and clip.tag_url:
+        _cdata(body, "VASTAdTagURI", clip.tag_url)
+    elif four:
         registry = SubElement(creative, "UniversalAdId", idRegistry="unknown")
-        registry.text = name if newer else "unknown"
+        registry.text = "unknown" if version == "4.0" else name
         if version == "4.0":
             registry.set("idValue", name)
-    _linear(creative, clip, version, urls)
     return str(etree.tostring(root, encoding="unicode"))
 
 
 def _tracking(body: etree._Element, urls: Urls) -> None:
-    if urls.event:
-        _cdata(body, "Error", urls.event + "error&c=[ERRORCODE]")
+    _cdata(body, "Error", urls.event + "error&c=[ERRORCODE]")
     _cdata(body, "Impression", urls.impression)
 
 
@@ -88,10 +88,9 @@ def _linear(creative: etree._Element, clip: Clip, version: str, urls: Urls) -> N
     inline = not clip.tag_url
     if inline and not version.startswith("4"):
         _text(linear, "Duration", clock(clip.duration_s))
-    if urls.event:
-        events = SubElement(linear, "TrackingEvents")
-        for event in EVENTS:
-            _cdata(events, "Tracking", urls.event + event).set("event", event)
+    events = SubElement(linear, "TrackingEvents")
+    for event in EVENTS:
+        _cdata(events, "Tracking", urls.event + event).set("event", event)
     if inline and version.startswith("4"):
         _text(linear, "Duration", clock(clip.duration_s))
         _files(linear, clip)

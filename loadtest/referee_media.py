@@ -8,6 +8,7 @@ from typing import Any
 
 from lxml import etree
 
+from loadtest import referee_vast
 from loadtest.auction import images
 from loadtest.referee_read import Raw, dict_of, flag, number, numbers, objects, texts
 
@@ -72,11 +73,16 @@ def sizes(banner: Raw) -> set[tuple[float | None, float | None]]:
     return {(number(part.get("w")), number(part.get("h"))) for part in [banner, *objects(banner.get("format"))]}
 
 
-def _banner(banner: Raw, bid: Raw) -> list[str]:
+def _permitted(banner: Raw, bid: Raw) -> bool:
+    """Whether the size, or else the ratio of a flexible ad, is one the banner offers."""
     size = (number(bid.get("w")), number(bid.get("h")))
-    found = (
-        [] if None not in size and size in sizes(banner) else [f"size {bid.get('w')}x{bid.get('h')} was not offered"]
-    )
+    shape = (number(bid.get("wratio")), number(bid.get("hratio")))
+    ratios = {(number(one.get("wratio")), number(one.get("hratio"))) for one in objects(banner.get("format"))}
+    return (None not in size and size in sizes(banner)) or (None not in shape and shape in ratios)
+
+
+def _banner(banner: Raw, bid: Raw) -> list[str]:
+    found = [] if _permitted(banner, bid) else [f"size {bid.get('w')}x{bid.get('h')} was not offered"]
     markup = str(bid.get("adm") or "")
     wanted = {mime.lower() for mime in texts(banner.get("mimes"))}
     for tag, number_, name in (("<script", 3, "JavaScript"), ("<iframe", 4, "iframes")):
@@ -108,6 +114,11 @@ def _timed(offered: Raw, bid: Raw, name: str, secure: bool) -> list[str]:
         root = etree.fromstring(str(bid.get("adm") or "").encode(), etree.XMLParser(resolve_entities=False))
     except etree.XMLSyntaxError as error:
         return [f"adm is not XML: {error}"]
+    if root.tag in ("VAST", f"{{{referee_vast.NAMESPACE}}}VAST"):
+        if structure := list(referee_vast.faults(root)):
+            return structure
+        for element in root.iter():
+            element.tag = etree.QName(element).localname
     wrapper = root.find(".//Wrapper") is not None
     code = PROTOCOLS.get((str(root.tag), str(root.get("version")), wrapper))
     found = []
@@ -156,13 +167,23 @@ def _clip(offered: Raw, bid: Raw, root: Any, wrapper: bool) -> list[str]:
         if length not in exact:
             found.append(f"dur {length} is not one of rqddurs")
     else:
-        least, most = number(offered.get("minduration")) or 0, number(offered.get("maxduration"))
+        least, most = number(offered.get("minduration")) or 0, longest(offered)
         if length < least or (most is not None and length > most):
             found.append(f"dur {length} is outside {least} to {most}")
     room = number(offered.get("poddur"))
     if room is not None and length > room:
         found.append(f"dur {length} is longer than the pod")
     return found
+
+
+def longest(offered: Raw) -> float | None:
+    """The longest an ad may be: `maxduration` and what it may be extended by; None for no limit.
+
+    >>> longest({"maxduration": 30, "maxextended": 5}), longest({"maxduration": 30, "maxextended": -1})
+    (35.0, None)
+    """
+    most, extended = number(offered.get("maxduration")), number(offered.get("maxextended")) or 0.0
+    return None if most is None or extended == -1 else most + max(0.0, extended)
 
 
 def _seconds(text: str) -> float:

@@ -3,7 +3,7 @@ import pytest
 from lxml import etree
 
 from bidder.creatives import Clip
-from bidder.vast import EVENTS, TOKEN, Urls, document, versions
+from bidder.vast import EVENTS, NAMESPACE, TOKEN, Urls, document, versions
 
 URLS = Urls("https://bid.example")
 VIDEO = {
@@ -14,7 +14,12 @@ TAG = {"duration_s": 15, "tag_url": "https://other.example/vast?a=1&b=2", "tag_v
 
 
 def made(clip, version, urls=URLS):
-    return etree.fromstring(document(a_clip(clip), "crid <1>", version, urls).encode())
+    """The document, its namespace taken off the names of its elements."""
+    root = etree.fromstring(document(a_clip(clip), "crid <1>", version, urls).encode())
+    assert root.nsmap == ({None: NAMESPACE} if version.startswith("4") else {})
+    for element in root.iter():
+        element.tag = etree.QName(element).localname
+    return root
 
 
 def a_clip(fields):
@@ -66,7 +71,41 @@ def test_sound_may_be_asked_for_as_daast():
     assert "daast" not in versions(a_clip(clip), sound=False)
 
 
-def test_without_tracking_nothing_of_ours_is_loaded_by_the_player():
-    root = made(VIDEO, "3.0", Urls("http://bid.example", track=False))
-    loaded = [e.text for e in root.iter() if (e.text or "").startswith("http") and e.tag != "ClickThrough"]
-    assert loaded == ["https://c.example/a.mp4?x=1&y=2"]
+ORDER = {
+    "InLine 2.0": "AdSystem AdTitle Error Impression Creatives",
+    "InLine 3.0": "AdSystem AdTitle Error Impression Creatives",
+    "InLine 4.0": "AdSystem Error Impression ViewableImpression AdTitle Creatives",
+    "InLine 4.1": "AdSystem Error Impression ViewableImpression AdServingId AdTitle Creatives",
+    "InLine 4.2": "AdSystem Error Impression ViewableImpression AdServingId AdTitle Creatives",
+    "InLine 4.3": "AdSystem Error Impression ViewableImpression AdServingId AdTitle Creatives",
+    "Wrapper 2.0": "AdSystem VASTAdTagURI Error Impression Creatives",
+    "Wrapper 3.0": "AdSystem VASTAdTagURI Error Impression Creatives",
+    "Wrapper 4.0": "AdSystem Error Impression ViewableImpression Creatives VASTAdTagURI",
+    "Wrapper 4.1": "AdSystem Error Impression ViewableImpression Creatives VASTAdTagURI",
+    "Wrapper 4.2": "AdSystem Error Impression ViewableImpression Creatives VASTAdTagURI",
+    "Wrapper 4.3": "AdSystem Error Impression ViewableImpression Creatives VASTAdTagURI",
+}
+"""Elements in the order of the schema of each version: what a type extends comes before what it adds."""
+
+
+@pytest.mark.parametrize("case", ORDER)
+def test_elements_stand_in_the_order_of_the_schema(case):
+    kind, version = case.split()
+    root = made(VIDEO if kind == "InLine" else TAG | {"tag_version": version}, version)
+    (body,) = root.findall(f"Ad/{kind}")
+    assert " ".join(child.tag for child in body) == ORDER[case]
+    (creative,) = body.findall("Creatives/Creative")
+    four, inline = version.startswith("4"), kind == "InLine"
+    assert [child.tag for child in creative] == (["Linear", "UniversalAdId"] if four and inline else ["Linear"])
+    assert [child.tag for child in creative[0]] == (
+        ["TrackingEvents", "Duration", "MediaFiles", "VideoClicks"] if four and inline
+        else ["Duration", "TrackingEvents", "VideoClicks", "MediaFiles"] if inline
+        else ["TrackingEvents", "VideoClicks"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "kind"), [("4.0", None), ("4.1", "audio"), ("4.3", "audio")])
+def test_sound_says_that_it_is_sound_where_the_version_can(version, kind):
+    clip = {"duration_s": 30, "files": [{"url": "https://c.example/a.mp3", "mime": "audio/mpeg", "kbps": 128}]}
+    assert made(clip, version).find("Ad").get("adType") == kind
+    assert made(VIDEO, version).find("Ad").get("adType") is None

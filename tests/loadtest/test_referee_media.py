@@ -10,7 +10,7 @@ from loadtest.referee import violations
 VAST = (
     '<VAST version="3.0"><Ad id="c"><InLine><AdSystem>s</AdSystem><AdTitle>t</AdTitle>'
     "<Impression><![CDATA[https://b.example/i]]></Impression><Creatives><Creative><Linear><Duration>00:00:15</Duration>"
-    '<MediaFiles><MediaFile type="video/mp4" width="640" height="360">https://c.example/v.mp4</MediaFile></MediaFiles>'
+    '<MediaFiles><MediaFile delivery="progressive" type="video/mp4" width="640" height="360">https://c.example/v.mp4</MediaFile></MediaFiles>'
     "</Linear></Creative></Creatives></InLine></Ad></VAST>"
 )
 VIDEO = {"mimes": ["video/mp4"], "protocols": [3], "minduration": 5, "maxduration": 30, "w": 640, "h": 480}
@@ -55,6 +55,7 @@ def test_sound_answers_are_left_alone():
         ({}, {"protocol": 2}, "but the markup is 3"),
         ({}, {"dur": 30}, "but the markup says"),
         ({"maxduration": 10}, {}, "outside"),
+        ({"maxduration": 10, "maxextended": 4}, {}, "outside"),
         ({"rqddurs": [30]}, {}, "rqddurs"),
         ({"linearity": 2}, {}, "non-linear"),
         ({"skip": 1}, {"attr": [16]}, "attr 16"),
@@ -65,7 +66,7 @@ def test_sound_answers_are_left_alone():
         ({"durfloors": [{"mindur": 10, "bidfloor": 3}]}, {}, "below the floor"),
         ({}, {"adm": "<VAST"}, "not XML"),
         ({}, {"adm": "<html/>"}, "no ad document"),
-        ({}, {"adm": VAST.replace("https://b.example/i", "")}, "without an impression"),
+        ({}, {"adm": VAST.replace("https://b.example/i", "")}, "Impression without an address"),
         ({}, {"adm": VAST.replace("https://c", "http://c")}, "http on a secure page"),
         ({}, {"mtype": 1}, "banner for an impression without one"),
         ({}, {"slotinpod": 1}, "slotinpod outside"),
@@ -164,3 +165,88 @@ def test_native_markup_in_another_form_is_seen(adm, problem):
 def test_restrictions_of_the_request_hold_for_every_medium(request_fields, bid, problem):
     found = judged({"video": VIDEO}, a_video(**bid), **request_fields)
     assert [one for one in found if problem in one], found
+
+
+@pytest.mark.parametrize("extended", [5, -1])
+def test_an_extended_ad_may_be_longer(extended):
+    assert judged({"video": VIDEO | {"maxduration": 10, "maxextended": extended}}, a_video()) == []
+
+
+FOUR = (
+    VAST.replace('version="3.0"', 'version="4.2" xmlns="http://www.iab.com/VAST"')
+    .replace("<AdTitle>t</AdTitle><Impression>", "<Impression>")
+    .replace("</Impression>", "</Impression><AdServingId>i</AdServingId><AdTitle>t</AdTitle>")
+    .replace("</Linear>", '</Linear><UniversalAdId idRegistry="unknown">u</UniversalAdId>')
+)
+
+
+def test_a_sound_document_of_version_4_is_left_alone():
+    assert judged({"video": VIDEO | {"protocols": [13]}}, a_video(adm=FOUR, protocol=13)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        (' xmlns="http://www.iab.com/VAST"', "", "in the namespace None"),
+        ("<AdServingId>i</AdServingId>", "", "InLine without AdServingId"),
+        ("<AdTitle>t</AdTitle>", "", "InLine without AdTitle"),
+        ("<AdSystem>s</AdSystem>", "", "InLine without AdSystem"),
+        (
+            "<AdServingId>i</AdServingId><AdTitle>t</AdTitle>",
+            "<AdTitle>t</AdTitle><AdServingId>i</AdServingId>",
+            "order",
+        ),
+        ("<AdTitle>t</AdTitle>", "<AdTitle>t</AdTitle><AdTitle>t</AdTitle>", "AdTitle twice"),
+        ("<AdTitle>t</AdTitle>", "<AdTitle>t</AdTitle><Titel/>", "Titel in InLine"),
+        ('<UniversalAdId idRegistry="unknown">u</UniversalAdId>', "", "without UniversalAdId"),
+        (' idRegistry="unknown"', "", "without its attributes"),
+        ("<Duration>00:00:15</Duration>", "<Duration>15</Duration>", "Duration 15"),
+        ("<MediaFiles>", "<VideoClicks/><MediaFiles>", "Linear out of order"),
+        (' delivery="progressive"', "", "MediaFile without delivery"),
+        ('width="640"', 'width="wide"', "whose size is no number"),
+        (
+            "<Duration>",
+            '<TrackingEvents><Tracking event="begin">x</Tracking></TrackingEvents><Duration>',
+            "event begin",
+        ),
+        ('<Ad id="c">', '<Ad id="d"/><Ad id="c">', "without one ad"),
+        ('version="4.2"', 'version="5.0"', "has no schema"),
+    ],
+)
+def test_every_departure_from_the_schema_is_named(before, after, problem):
+    assert before in FOUR
+    found = judged({"video": VIDEO | {"protocols": [13]}}, a_video(adm=FOUR.replace(before, after), protocol=13))
+    assert [one for one in found if problem in one], found
+
+
+@pytest.mark.parametrize(
+    ("offered", "bid", "problem"),
+    [
+        ({"wratio": 16, "hratio": 9}, {"wratio": 16, "hratio": 9}, None),
+        ({"wratio": 16, "hratio": 9}, {"wratio": 4, "hratio": 3}, "was not offered"),
+        ({"wratio": 16, "hratio": 9}, {"w": 1600, "h": 900}, "was not offered"),
+        ({"w": 300, "h": 250}, {"wratio": 6, "hratio": 5}, "was not offered"),
+    ],
+)
+def test_a_ratio_is_answered_by_the_ratio(offered, bid, problem):
+    found = judged({"banner": {"format": [offered]}}, {"mtype": 1, "adm": "<b>x</b>"} | bid)
+    assert [one for one in found if problem and problem in one] if problem else found == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "other", "problem"),
+    [
+        ([1], {}, "adomain a.example twice in pod p"),
+        ([2], {"adomain": ["b.example"]}, "cat IAB1 twice in pod p"),
+        ([3], {"adomain": ["b.example"], "cat": ["IAB2"]}, "crid c twice in pod p"),
+        ([1], {"adomain": ["b.example"]}, None),
+        ([], {}, None),
+    ],
+)
+def test_ads_that_the_seller_would_drop_from_a_pod_are_seen(settings, other, problem):
+    slot = {"video": VIDEO | {"podid": "p", "poddedupe": settings}}
+    base = {"price": 2.0, "crid": "c", "adomain": ["a.example"], "cat": ["IAB1"]} | a_video()
+    bids = [base | {"id": "b1", "impid": "1"}, base | {"id": "b2", "impid": "2"} | other]
+    body = json.dumps({"id": "r", "seatbid": [{"seat": "s", "bid": bids}]}).encode()
+    found = violations({"id": "r", "imp": [{"id": "1"} | slot, {"id": "2"} | slot]}, 200, body)
+    assert found == ([problem] if problem else [])
