@@ -13,7 +13,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from bidder import campaigns, config, openrtb, snapshot
+from bidder import config, openrtb, serving
 from bidder import explain as explaining
 from bidder.config import BidderConfig
 from bidder.topics import Topics
@@ -23,7 +23,6 @@ from dmp.config import DmpConfig
 from dmp.errors import ConfigError
 from dmp.schema import User
 from dmp.taxonomy import tag_id
-from models import artefacts, landscape, registry
 
 LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -133,7 +132,7 @@ def explain(
 ) -> None:
     """Replay one request and print every rule's answer for every campaign."""
     settings = config.load(config_file)
-    portfolio = campaigns.load(campaign_file or Path(settings.campaigns))
+    told = msgspec.structs.replace(settings, campaigns=str(campaign_file or settings.campaigns), model_max_age_h=0)
     try:
         body = sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
         parsed = openrtb.decode(body)
@@ -141,16 +140,13 @@ def explain(
         raise ConfigError(str(request), [str(error)]) from None
     except openrtb.BadRequest as error:
         raise ConfigError(str(request), [f"is no bid request: {error.reason}; it would be answered with 400"]) from None
-    models = Path(settings.models_dir)
-    model = registry.load(models, "response") if registry.current(models, "response") else None
-    prices = landscape.load(models) if artefacts.current(models, landscape.KIND) else None
     user = None if no_user else User(_scores(user_tags), frozenset(map(keys.number, _names(user_audiences))))
     now_us = time.time_ns() // 1000 if at is None else at * 1_000_000
     topics = Topics([trends.stated(name, now_us) for name in _names(hot)])
     found = explaining.explain(
         parsed,
         user,
-        snapshot.build(portfolio, model, settings, "explain", prices, topics=topics),
+        serving.load(told, settings.public_url or f"http://{settings.host}", topics=topics).snapshot,
         now_us,
         settings.exchanges.get(exchange, config.DEFAULT_EXCHANGE),
         exchange,

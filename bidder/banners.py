@@ -1,7 +1,10 @@
 """Rules about what a banner object takes: sizes, attributes, types, image formats, frameworks."""
 
+from fractions import Fraction
+
 from bidder.index import Index
 from bidder.openrtb import Imp
+from bidder.openrtb_media import Format
 from bidder.view import View
 
 
@@ -12,7 +15,25 @@ def size(index: Index, seen: View, imp: Imp) -> int:
     mask = index.sizes.get((banner.w, banner.h), 0)
     for permitted in banner.format or ():
         mask |= index.sizes.get((permitted.w, permitted.h), 0)
+        if permitted.wratio and index.flexible:
+            mask |= _flexible(index, permitted)
     return mask
+
+
+def _flexible(index: Index, permitted: Format) -> int:
+    """Flexible banners of a ratio that are as wide as the placement will ever show them at least."""
+    shape = ratio(permitted)
+    mask = 0
+    for width, ads in index.flexible.get(shape, ()) if shape else ():
+        if width >= (permitted.wmin or 0):
+            mask |= ads
+    return mask
+
+
+def ratio(permitted: Format) -> Fraction:
+    """Width to height of a format of a ratio, 0 for one that has none."""
+    w, h = permitted.wratio or 0, permitted.hratio or 0
+    return Fraction(w, h) if w > 0 and h > 0 else Fraction(0)
 
 
 def attribute(index: Index, seen: View, imp: Imp) -> int:

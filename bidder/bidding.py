@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from bidder import answer, openrtb
 from bidder.answer import Sent
 from bidder.budget import Budgets
-from bidder.choosing import choose
+from bidder.choosing import Pods, choose
 from bidder.config import BidderConfig
 from bidder.decide import Decision, decide
 from bidder.endpoints import Endpoint
@@ -246,11 +246,12 @@ class Bidder:
     ) -> list[tuple[Offer, int]]:
         """The offers to send, their money reserved, and for how many seconds it is."""
         chosen: list[tuple[Offer, int]] = []
+        pods: Pods = {}
         for imp, offers in zip(request.imp, decision.offers, strict=True):
             if offers:
                 hold_s = self._hold_s(request, imp)
                 take = partial(self._take, request, imp, serving, issued_s, hold_s)
-                chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take)]
+                chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take, pods)]
         return chosen
 
     def _sent(

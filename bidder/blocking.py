@@ -22,6 +22,11 @@ def audit(index: Index, seen: View) -> int:
     return index.audits.get(seen.exchange, index.everything)
 
 
+def answer_size(index: Index, seen: View) -> int:
+    """Creatives whose bids fit into an answer of this exchange."""
+    return index.light.get(seen.exchange, index.everything)
+
+
 def blocked_category(index: Index, seen: View) -> int:
     """`bcat` and `acat` against what is advertised; blocking a parent blocks its children.
 
@@ -86,11 +91,23 @@ def blocked_app(index: Index, seen: View) -> int:
 
 
 def language(index: Index, seen: View) -> int:
-    """With `wlang` or `wlangb`, only creatives known to be in a listed language, or in none ("xx")."""
-    wanted = seen.request.wlang or seen.request.wlangb
-    if not wanted:
-        return index.everything
-    mask = index.languages.get("xx", 0)
-    for name in wanted:
-        mask |= index.languages.get(name.lower(), 0) | index.languages.get(name.lower().partition("-")[0], 0)
+    """With `wlang` or `wlangb`, only creatives known to be in listed languages, all of theirs; or in none ("xx")."""
+    mask = index.everything
+    for listed in (seen.request.wlang, seen.request.wlangb):
+        if listed:
+            ranges = [name.lower() for name in listed]
+            passing = 0
+            for languages, ads in index.languages:
+                if languages and all(name == "xx" or in_range(name, ranges) for name in languages):
+                    passing |= ads
+            mask &= passing
     return mask
+
+
+def in_range(language: str, ranges: Sequence[str]) -> bool:
+    """Basic filtering of RFC 4647, 3.3.1: a range stands for itself and all that is more special, in lower case.
+
+    >>> in_range("en-us", ["en"]), in_range("en", ["en-us"]), in_range("eng", ["en"])
+    (True, False, False)
+    """
+    return any(language == name or language.startswith(name + "-") for name in ranges)

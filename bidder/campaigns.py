@@ -50,6 +50,15 @@ Polygon = Annotated[tuple[tuple[Latitude, Longitude], ...], Meta(min_length=3, m
 """The corners of an area as (lat, lon), in order, not crossing the 180th meridian."""
 
 
+# fmt: off
+Placement = Literal[
+    "instream", "accompanying", "interstitial", "standalone", "pause", "screensaver", "overlay", "squeezeback",
+    "inscene",
+]
+# fmt: on
+"""AdCOM, List: Plcmt Subtypes - Video, from 1 on."""
+
+
 class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     """Who and where; an empty rule does not restrict, the rules of a campaign must all hold.
 
@@ -59,6 +68,8 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     something that is a hot topic now (`tagbid dmp hot`). segments: of the
     request's `user.data`, "<provider>/<id>". hours, weekdays (0 = Monday): user-local, else at `utc_offset_min`.
     tags: taxonomy name -> least score (1..100), any one of them. audiences: "<advertiser>/<name>".
+    rewarded: whether the user may or must get something for watching. placements: where a video player stands. metrics:
+    what was measured of the placement (`imp.metric`) -> least value, all of them; one that is not told is not reached.
     at: auction types. not_*: the opposite; a user who cannot be looked up matches no tag and no audience rule.
     """
 
@@ -90,6 +101,9 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     audiences: tuple[str, ...] = ()
     not_audiences: tuple[str, ...] = ()
     at: tuple[Literal[1, 2], ...] = ()
+    rewarded: Literal["any", "only", "never"] = "any"
+    placements: tuple[Placement, ...] = ()
+    metrics: dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[float, Meta(gt=0, le=1e6)]] = {}
 
 
 class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +154,7 @@ _DOMAIN = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[
 _REGION = re.compile(r"[A-Z]{3}-[A-Z0-9]{1,3}")
 _CITY = re.compile(r"[A-Z]{3}-.+")
 _AUDIENCE = re.compile(r"[^/\s]+/[^/]+")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>\"]")
 
 
@@ -313,6 +328,7 @@ def _creative_problems(creative: Creative) -> list[str]:
     addresses += [("an asset", url) for url in creatives.assets(creative) if url != creative.html]
     if creative.secure and any(url.lower().startswith("http://") for _, url in addresses[1:]):
         problems.append("secure = true, and an asset is plain http: leave `secure` out")
+    problems += _misfits("language", creative.languages, _LANGUAGE.fullmatch, "a language such as en, en-US, or xx")
     problems += _misfits("cat", creative.cat, _IAB.fullmatch, "an IAB category such as IAB20-3")
     for name, url in addresses:
         if url and not is_web_address(url):

@@ -7,9 +7,10 @@ from msgspec import Struct
 
 from bidder.creatives import DAAST, INLINE, SKIPPABLE, WRAPPED, Clip, shape
 from bidder.openrtb import Reason
-from bidder.openrtb_media import Timed, Video
+from bidder.openrtb_media import Timed, Video, placement_of
 
 NON_LINEAR = 2
+UNLIMITED = -1  # maxextended
 SAME_SHAPE = 1.03  # pictures whose width to height differs by less are of one shape
 
 
@@ -22,7 +23,10 @@ class File(Struct, frozen=True):
 
 
 class ClipShape(Struct, frozen=True):
-    """All that decides whether a clip fits. wrapper: version of the VAST it points at, "" for files of our own."""
+    """All that decides whether a clip fits. wrapper: version of the VAST it points at, "" for files of our own.
+
+    placements: numbers of the video placements its campaign wants, empty for any.
+    """
 
     duration_s: float
     files: tuple[File, ...]
@@ -32,9 +36,10 @@ class ClipShape(Struct, frozen=True):
     h: int
     attr: frozenset[int]
     apis: frozenset[int]
+    placements: frozenset[int] = frozenset()
 
 
-def clip_shape(clip: Clip, attr: Iterable[int], apis: Iterable[int]) -> ClipShape:
+def clip_shape(clip: Clip, attr: Iterable[int], apis: Iterable[int], placements: Iterable[int] = ()) -> ClipShape:
     files = tuple(sorted({(f.mime, f.w, f.h, f.kbps, f.streaming) for f in clip.files}))
     return ClipShape(
         clip.duration_s,
@@ -45,6 +50,7 @@ def clip_shape(clip: Clip, attr: Iterable[int], apis: Iterable[int]) -> ClipShap
         clip.h,
         frozenset(attr),
         frozenset(apis),
+        frozenset(placements),
     )
 
 
@@ -94,9 +100,11 @@ def _duration(of: ClipShape, offered: Timed) -> bool:
         return False
     if offered.rqddurs:
         return of.duration_s in offered.rqddurs
-    return (offered.minduration or 0) <= of.duration_s and (
-        offered.maxduration is None or of.duration_s <= offered.maxduration
-    )
+    if of.duration_s < (offered.minduration or 0):
+        return False
+    if offered.maxduration is None or offered.maxextended == UNLIMITED:
+        return True
+    return of.duration_s <= offered.maxduration + max(0, offered.maxextended or 0)
 
 
 def picture(files: Sequence[File], offered: Video) -> tuple[int, int] | None:
@@ -135,6 +143,12 @@ RULES: tuple[tuple[Reason, Callable[[ClipShape, Any], bool]], ...] = (
     (Reason.PROTOCOL, lambda of, offered: protocol(of.wrapper, offered, not isinstance(offered, Video)) is not None),
     (Reason.DURATION, _duration),
     (Reason.LINEARITY, lambda _, offered: not isinstance(offered, Video) or offered.linearity != NON_LINEAR),
+    (
+        Reason.PLACEMENT,
+        lambda of, offered: (
+            not of.placements or not isinstance(offered, Video) or placement_of(offered) in of.placements
+        ),
+    ),
     (Reason.SIZE, _size),
     (Reason.API, lambda of, offered: of.apis.issubset(offered.api or ())),
     (Reason.CREATIVE_ATTRIBUTE, _attribute),

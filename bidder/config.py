@@ -37,7 +37,9 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     micros of one impression. price_macro: what the exchange replaces with the price. loss_price: whether the price
     told with a loss is worth learning from. nbr: answer no-bids with 200 and a reason code in place of 204.
     gzip_answers: compress answers where the request accepts that; costs more time than it saves on most links. audits:
-    it shows only creatives it has approved. schain: supply chains that are bid on.
+    it shows only creatives it has approved. schain: supply chains that are bid on. upstream: whether to bid where
+    somebody before the exchange decides what is shown (`source.fd`); never where a win bills, because most such wins
+    are not shown. max_answer_bytes: of one answer, 0 for any; creatives that do not fit are not bid there.
     """
 
     token: str = ""
@@ -59,6 +61,8 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audits: bool = False
     schain: Literal["any", "complete_if_present", "required"] = "complete_if_present"
     open_bids: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    upstream: Literal["bid", "skip"] = "bid"
+    max_answer_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**7)] = 0
 
 
 class AdvertiserConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

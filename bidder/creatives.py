@@ -90,9 +90,10 @@ class Creative(Struct, frozen=True, forbid_unknown_fields=True):
 
     landing_url: where a click goes; ${CLICK_ID} in it becomes the id of the click, for conversions. attr: OpenRTB
     creative attributes. apis: frameworks the markup needs. secure: every asset is https; None works it out from the
-    URLs. iurl: sample image. language: ISO 639-1, "xx" for none, "" unknown. bundle: store id of an advertised
-    app. cat: categories when they differ from the campaign's. audit: exchange -> what it said of this creative; an
-    exchange that audits (`audits` in its config) gets only creatives it has approved.
+    URLs. iurl: sample image. language: of its words, by BCP 47, or a list of several; "xx" for no words, "" unknown.
+    flexible: a banner that fills any width at the ratio of w to h, for placements that ask for a ratio. bundle: store
+    id of an advertised app. cat: categories when they differ from the campaign's. audit: exchange -> what it said of
+    this creative; an exchange that audits (`audits` in its config) gets only creatives it has approved.
     """
 
     id: Name
@@ -108,7 +109,8 @@ class Creative(Struct, frozen=True, forbid_unknown_fields=True):
     apis: tuple[int, ...] = ()
     secure: bool | None = None
     iurl: Url = ""
-    language: str = ""
+    language: str | tuple[str, ...] = ""
+    flexible: bool = False
     bundle: str = ""
     cat: tuple[str, ...] = ()
     audit: dict[str, Literal["approved", "pending", "refused"]] = {}
@@ -117,6 +119,12 @@ class Creative(Struct, frozen=True, forbid_unknown_fields=True):
     def media(self) -> str:
         """A key of `MEDIA`."""
         return next((name for name in ("video", "audio", "native") if getattr(self, name) is not None), "banner")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """In lower case, () unknown."""
+        told = (self.language,) if isinstance(self.language, str) else self.language
+        return tuple(name.lower() for name in told if name)
 
     @property
     def clip(self) -> Clip | None:
@@ -165,6 +173,8 @@ def problems_of(creative: Creative) -> list[str]:
             problems.append("needs exactly one of image_url and html")
         if not (creative.w and creative.h):
             problems.append("a banner needs w and h")
+    elif creative.flexible:
+        problems.append("only a banner can be flexible")
     clips = [(name, clip) for name in ("video", "audio") if (clip := getattr(creative, name)) is not None]
     if creative.native is not None and creative.native.video is not None:
         clips.append(("native video", creative.native.video))

@@ -20,6 +20,7 @@ REMEMBERED = 10_000  # objects; a mask of 1,000 ads and its keys take about 1 kB
 MAX_REMEMBERED_BYTES = (
     8_192  # of JSON; the longest native request collected has 547: who sends more does it to fill memory
 )
+Rows = Sequence[tuple[Creative, frozenset[int], frozenset[int]]]
 Masks = dict[Reason, int]
 """Rule -> the ads of one medium that pass it."""
 
@@ -28,9 +29,11 @@ RULES: tuple[Reason, ...] = (*(reason for reason, _ in clips.RULES), Reason.ASSE
 
 
 class Fitting:
-    """What fits, for the ads of one snapshot. rows: (creative, attributes with the campaign's) by bit."""
+    """What fits, for the ads of one snapshot. rows: (creative, attributes with the campaign's, numbers of the video
+    placements it wants) by bit.
+    """
 
-    def __init__(self, rows: Sequence[tuple[Creative, frozenset[int]]]) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.video_ads, self._videos = self._clips(rows, "video")
         self.audio_ads, self._audios = self._clips(rows, "audio")
         self.native_ads, self._natives = _grouped(
@@ -38,16 +41,16 @@ class Fitting:
                 (native.native_shape(creative.native), attr, frozenset(creative.apis))
                 if creative.native is not None
                 else None
-                for creative, attr in rows
+                for creative, attr, _ in rows
             )
         )
         self._known: OrderedDict[Hashable, Masks] = OrderedDict()
 
     @staticmethod
-    def _clips(rows: Sequence[tuple[Creative, frozenset[int]]], name: str) -> tuple[int, dict[ClipShape, int]]:
+    def _clips(rows: Rows, name: str) -> tuple[int, dict[ClipShape, int]]:
         return _grouped(
-            clip_shape(clip, attr, creative.apis) if (clip := getattr(creative, name)) is not None else None
-            for creative, attr in rows
+            clip_shape(clip, attr, creative.apis, places) if (clip := getattr(creative, name)) is not None else None
+            for creative, attr, places in rows
         )
 
     def video(self, offered: Video) -> Masks:

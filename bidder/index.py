@@ -4,6 +4,7 @@ Bit i stands for ad i, one creative of one campaign. Made by `bidder.indexing`, 
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import msgspec
 
@@ -41,7 +42,10 @@ class Index(msgspec.Struct, frozen=True):
     tags: tag id -> mask by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit,
     ads). uncapped: ads that may be shown uncounted. hot_free: ads that do not ask for hot topics; topics: those, which
     change under a snapshot. open: ads that need no deal. labels: by taxonomy. banner_mimes: by what an image's address
-    says it is. apis: framework -> ads that need it.
+    says it is. apis: framework -> ads that need it. flexible: width to height -> (width, ads) of flexible banners.
+    languages: sets of languages with the ads in just these. light: exchange -> ads whose bids its answers hold.
+    rewarded, unrewarded: ads that may be shown where the user gets something for it, and where not. metrics: type ->
+    (ascending least values, ads that want more than each below it).
     """
 
     everything: int
@@ -79,10 +83,11 @@ class Index(msgspec.Struct, frozen=True):
     segments: AnyOf
     not_segments: dict[str, int]
     audits: dict[str, int]
+    light: dict[str, int]
     labels: dict[int, Labels]
     advertisers: dict[str, int]
     bundles: dict[str, int]
-    languages: dict[str, int]
+    languages: tuple[tuple[frozenset[str], int], ...]
     anonymous: int
     tags_free: int
     tags: dict[int, tuple[int, ...]]
@@ -94,6 +99,7 @@ class Index(msgspec.Struct, frozen=True):
     caps: dict[int, tuple[tuple[FrequencyCap, ...], int, int]]
     uncapped: int
     sizes: dict[tuple[int | None, int | None], int]
+    flexible: dict[Fraction, tuple[tuple[int, int], ...]]
     secure: int
     attributes: dict[int, int]
     types: dict[int, int]
@@ -101,5 +107,8 @@ class Index(msgspec.Struct, frozen=True):
     banner_mimes: AnyOf
     apis: dict[int, int]
     fitting: Fitting
+    rewarded: int
+    unrewarded: int
+    metrics: dict[str, tuple[tuple[float, ...], tuple[int, ...]]]
     open: int
     deals: dict[str, int]

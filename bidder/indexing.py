@@ -1,13 +1,15 @@
 """From campaigns to masks: builds the `bidder.index.Index` of a snapshot."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from types import MappingProxyType
+from typing import TypeVar, get_args
 
 from msgspec.structs import replace
 
 from bidder import banners, blocking, fences, people, places, targeting
 from bidder.blocking import codes
-from bidder.campaigns import Campaign, FrequencyCap, Targeting
+from bidder.campaigns import Campaign, FrequencyCap, Placement, Targeting
 from bidder.creatives import Creative, is_secure
 from bidder.fences import Fences
 from bidder.fitting import Fitting
@@ -34,6 +36,7 @@ DEVICES: dict[str, tuple[int, ...]] = {
 }
 """OpenRTB device types (AdCOM, List: Device Types) behind our names; 1 is "mobile or tablet"."""
 
+PLACEMENTS: dict[str, int] = {name: number for number, name in enumerate(get_args(Placement), 1)}
 HTML_BTYPES = (1, 3, 4)  # XHTML text, JavaScript, iframe: what advertiser HTML may be
 IMAGE_BTYPE = 2
 
@@ -69,10 +72,17 @@ def _up(domain: str) -> list[str]:
     return [".".join(labels[i:]) for i in range(len(labels))]
 
 
-def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | None = None) -> Index:
+def build(
+    rows: Rows,
+    auditors: frozenset[str] = frozenset(),
+    topics: Topics | None = None,
+    https: bool = True,
+    too_large: Mapping[str, frozenset[str]] = MappingProxyType({}),
+) -> Index:
     """The index of ads in the order given: bit i of every mask is rows[i]. auditors: exchanges that approve ads.
 
-    topics: what is hot; None = nothing ever is.
+    topics: what is hot; None = nothing ever is. https: whether pages reach our own pixels by it. too_large: exchange ->
+    ids of the creatives that its answers cannot hold.
     """
     n = len(rows)
     rules = [campaign.targeting for campaign, _ in rows]
@@ -121,13 +131,17 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
         segments=_any_of([t.segments for t in rules], n),
         not_segments=_by_value((t.not_segments for t in rules), n),
         audits=_audits(rows, auditors, n),
+        light={
+            name: _mask((i for i, (_, creative) in enumerate(rows) if creative.id not in ids), n)
+            for name, ids in too_large.items()
+        },
         not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
         hot_free=_free((t.hot for t in rules), n),
         topics=Topics() if topics is None else topics,
         labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
         advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
         bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
-        languages=_by_value(([creative.language.lower()] for _, creative in rows), n),
+        languages=tuple(_by_value(([frozenset(creative.languages)] for _, creative in rows), n).items()),
         anonymous=_mask((i for i, needed in enumerate(needs_user) if not needed), n),
         tags_free=_free((t.tags for t in rules), n),
         tags=_scores([t.tags for t in rules], n),
@@ -139,13 +153,22 @@ def build(rows: Rows, auditors: frozenset[str] = frozenset(), topics: Topics | N
         caps=_caps(rows, n),
         uncapped=_mask((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
         sizes=_by_value(([(c.w, c.h)] if c is not None else [] for c in banners), n),
-        secure=_mask((i for i, (_, creative) in enumerate(rows) if is_secure(creative)), n),
+        flexible=_flexible(banners, n),
+        secure=_mask((i for i, (_, creative) in enumerate(rows) if https and is_secure(creative)), n),
         attributes=_by_value(attrs, n),
         types=_by_value((HTML_BTYPES if creative.html else (IMAGE_BTYPE,) for _, creative in rows), n),
         banners=_mask((i for i, c in enumerate(banners) if c is not None), n),
         banner_mimes=_any_of([image_mimes(creative.image_url) for _, creative in rows], n),
         apis=_by_value((creative.apis for _, creative in rows), n),
-        fitting=Fitting([(creative, attr) for (_, creative), attr in zip(rows, attrs, strict=True)]),
+        rewarded=_mask((i for i, t in enumerate(rules) if t.rewarded != "never"), n),
+        unrewarded=_mask((i for i, t in enumerate(rules) if t.rewarded != "only"), n),
+        metrics=_metrics([t.metrics for t in rules], n),
+        fitting=Fitting(
+            [
+                (creative, attr, frozenset(PLACEMENTS[name] for name in t.placements))
+                for (_, creative), attr, t in zip(rows, attrs, rules, strict=True)
+            ]
+        ),
         open=_free((campaign.deals for campaign, _ in rows), n),
         deals=_by_value((campaign.deals for campaign, _ in rows), n),
     )
@@ -159,6 +182,7 @@ def _with_rules(index: Index) -> Index:
         (index.running != (everything,), Reason.NOT_RUNNING, targeting.running),
         (True, Reason.SEAT, blocking.seat),
         (bool(index.audits), Reason.AUDIT, blocking.audit),
+        (bool(index.light), Reason.ANSWER_SIZE, blocking.answer_size),
         (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, targeting.auction_type),
         (index.devices_free != everything, Reason.DEVICE, targeting.device),
         (bool(index.os.masks), Reason.OS, targeting.system),
@@ -191,6 +215,8 @@ def _with_rules(index: Index) -> Index:
     shared_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
         (True, Reason.DEAL, targeting.deal),
         (index.secure != everything, Reason.SECURE, targeting.secure),
+        (index.rewarded & index.unrewarded != everything, Reason.REWARDED, targeting.rewarded),
+        (bool(index.metrics), Reason.METRIC, targeting.metric),
     ]
     of_banner = tuple((reason, rule) for used, reason, rule in banner_rules if used)
     shared = tuple((reason, rule) for used, reason, rule in shared_rules if used)
@@ -302,6 +328,25 @@ def related(words: Sequence[str]) -> list[str]:
         if tag.kind == "score" and not names.isdisjoint(found):
             found |= names
     return sorted(found)
+
+
+def _flexible(banners: Sequence[Creative | None], n: int) -> dict[Fraction, tuple[tuple[int, int], ...]]:
+    """Width to height -> (width, ads) of every width such a banner has."""
+    sizes = _by_value(([(c.w, c.h)] if c is not None and c.flexible else [] for c in banners), n)
+    found: dict[Fraction, tuple[tuple[int, int], ...]] = {}
+    for (w, h), mask in sizes.items():
+        found[Fraction(w, h)] = (*found.get(Fraction(w, h), ()), (w, mask))
+    return found
+
+
+def _metrics(rows: Sequence[dict[str, float]], n: int) -> dict[str, tuple[tuple[float, ...], tuple[int, ...]]]:
+    """Type -> (values asked for, ascending; for each the ads that ask for it or more, and none at the end)."""
+    found = {}
+    for name in {name for wanted in rows for name in wanted}:
+        steps = sorted({wanted[name] for wanted in rows if name in wanted})
+        asking = [_mask((i for i, wanted in enumerate(rows) if wanted.get(name, 0.0) >= step), n) for step in steps]
+        found[name] = (tuple(steps), (*asking, 0))
+    return found
 
 
 def _fences(rows: Sequence[Targeting], n: int) -> Fences:

@@ -6,10 +6,12 @@ for in; a native ad is put together for each placement's wishes.
 """
 
 import html
+from fractions import Fraction
 
 import msgspec
 
 from bidder import clips, native, vast
+from bidder.banners import ratio
 from bidder.campaigns import Campaign
 from bidder.creatives import DAAST, INLINE, MEDIA, WRAPPED, Creative
 from bidder.openrtb import Imp
@@ -23,13 +25,14 @@ Pieces = tuple[bytes, ...]
 class AdParts(msgspec.Struct, frozen=True):
     """One ad's fixed bytes.
 
-    documents: VAST code -> (markup as JSON text between tokens, the same for an imp that asks for https) of a clip;
-    those of a banner are under 0; a native ad has none. tail: the bid object from `adomain` on, without the closing
+    documents: VAST code -> markup of a clip as JSON text between tokens; that of a banner is under 0; a native ad has
+    none. tail: the bid object from `adomain` on, without the closing
     brace; tails: the same by taxonomy of `cat`, where the campaign has labels in several. seat: JSON text. shape,
-    sound: of a clip. native, public_url: for what is put together per bid.
+    sound: of a clip. flexible: (w, h) of a banner whose tails leave its size out. native, public_url: for what is put
+    together per bid.
     """
 
-    documents: dict[int, tuple[Pieces, Pieces]]
+    documents: dict[int, Pieces]
     tail: bytes
     tails: dict[int, bytes]
     seat: bytes
@@ -37,6 +40,7 @@ class AdParts(msgspec.Struct, frozen=True):
     creative: str
     shape: clips.ClipShape | None = None
     sound: bool = False
+    flexible: tuple[int, int] | None = None
     native: Creative | None = None
     public_url: str = ""
 
@@ -66,20 +70,14 @@ def url_parts(public_url: str) -> UrlParts:
 
 def ad_parts(campaign: Campaign, creative: Creative, public_url: str) -> AdParts:
     """All fixed bytes of a creative's bids. public_url: where exchanges and browsers reach us, without final slash."""
-    # An impression pixel without https would break the promise of an imp that asks for it; billing still counts there.
-    secure_pixel = public_url.startswith("https://")
     clip = creative.clip
-    documents: dict[int, tuple[Pieces, Pieces]] = {}
+    documents: dict[int, Pieces] = {}
     if clip is not None:
         for version in vast.versions(clip, sound=creative.audio is not None):
             code = DAAST if version == "daast" else (WRAPPED if clip.tag_url else INLINE)[version]
-            made, safe = (
-                vast.document(clip, creative.id, version, Urls(public_url, track)) for track in (True, secure_pixel)
-            )
-            documents[code] = (_pieces(made), _pieces(safe))
+            documents[code] = _pieces(vast.document(clip, creative.id, version, Urls(public_url)))
     elif creative.native is None:
-        made, safe = (markup(creative, public_url, pixel) for pixel in (True, secure_pixel))
-        documents[0] = (_pieces(made), _pieces(safe))
+        documents[0] = _pieces(markup(creative, public_url))
     labels = {1: creative.cat or campaign.cat} | {int(name): cat for name, cat in campaign.cat_in.items()}
     tails = {tax: _tail(campaign, creative, tax, cat) for tax, cat in labels.items()}
     return AdParts(
@@ -91,6 +89,7 @@ def ad_parts(campaign: Campaign, creative: Creative, public_url: str) -> AdParts
         creative=creative.id,
         shape=None if clip is None else clips.clip_shape(clip, (), ()),
         sound=creative.audio is not None,
+        flexible=(creative.w, creative.h) if creative.flexible else None,
         native=creative if creative.native is not None else None,
         public_url=public_url,
     )
@@ -106,21 +105,22 @@ def _tail(campaign: Campaign, creative: Creative, cattax: int, cat: tuple[str, .
     if creative.apis:
         tail |= {"apis": creative.apis, "api": creative.apis[0]}
     tail["mtype"] = MEDIA[creative.media]
-    if creative.media == "banner":
+    if creative.media == "banner" and not creative.flexible:
         tail |= {"w": creative.w, "h": creative.h}
     if creative.clip is not None:
         seconds = creative.clip.duration_s
         tail["dur"] = int(seconds) if seconds.is_integer() else seconds
     if creative.iurl:
         tail["iurl"] = creative.iurl
-    if creative.language:
-        tail["language"] = creative.language
+    if creative.languages:
+        name = creative.languages[0]
+        tail["langb" if "-" in name else "language"] = name
     if creative.bundle:
         tail["bundle"] = creative.bundle
     return b"," + msgspec.json.encode(tail)[1:-1]
 
 
-def markup(creative: Creative, public_url: str, pixel: bool) -> str:
+def markup(creative: Creative, public_url: str) -> str:
     """The HTML of a banner with `TOKEN` wherever its browser token belongs.
 
     HTML of an advertiser places its link as ${CLICK_URL}; HTML without that macro and without a link of its own
@@ -137,11 +137,30 @@ def markup(creative: Creative, public_url: str, pixel: bool) -> str:
     else:
         image = html.escape(creative.image_url)
         size = f'width="{creative.w}" height="{creative.h}"'
-        body = f'{link}<img src="{image}" {size} alt="" style="border:0"></a>'
-    if not pixel:
-        return body
+        style = "border:0;width:100%;height:auto" if creative.flexible else "border:0"
+        body = f'{link}<img src="{image}" {size} alt="" style="{style}"></a>'
     url = html.escape(f"{public_url}/imp?t={TOKEN}&p=") + "${AUCTION_PRICE}"
     return f'{body}<img src="{url}" width="1" height="1" alt="" style="position:absolute;visibility:hidden">'
+
+
+MAX_FIELDS_BYTES = 1_000
+"""Of a bid around its markup and its tokens: ids of the exchange, price, the rest of the notice URLs."""
+
+MAX_TOKEN_BYTES = 400
+"""Of a token with names of usual length."""
+
+
+VAST_LINKS = 11  # in a document of ours
+
+
+def most_bytes(ad: AdParts) -> int:
+    """What an answer with one bid of an ad takes at most, if ids and names in it are of usual length."""
+    found = [sum(map(len, pieces)) + MAX_TOKEN_BYTES * (len(pieces) - 1) for pieces in ad.documents.values()]
+    if ad.native is not None and ad.native.native is not None:
+        texts = msgspec.json.encode(ad.native.native)  # more than any answer picks out of it
+        links = 4 if ad.native.native.video is None else 4 + VAST_LINKS
+        found.append(len(texts) + links * (MAX_TOKEN_BYTES + len(ad.public_url) + 80))
+    return max(found) + 3 * MAX_TOKEN_BYTES + len(ad.tail) + 3 * len(ad.public_url) + MAX_FIELDS_BYTES
 
 
 def for_imp(ad: AdParts, imp: Imp, cattax: int | None = None) -> tuple[Pieces, bytes]:
@@ -149,17 +168,28 @@ def for_imp(ad: AdParts, imp: Imp, cattax: int | None = None) -> tuple[Pieces, b
 
     cattax: the taxonomy the request's block lists are in; labels in it are sent where the campaign has some.
     """
-    secure = bool(imp.secure)
     tail = ad.tail if cattax is None else ad.tails.get(cattax, ad.tail)
     if ad.shape is not None:
-        adm, extra = _clip_for(ad, ad.shape, imp, secure)
+        adm, extra = _clip_for(ad, ad.shape, imp)
         return adm, tail + extra
     if ad.native is not None:
-        return _native_for(ad, ad.native, imp, secure), tail
-    return ad.documents[0][secure], tail
+        return _native_for(ad, ad.native, imp), tail
+    return ad.documents[0], tail + _size_for(ad.flexible, imp) if ad.flexible is not None else tail
 
 
-def _clip_for(ad: AdParts, of: clips.ClipShape, imp: Imp, secure: bool) -> tuple[Pieces, bytes]:
+def _size_for(size: tuple[int, int], imp: Imp) -> bytes:
+    """What a bid says of the size of a flexible banner: its own where that is permitted, else the ratio it fills."""
+    banner = imp.banner
+    assert banner is not None  # noqa: S101 - only ads that fit come here
+    permitted = banner.format or ()
+    if size != (banner.w, banner.h) and size not in [(one.w, one.h) for one in permitted]:
+        for one in permitted:
+            if ratio(one) == Fraction(*size):
+                return b',"wratio":%d,"hratio":%d' % (one.wratio or 0, one.hratio or 0)
+    return b',"w":%d,"h":%d' % size
+
+
+def _clip_for(ad: AdParts, of: clips.ClipShape, imp: Imp) -> tuple[Pieces, bytes]:
     offered: Timed | None = imp.audio if ad.sound else imp.video
     assert offered is not None  # noqa: S101 - only ads that fit come here
     found = clips.protocol(of.wrapper, offered, ad.sound)
@@ -171,15 +201,15 @@ def _clip_for(ad: AdParts, of: clips.ClipShape, imp: Imp, secure: bool) -> tuple
             extra += b',"w":%d,"h":%d' % size
     if offered.poddur is not None and offered.slotinpod in (1, -1, 2):
         extra += b',"slotinpod":%d' % offered.slotinpod
-    return ad.documents[found[1]][secure], extra
+    return ad.documents[found[1]], extra
 
 
-def _native_for(ad: AdParts, creative: Creative, imp: Imp, secure: bool) -> Pieces:
+def _native_for(ad: AdParts, creative: Creative, imp: Imp) -> Pieces:
     assert imp.native is not None and creative.native is not None  # noqa: S101, PT018 - only ads that fit come here
     request = native.read(native_text(imp.native))
     assert request is not None  # noqa: S101 - as above
     request = msgspec.structs.replace(request, ver=request.ver or imp.native.ver)
-    urls = Urls(ad.public_url, track=not secure or ad.public_url.startswith("https://"))
+    urls = Urls(ad.public_url)
     clip = creative.native.video
     made = native.answer(
         creative.native,

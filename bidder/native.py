@@ -180,16 +180,16 @@ def image_mimes(url: str) -> tuple[str, ...]:
 def answer(
     ad: NativeAd, request: NativeRequest, click_url: str, pixel_url: str, view_url: str, vast: Callable[[str], str]
 ) -> dict[str, Any]:
-    """The native response object. pixel_url, view_url: "" for no trackers. vast: VAST version -> document."""
+    """The native response object. vast: VAST version -> document."""
     assets: list[dict[str, Any]] = []
     for asset in request.assets:
         value = _value(ad, asset, vast)
         if value is not None:
             assets.append({"id": asset.id, **value})
     found: dict[str, Any] = {"ver": request.ver or "1.2", "assets": assets, "link": {"url": click_url}}
-    if pixel_url and request.eventtrackers is None:
+    if request.eventtrackers is None:
         found["imptrackers"] = [pixel_url]
-    elif pixel_url:
+    else:
         pairs = ((IMPRESSION, pixel_url), (VIEWABLE, view_url))
         found["eventtrackers"] = [
             {"event": event, "method": PIXEL, "url": url} for event, url in pairs if request.tracks(event)

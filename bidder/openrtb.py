@@ -46,6 +46,7 @@ class Reason(StrEnum):
     SCHAIN = "schain"
     SCHAIN_NODE = "schain_node"
     ADS_TXT = "ads_txt"
+    UPSTREAM = "upstream"
     NO_CAMPAIGNS = "no_campaigns"
     CURRENCY = "currency"
     SEAT = "seat"
@@ -53,13 +54,17 @@ class Reason(StrEnum):
     NO_MEDIA_FIT = "no_media_fit"
     NOT_RUNNING = "not_running"
     AUDIT = "audit"
+    ANSWER_SIZE = "answer_size"
     AUCTION_TYPE = "auction_type"
     SCHEDULE = "schedule"
     DEAL = "deal"
+    REWARDED = "rewarded"
+    METRIC = "metric"
     MIME = "mime"
     PROTOCOL = "protocol"
     DURATION = "duration"
     LINEARITY = "linearity"
+    PLACEMENT = "placement"
     SIZE = "size"
     API = "api"
     ASSETS = "assets"
@@ -128,7 +133,10 @@ class BadRequest(Exception):
 
 
 class Deal(Struct, frozen=True, gc=False):
-    """bidfloor falls back to USD whatever `imp.bidfloorcur` says. at: 1, 2, or 3 = bidfloor is the agreed price."""
+    """bidfloor falls back to USD whatever `imp.bidfloorcur` says. at: 1, 2, or 3 = bidfloor is the agreed price.
+
+    guar: 1 = guaranteed: who has an ad for it must bid.
+    """
 
     id: Annotated[Str, Meta(min_length=1, extra=STRICT)]
     bidfloor: Money | None = None
@@ -138,6 +146,7 @@ class Deal(Struct, frozen=True, gc=False):
     wadomain: StrictStrs | None = None
     mincpmpersec: Money | None = None
     durfloors: Annotated[tuple[DurFloor, ...], Meta(max_length=100, extra=STRICT)] | None = None
+    guar: Flag | None = None
 
 
 class Pmp(Struct, frozen=True, gc=False):
@@ -343,10 +352,14 @@ class ChainExt(Struct, frozen=True, gc=False):
 
 
 class Source(Struct, frozen=True, gc=False):
-    """tid: common to every exchange that sells this impression. fd: 1 = somebody upstream decides what is shown."""
+    """tid: common to every exchange that sells this impression. fd: 1 = somebody upstream decides what is shown.
+
+    pchain: who is paid, as "system:payment id" pairs (TAG Payment ID).
+    """
 
     tid: Str | None = None
     fd: Flag | None = None
+    pchain: Str | None = None
     schain: SupplyChain | None = None
     ext: ChainExt | None = None
 

@@ -16,10 +16,13 @@ Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 
 class Format(Struct, frozen=True, gc=False):
-    """A permitted size in pixels; flex formats (ratios) have neither and fit no creative of ours."""
+    """A permitted size in pixels; or a ratio at any width from wmin on, which flexible creatives fit."""
 
     w: Int | None = None
     h: Int | None = None
+    wratio: Int | None = None
+    hratio: Int | None = None
+    wmin: Int | None = None
 
 
 class Banner(Struct, frozen=True, gc=False):
@@ -47,12 +50,15 @@ class Timed(Struct, frozen=True, gc=False):
     """What video and audio share. Lengths in seconds; rqddurs replaces minduration and maxduration.
 
     poddur: this imp is a dynamic pod of so many seconds and at most maxseq ads. mincpmpersec, durfloors: floors in the
-    imp's currency, one of them is sent. An absent `api` supports no framework.
+    imp's currency, one of them is sent. An absent `api` supports no framework. maxextended: seconds an ad may be longer
+    than maxduration, -1 for any number, 0 or absent for none. podid: imps that share one are slots of one pod.
+    poddedupe: what no two ads of a pod may have in common (AdCOM, List: Pod Deduplication).
     """
 
     mimes: Texts | None = None
     minduration: Annotated[Number, Meta(extra=STRICT)] | None = None
     maxduration: Annotated[Number, Meta(extra=STRICT)] | None = None
+    maxextended: Annotated[Number, Meta(extra=STRICT)] | None = None
     rqddurs: Annotated[tuple[Number, ...], Meta(extra=STRICT)] | None = None
     protocols: Ints | None = None
     protocol: Int | None = None
@@ -64,6 +70,8 @@ class Timed(Struct, frozen=True, gc=False):
     poddur: Annotated[Number, Meta(extra=STRICT)] | None = None
     maxseq: Annotated[Int, Meta(extra=STRICT)] | None = None
     slotinpod: Int | None = None
+    podid: Str | None = None
+    poddedupe: tuple[Int, ...] | None = None
     mincpmpersec: Money | None = None
     durfloors: Annotated[tuple[DurFloor, ...], Meta(max_length=100, extra=STRICT)] | None = None
 

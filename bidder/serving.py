@@ -14,16 +14,16 @@ import redis.exceptions
 from msgspec import Struct
 
 from bidder import campaigns, experiments, results, snapshot, traffic
-from bidder.campaigns import Campaign
+from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
-from bidder.markup import AdParts, UrlParts, ad_parts, url_parts
+from bidder.markup import AdParts, UrlParts, ad_parts, most_bytes, url_parts
 from bidder.metrics import Metrics
 from bidder.snapshot import Paces, Snapshot
 from bidder.tastes import Source
 from bidder.tokens import text_field
 from bidder.topics import Topics
 from dmp import keys
-from dmp.errors import TagbidError
+from dmp.errors import ConfigError, TagbidError
 from dmp.link import Link
 from models import artefacts, landscape, live, registry
 from models.live import Cost, Ratio
@@ -68,6 +68,14 @@ def load(
     Raises TagbidError when a part cannot be used.
     """
     portfolio = campaigns.load(Path(settings.campaigns))
+    if strangers := sorted(_audited(portfolio) - settings.exchanges.keys()):
+        raise ConfigError(
+            settings.campaigns,
+            [
+                f"audit names the exchange {name!r}, which is not configured: add [bidder.exchanges.{name}]"
+                for name in strangers
+            ],
+        )
     root = Path(settings.models_dir)
     version = registry.current(root, MODEL)
     model = None if version is None else registry.load(root, MODEL, version)
@@ -80,12 +88,21 @@ def load(
     outcomes = results.load(root, model)
     challenger = _challenger(root)
     tastes = None if preferences is None else preferences.load((model, challenger, *outcomes.values()))
-    made = snapshot.build(portfolio, model, settings, name, prices, paces, tests, outcomes, ratios, topics, tastes)
+    parts = {
+        creative.id: ad_parts(campaign, creative, public_url)
+        for campaign in portfolio.campaigns
+        for creative in campaign.creatives
+    }
+    https = public_url.startswith("https://")
+    made = snapshot.build(
+        portfolio, model, settings, name, prices, paces, tests, outcomes, ratios, topics, tastes, https,
+        _too_large(settings, parts),
+    )  # fmt: skip
     rows = list(zip(made.by_ad, made.creatives, strict=True))
     windows = [cap.window_s for campaign in portfolio.campaigns for cap in campaign.caps]
     return Serving(
         snapshot=made,
-        parts=tuple(ad_parts(campaign, creative, public_url) for campaign, creative in rows),
+        parts=tuple(parts[creative.id] for _, creative in rows),
         fields=tuple(text_field(campaign.id) + text_field(creative.id) for campaign, creative in rows),
         urls=url_parts(public_url),
         landing={creative.id: creative.landing_url for _, creative in rows},
@@ -93,6 +110,20 @@ def load(
         made_s=time.time(),
         challenger=challenger,
     )
+
+
+def _audited(portfolio: Portfolio) -> set[str]:
+    """Every exchange that is said to have judged a creative."""
+    return {name for campaign in portfolio.campaigns for creative in campaign.creatives for name in creative.audit}
+
+
+def _too_large(settings: BidderConfig, parts: Mapping[str, AdParts]) -> dict[str, frozenset[str]]:
+    """Exchange with a limit -> ids of the creatives whose bids it cannot hold."""
+    limits = {name: one.max_answer_bytes for name, one in settings.exchanges.items() if one.max_answer_bytes}
+    sizes = {name: most_bytes(part) for name, part in parts.items()} if limits else {}
+    return {
+        exchange: frozenset(name for name, size in sizes.items() if size > limit) for exchange, limit in limits.items()
+    }
 
 
 def _challenger(root: Path) -> Model | None:

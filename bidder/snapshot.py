@@ -4,6 +4,7 @@ Built off the loop, swapped by reference; a request keeps the one it started wit
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -114,13 +115,16 @@ def build(
     ratios: Mapping[str, float] | None = None,
     topics: Topics | None = None,
     tastes: Tastes | None = None,
+    https: bool = True,
+    too_large: Mapping[str, frozenset[str]] = MappingProxyType({}),
 ) -> Snapshot:
     """Index and campaign side of the model for a portfolio. Takes seconds at 10,000 ads: call it off the loop.
 
     landscape: prices of first-price auctions, None = not known. paces: None = nothing is paced.
     outcomes: models of what follows an impression, of the click model's training (`bidder.results.load`).
     ratios: {campaign: factor on its click probabilities} (`models.live`), 1 where absent.
-    topics: what is hot, None = nothing ever is. tastes: None = nobody's is known.
+    topics: what is hot, None = nothing ever is. tastes: None = nobody's is known. https, too_large: as in
+    `indexing.build`.
     """
     rows = [
         (position, campaign, creative)
@@ -160,6 +164,8 @@ def build(
             [(campaign, creative) for _, campaign, creative in rows],
             frozenset(name for name, exchange in settings.exchanges.items() if exchange.audits),
             topics,
+            https,
+            too_large,
         ),
         ads=tuple(ads[i] for i in order),
         owners=owners,

@@ -9,6 +9,7 @@ The rules stand by what they are about in `places`, `people`, `blocking` and `ba
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from bidder.fitting import RULES
 from bidder.index import Index
@@ -44,9 +45,20 @@ def deal(index: Index, seen: View, imp: Imp) -> int:
     if pmp is None:
         return index.open
     mask = 0 if pmp.private_auction else index.open
-    for offered in pmp.deals or ():
+    for offered in deals_of(imp):
         mask |= deal_ads(index, offered)
     return mask
+
+
+def deals_of(imp: Imp) -> Sequence[Deal]:
+    """The deals that can be answered: of two with one id and different terms, a bid could not say which it is for."""
+    offered = imp.pmp.deals if imp.pmp is not None else None
+    if not offered or len(offered) == 1:
+        return offered or ()
+    terms: dict[str, Deal | None] = {}
+    for deal in offered:
+        terms[deal.id] = deal if terms.setdefault(deal.id, deal) == deal else None
+    return [deal for deal in terms.values() if deal is not None]
 
 
 def deal_ads(index: Index, offered: Deal) -> int:
@@ -67,6 +79,19 @@ def deal_ads(index: Index, offered: Deal) -> int:
 
 def secure(index: Index, seen: View, imp: Imp) -> int:
     return index.secure if imp.secure else index.everything
+
+
+def rewarded(index: Index, seen: View, imp: Imp) -> int:
+    return index.rewarded if imp.rwdd else index.unrewarded
+
+
+def metric(index: Index, seen: View, imp: Imp) -> int:
+    """What was measured of the placement must reach what is asked for; of several measures the lowest counts."""
+    short = 0
+    for name, (steps, asking) in index.metrics.items():
+        told = [one.value for one in imp.metric or () if one.type == name and one.value is not None]
+        short |= asking[bisect_right(steps, min(told))] if told else asking[0]
+    return index.everything & ~short
 
 
 def media(index: Index, seen: View, imp: Imp) -> list[tuple[Reason, int]]:

@@ -27,6 +27,7 @@ _BOT = re.compile(
     r"python-requests|scrapy|facebookexternalhit|lighthouse",
     re.IGNORECASE,
 )
+_PAID = re.compile(r"([\w.]+):([\w.]+)")
 _TOLD_APART = frozenset({"android", "ios", "windows", "macos"})
 """Systems whose browsers name them plainly, so that two different ones cannot both be true."""
 
@@ -138,6 +139,9 @@ def refusal(request: Request, exchange: ExchangeConfig, settings: BidderConfig, 
             return Reason.DATACENTER
     if settings.refuse_missing_ids and not _names_anyone(request):
         return Reason.SUSPECT
+    source = request.source
+    if source is not None and source.fd and (exchange.upstream == "skip" or exchange.event_of_record == "win"):
+        return Reason.UPSTREAM
     chain = supply_chain(request)
     return _supply(request, chain, exchange, has)
 
@@ -200,6 +204,10 @@ def _supply(request: Request, chain: SupplyChain | None, exchange: ExchangeConfi
         return Reason.SCHAIN
     if has.blocked and any(asi in has.blocked or f"{asi}/{sid.lower()}" in has.blocked for asi, sid in nodes):
         return Reason.SCHAIN_NODE
+    if has.blocked and request.source is not None and request.source.pchain:
+        paid = _PAID.findall(request.source.pchain.lower())
+        if any(system in has.blocked or f"{system}/{seller}" in has.blocked for system, seller in paid):
+            return Reason.SCHAIN_NODE
     if has.sellers and any(asi in has.sellers and sid not in has.sellers[asi] for asi, sid in nodes):
         return Reason.SCHAIN_NODE
     if has.ads_txt and nodes:

@@ -7,9 +7,9 @@ one creative of one campaign; the field named is the one that stopped the ads th
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from loadtest.referee import floor_of
-from loadtest.referee_media import image_mimes, native_request, sizes
-from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, numbers, objects, texts
+from loadtest.referee import floor_of, spoken
+from loadtest.referee_media import image_mimes, longest, native_request, sizes
+from loadtest.referee_read import Raw, dict_of, domains, flag, number, numbers, objects, texts
 
 NAMES = ("banner", "video", "audio", "native")
 DATA = {
@@ -73,8 +73,10 @@ def _request(request: Raw, campaign: Raw, creative: Raw, rates: Mapping[str, flo
     yield "bcat" if taxonomy == "1" else "cattax", listed and not cat
     yield "bcat", any(_under(code, texts(request.get("bcat"))) for code in cat)
     yield "acat", bool(texts(request.get("acat"))) and not all(_under(code, texts(request.get("acat"))) for code in cat)
-    wanted = {name.lower() for name in texts(first(request.get("wlang"), request.get("wlangb")))}
-    yield "wlang", bool(wanted) and creative.get("language", "") != "xx" and creative.get("language") not in wanted
+    languages = [name.lower() for name in texts(creative.get("language"))]
+    for name in ("wlang", "wlangb"):
+        wanted = texts(request.get(name))
+        yield name, bool(wanted) and not (languages and all(spoken(language, wanted) for language in languages))
     yield "bapp", bool(creative.get("bundle")) and creative.get("bundle") in texts(request.get("bapp"))
     targeting = dict_of(campaign.get("targeting"))
     page = dict_of(request.get("site")) or dict_of(request.get("app"))
@@ -120,8 +122,15 @@ def _imp(
         yield from _clip(name, part, dict_of(creative.get(name)))
     attr = numbers(creative.get("attr")) | numbers(campaign.get("attr"))
     yield f"{name}.battr", bool(attr & numbers(part.get("battr")))
+    targeting = dict_of(campaign.get("targeting"))
+    yield "video.plcmt", name == "video" and bool(targeting.get("placements"))
     yield f"{name}.api", bool(numbers(creative.get("apis")) - numbers(part.get("api")))
     yield "imp.secure", flag(imp.get("secure")) and "http://" in str(creative)
+    wish = targeting.get("rewarded", "any")
+    yield "imp.rwdd", wish == ("never" if flag(imp.get("rwdd")) else "only")
+    told = [(str(one.get("type")), number(one.get("value")) or 0.0) for one in objects(imp.get("metric"))]
+    for kind, least in dict_of(targeting.get("metrics")).items():
+        yield "imp.metric", min([value for name, value in told if name == kind], default=-1.0) < least
     pmp = imp.get("pmp")
     yield "imp.pmp (unreadable)", pmp not in (None, "", []) and not isinstance(pmp, dict)
     ours = set(texts(campaign.get("deals")))
@@ -175,9 +184,9 @@ def _clip(name: str, part: Raw, clip: Raw) -> Iterator[tuple[str, bool]]:
     length = clip["duration_s"]
     exact = numbers(part.get("rqddurs"))
     yield f"{name}.rqddurs", bool(exact) and length not in exact
-    shortest, longest = number(part.get("minduration")) or 0, number(part.get("maxduration"))
+    shortest, last = number(part.get("minduration")) or 0, longest(part)
     yield f"{name}.minduration", not exact and length < shortest
-    yield f"{name}.maxduration", not exact and longest is not None and length > longest
+    yield f"{name}.maxduration", not exact and last is not None and length > last
     room = number(part.get("poddur"))
     yield f"{name}.poddur", room is not None and length > room
     yield f"{name}.linearity", number(part.get("linearity")) == 2

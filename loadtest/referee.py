@@ -6,13 +6,13 @@ plain JSON with its own eyes and imports nothing of the bidder.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from loadtest.referee_media import media_of, misfits
-from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, objects, texts
+from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, numbers, objects, texts
 
 _JSON = msgspec.json.Decoder()
 _PLACE = re.compile(r"imp\[(\d+)\]")
@@ -186,14 +186,24 @@ def _blocks(request: dict[str, Any], bid: Raw) -> list[str]:
     if bid.get("bundle") and bid["bundle"] in texts(request.get("bapp")):
         found.append(f"app {bid['bundle']} is blocked")
     language = str(first(bid.get("language"), bid.get("langb")) or "").lower()
-    wanted = {name.lower() for name in texts(first(request.get("wlang"), request.get("wlangb")))}
-    if wanted and language != "xx" and language not in wanted:
-        found.append(f"language {language or 'unknown'} is not wanted")
+    lists = (texts(request.get("wlang")), texts(request.get("wlangb")))
+    found += [f"language {language or 'unknown'} is not wanted" for one in lists if one and not spoken(language, one)]
     return found
 
 
+def spoken(language: str, wanted: Sequence[str]) -> bool:
+    """Whether a language is one of a list, or a special form of one (RFC 4647, basic filtering); no words always fit.
+
+    >>> spoken("en-us", ["en"]), spoken("en", ["en-US"]), spoken("xx", ["de"])
+    (True, False, True)
+    """
+    return language == "xx" or any(f"{language}-".startswith(f"{name.lower()}-") for name in wanted)
+
+
 def _together(bids: list[tuple[Raw, Raw]]) -> list[str]:
-    """What only shows when all bids of an answer are seen: ids used twice, pods that are too full."""
+    """What only shows when all bids of an answer are seen: ids used twice, pods that are too full, ads of one pod that
+    the seller would drop beside each other.
+    """
     names = Counter(str(bid.get("id")) for _, bid in bids)
     found = [f"bid id {name} is used twice" for name, n in names.items() if n > 1]
     pods: dict[str, list[Raw]] = {}
@@ -209,6 +219,23 @@ def _together(bids: list[tuple[Raw, Raw]]) -> list[str]:
                 found.append(f"a pod longer than {room:.0f} s")
         elif bid.get("slotinpod") is not None:
             found.append("slotinpod outside a dynamic pod")
+    return found + _dropped(bids)
+
+
+def _dropped(bids: list[tuple[Raw, Raw]]) -> list[str]:
+    """Bids for one pod that `poddedupe` lets only one of through. Several for the same slot compete; they may."""
+    seen: dict[tuple[str, str], str] = {}
+    found = []
+    for imp, bid in bids:
+        offered = dict_of(imp.get({2: "video", 3: "audio"}.get(media_of(imp, bid), "")))
+        dynamic = bool(number(offered.get("poddur")))
+        pod = str(offered.get("podid") or (imp.get("id") if dynamic else ""))
+        slot = str(bid.get("id") if dynamic else imp.get("id"))
+        settings = numbers(offered.get("poddedupe"))
+        marks = [f"adomain {domain}" for domain in texts(bid.get("adomain")) if 1 in settings]
+        marks += [f"cat {code}" for code in texts(bid.get("cat")) if 2 in settings]
+        marks += [f"crid {bid.get('crid')}"] if 3 in settings else []
+        found += [f"{m} twice in pod {pod}" for m in marks if pod and seen.setdefault((pod, m), slot) != slot]
     return found
 
 

@@ -77,7 +77,9 @@ def a_body(**fields: Any) -> dict[str, Any]:
 
 
 def a_snapshot(*campaigns: Campaign, model: Any = None, **settings: Any) -> Snapshot:
-    return snapshot.build(Portfolio(campaigns), model, msgspec.convert(settings, BidderConfig), "test")
+    """Of a bidder that is reached by https, unless `public_url` says otherwise."""
+    made = msgspec.convert(settings, BidderConfig)
+    return snapshot.build(Portfolio(campaigns), model, made, "test", https=not made.public_url.startswith("http://"))
 
 
 def decision(

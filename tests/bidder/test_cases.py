@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bidder.choosing import choose
+from bidder.choosing import Pods, choose
 from bidder.config import ExchangeConfig
 from bidder.decide import decide
 from bidder.privacy import decide as decide_privacy
@@ -74,10 +74,11 @@ def test_auction(path: Path) -> None:
         got.append({key: told[key] for key in expected} if isinstance(expected, dict) else told)
     assert got == case["expect"], case["rule"]
     if "sent" in case:
+        pods: Pods = {}
         chosen = [
             [
                 snapshot.by_ad[offer.ad_index].id
-                for offer in choose(imp, offers, snapshot, exchange.open_bids, lambda _: True)
+                for offer in choose(imp, offers, snapshot, exchange.open_bids, lambda _: True, pods)
             ]
             for imp, offers in zip(request.imp, found.offers, strict=True)
         ]

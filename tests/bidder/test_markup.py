@@ -12,8 +12,8 @@ from tests.bidder.factories import a_campaign, a_creative, a_request
 URL = "https://bid.example"
 
 
-def adm(creative, url=URL, secure=False):
-    pieces, _ = for_imp(ad_parts(a_campaign(), creative, url), a_request(imp={"secure": int(secure)}).imp[0])
+def adm(creative, url=URL):
+    pieces, _ = for_imp(ad_parts(a_campaign(), creative, url), a_request().imp[0])
     return b"TOKEN".join(pieces).decode()
 
 
@@ -55,17 +55,11 @@ def test_an_image_address_cannot_leave_its_attribute(image):
     assert html.escape(image) in page
 
 
-def test_an_imp_that_asks_for_https_gets_no_plain_pixel():
-    assert "/imp?" not in adm(a_creative(), "http://127.0.0.1:1", secure=True)
-    assert "/imp?" in adm(a_creative(), "http://127.0.0.1:1")
-    assert "/imp?" in adm(a_creative(), "https://bid.example", secure=True)
-
-
 def test_text_that_json_escapes_does_not_break_the_pieces():
     creative = a_creative(image_url="", html='<p title="a\\u0000b">\u2028 "q" \\ \n ü</p>')
     assert f'rel="noopener">{creative.html}</a>' in filled(adm(creative))
-    assert markup(creative, URL, pixel=True).count(TOKEN) == 2
-    assert len(ad_parts(a_campaign(), creative, URL).documents[0][0]) == 3
+    assert markup(creative, URL).count(TOKEN) == 2
+    assert len(ad_parts(a_campaign(), creative, URL).documents[0]) == 3
 
 
 @pytest.mark.parametrize(
@@ -79,3 +73,29 @@ def test_a_native_answer_is_of_the_version_its_request_or_else_its_imp_names(tol
     pieces, _ = for_imp(ad_parts(a_campaign(), creative, URL), request.imp[0])
     answer = json.loads(filled(b"TOKEN".join(pieces).decode()))
     assert ("native" in answer) is wrapped
+
+
+def tail(creative, **imp):
+    _, found = for_imp(ad_parts(a_campaign(), creative, URL), a_request(imp=imp).imp[0])
+    return json.loads(b"{" + found[1:] + b"}")
+
+
+def test_a_flexible_banner_says_the_ratio_it_fills_or_the_size_that_is_permitted():
+    wide = a_creative(w=1600, h=900, flexible=True)
+    asked = [{"wratio": 4, "hratio": 3}, {"wratio": 32, "hratio": 18, "wmin": 320}]
+    found = tail(wide, banner={"format": asked})
+    assert (found["wratio"], found["hratio"], "w" in found, "h" in found) == (32, 18, False, False)
+    for banner in ({"format": [*asked, {"w": 1600, "h": 900}]}, {"format": asked, "w": 1600, "h": 900}):
+        found = tail(wide, banner=banner)
+        assert (found["w"], found["h"], "wratio" in found) == (1600, 900, False)
+    assert "width:100%" in filled(adm(wide))
+    assert "width:100%" not in filled(adm(a_creative()))
+
+
+@pytest.mark.parametrize(
+    ("told", "sent"),
+    [("en", {"language": "en"}), (["de", "fr"], {"language": "de"}), ("en-US", {"langb": "en-us"}), ("", {}), ([], {})],
+)
+def test_a_language_stands_where_its_kind_belongs(told, sent):
+    found = tail(a_creative(language=told))
+    assert {name: found[name] for name in ("language", "langb") if name in found} == sent

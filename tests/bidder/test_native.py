@@ -138,7 +138,7 @@ def test_a_version_of_no_known_kind_does_not_break_the_reading():
 
 @pytest.mark.rule("S-04")
 def test_objects_made_to_fill_memory_are_neither_read_nor_remembered():
-    fitting = Fitting([(a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]}), frozenset())])
+    fitting = Fitting([(a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]}), frozenset(), frozenset())])
     text = asking({"id": 1, "title": {"len": 9}}, ext="x" * 9_000)
     assert read(text) is None
     assert fitting.native(Native(request=text))[Reason.ASSETS] == 0
