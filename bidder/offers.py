@@ -1,7 +1,9 @@
 """What is offered for one imp: ads that passed its rules, scored, valued, ranked and priced.
 
 The `max_candidates` ads that can be worth most are scored in one call; then more as long as one of them can be worth
-more than the best so far. Only offers somebody may want are priced, as a price costs as much as a score.
+more than the best so far. Every deal is a lot of its own beside the open auction, and its ads are looked for by
+themselves, so that a deal is answered however dear the ads of the open auction are. Only offers somebody may want are
+priced, as a price costs as much as a score.
 """
 
 from collections.abc import Sequence
@@ -73,7 +75,7 @@ class Auction(Struct, frozen=True, gc=False):
     """One imp as it is bid for. index: its position in `request.imp`. at: auction type as announced. currency: of the
     bid; rate: US dollars for one unit of it. floor: of the open auction, in `currency`, None when it cannot be told.
     guided: media of the imp that set floors by length. wanted: offers that may be of use, the best ones; beside deals
-    all are made.
+    all are made. deals: those that can be answered.
     """
 
     index: int
@@ -85,10 +87,7 @@ class Auction(Struct, frozen=True, gc=False):
     guided: dict[str, Timed]
     where: Context
     wanted: int
-
-    @property
-    def deals(self) -> Sequence[Deal] | None:
-        return self.imp.pmp.deals if self.imp.pmp is not None else None
+    deals: Sequence[Deal]
 
 
 def offers_for(
@@ -101,7 +100,7 @@ def offers_for(
     settings = snapshot.settings
     imp = seen.request.imp[index]
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, settings.rates)
-    deals = imp.pmp.deals if imp.pmp is not None else None
+    deals = targeting.deals_of(imp) if imp.pmp is not None else ()
     guided = guidance(imp)
     if floor is None and not deals and not guided:
         return (), None
@@ -109,7 +108,8 @@ def offers_for(
     floor_usd = round((floor or 0) * rate)
     limit = settings.max_candidates
     floor_bound = 0 if deals or guided else floor_usd - 1  # a micro for rounding; deals have floors of their own
-    candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
+    lots = _lots(mask, deals, snapshot) if deals else [mask]
+    candidates = _next(lots, 0, limit, [floor_bound] * len(lots), snapshot)
     if not candidates:
         return (), None
     fences = snapshot.index.fences
@@ -117,13 +117,15 @@ def offers_for(
     where = context(seen, imp, floor_usd, inside)
     if pod_of(imp):
         wanted = max(wanted, POD_CHOICES)
-    auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted)
+    auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted, deals)
     scores = score(candidates, where, seen, snapshot)
     offers = priced(auction, candidates, scores, seen.request.id, snapshot)
-    while len(candidates) == limit < MOST_SCORED:  # there may be more: go on until none of them can be worth more
-        best = _to_beat(offers[0], snapshot) if offers else 0
-        after = candidates[-1] + 1
-        batch = _worth(targeting.members(mask >> after << after, limit), max(floor_bound, best), snapshot)
+    # There may be more: go on until none of them can be worth more.
+    while len(candidates) >= limit and len(candidates) < MOST_SCORED:
+        for ad in candidates if deals else ():
+            lots = [lot & ~(1 << ad) for lot in lots]
+        after = 0 if deals else candidates[-1] + 1
+        batch = _next(lots, after, limit, _bounds(lots, offers, floor_bound, snapshot), snapshot)
         if not batch:
             break
         more = score(batch, where, seen, snapshot)
@@ -134,6 +136,29 @@ def offers_for(
         offers = priced(auction, candidates, scores, seen.request.id, snapshot)
         limit *= 2
     return offers, where
+
+
+def _lots(mask: int, deals: Sequence[Deal], snapshot: Snapshot) -> list[int]:
+    """The ads of `mask` that may bid in the open auction, then those that may answer each deal."""
+    index = snapshot.index
+    return [mask & index.open, *(mask & targeting.deal_ads(index, deal) for deal in deals)]
+
+
+def _bounds(lots: Sequence[int], offers: Sequence[Offer], least: int, snapshot: Snapshot) -> list[int]:
+    """What an ad must be able to be worth to be the best of each lot."""
+    best: dict[int, Offer] = {}
+    for offer in offers:
+        best.setdefault(offer.lot, offer)
+    return [max(least, _to_beat(best[lot], snapshot)) if lot in best else least for lot in range(len(lots))]
+
+
+def _next(lots: Sequence[int], after: int, limit: int, bounds: Sequence[int], snapshot: Snapshot) -> list[int]:
+    """The first `limit` ads of every lot from position `after` on that can be worth its bound, each ad once."""
+    found = [
+        _worth(targeting.members(lot >> after << after, limit), bound, snapshot)
+        for lot, bound in zip(lots, bounds, strict=True)
+    ]
+    return found[0] if len(found) == 1 else sorted({ad for ads in found for ad in ads})
 
 
 def _to_beat(best: Offer, snapshot: Snapshot) -> int:
@@ -193,6 +218,8 @@ def priced(
             quote = quotes.quote(ad, worths[position], at)
             at = quotes.type_of(at)
             price = None if least is None else price_micros(quote.worth / rate, least, at, quote.bid / rate, ceiling)
+            if price is None and least and deal is not None and deal.guar and least <= ceiling:
+                price = least  # guaranteed: its terms were agreed, whatever this impression is worth or the pace says
             if price is None or least is None:
                 below = True
                 continue
@@ -222,11 +249,9 @@ def priced(
     return tuple(found)
 
 
-def _deals(deals: Sequence[Deal] | None, ad: int, snapshot: Snapshot) -> list[tuple[int, Deal | None]]:
+def _deals(deals: Sequence[Deal], ad: int, snapshot: Snapshot) -> list[tuple[int, Deal | None]]:
     """(lot, deal) of the offered deals that this ad may answer."""
-    return [
-        (lot, deal) for lot, deal in enumerate(deals or (), 1) if targeting.deal_ads(snapshot.index, deal) >> ad & 1
-    ]
+    return [(lot, deal) for lot, deal in enumerate(deals, 1) if targeting.deal_ads(snapshot.index, deal) >> ad & 1]
 
 
 def guidance(imp: Imp) -> dict[str, Timed]:

@@ -307,7 +307,7 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
             imp = case.request.imp[0]
             currency = bid_currency(case.request.cur, rates) or "USD"
             floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, rates)
-            auction = Auction(0, imp, case.seen.at, currency, rates[currency], floor, {}, case.where, 1)
+            auction = Auction(0, imp, case.seen.at, currency, rates[currency], floor, {}, case.where, 1, ())
             priced(auction, case.candidates, case.scores, case.request.id, snapshot)
 
     return [

@@ -14,6 +14,7 @@ from bidder.pricing import floor_micros, length_floor, price_micros, value_micro
 from bidder.quoting import Quotes
 from bidder.scoring import Scores
 from bidder.snapshot import Snapshot
+from bidder.targeting import deals_of
 from models.features import Context
 from tests.bidder.factories import a_campaign, a_request, a_snapshot, decision
 
@@ -55,8 +56,11 @@ by_length = st.one_of(
 )
 currencies = st.sampled_from([None, "USD", "EUR", "JPY", "ZZZ"])
 deals = st.builds(
-    lambda name, floor, currency, at, more: {"id": name, "bidfloor": floor, "bidfloorcur": currency, "at": at, **more},
-    st.sampled_from(["d1", "d2", "d3"]), floors, currencies, st.sampled_from([None, 1, 2, 3, 501]), by_length,
+    lambda name, floor, currency, at, guar, more: {
+        "id": name, "bidfloor": floor, "bidfloorcur": currency, "at": at, "guar": guar, **more
+    },
+    st.sampled_from(["d1", "d2", "d3"]), floors, currencies, st.sampled_from([None, 1, 2, 3, 501]),
+    st.sampled_from([None, 0, 1]), by_length,
 )  # fmt: skip
 imps = st.builds(
     lambda floor, currency, video, audio, pod, offered: {
@@ -74,7 +78,9 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
     """Every ad on every lot by the rules of sections 2.1 to 2.4, then one offer per campaign and lot, best first."""
     rate, settings = RATES[currency], made.settings
     quotes = Quotes(made, WHERE, chances, "r1")
-    offered: list[tuple[int, Deal | None]] = list(enumerate((imp.pmp.deals if imp.pmp else None) or (), 1))
+    told_of = (imp.pmp.deals if imp.pmp else None) or []
+    distinct = {deal.id: deal for deal in told_of if all(deal == other for other in told_of if other.id == deal.id)}
+    offered: list[tuple[int, Deal | None]] = list(enumerate(distinct.values(), 1))
     found: list[tuple[float, int, int, Offer]] = []
     for ad, campaign in enumerate(made.by_ad):
         value = value_micros(campaign.goal, campaign.price_micros, chances[ad])
@@ -94,6 +100,8 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
                 continue
             quote = quotes.quote(ad, worth, kind)
             price = price_micros(worth / rate, least, kind, quote.bid / rate, settings.max_price_micros / rate)
+            if price is None and deal is not None and deal.guar and 0 < least <= settings.max_price_micros / rate:
+                price = least
             if price is not None:
                 offer = Offer(
                     0, ad, price, round(price * rate), value, least, currency, kind, deal.id if deal else "",
@@ -135,13 +143,14 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
     imp = msgspec.convert({k: v for k, v in body.items() if v is not None}, Imp)
     count = len(made.ads)
     chances = data.draw(st.lists(st.sampled_from([1e-6, 0.001, 0.002, 1.0]), min_size=count, max_size=count))
-    offered = imp.pmp.deals if imp.pmp is not None else None
+    offered = tuple(deals_of(imp))
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, RATES)
     scores = Scores(chances, chances, [], [])
     pod = imp.video is not None and imp.video.poddur
     auction = Auction(
-        0, imp, at, currency, RATES[currency], floor, guidance(imp), WHERE, max(wanted, POD_CHOICES if pod else 0)
-    )
+        0, imp, at, currency, RATES[currency], floor, guidance(imp), WHERE, max(wanted, POD_CHOICES if pod else 0),
+        offered,
+    )  # fmt: skip
     found = priced(auction, list(range(count)), scores, "r1", made)
     expected = slowly(made, imp, at, currency, chances)
     if not offered:  # beside deals nothing is left out
@@ -151,7 +160,9 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
         pace = made.paces.of.get(made.by_ad[offer.ad_index].id, FULL)
         assert offer.price_micros > 0
         assert offer.floor_micros <= offer.price_micros
-        assert offer.price_micros * RATES[currency] <= min(offer.value_micros * pace.k, ceiling) + 1
+        guaranteed = any(deal.id == offer.deal and deal.guar for deal in offered)
+        most = ceiling if guaranteed else min(offer.value_micros * pace.k, ceiling)
+        assert offer.price_micros * RATES[currency] <= most + 1
 
 
 @pytest.mark.parametrize("guided", ["video", "audio"])
