@@ -274,6 +274,7 @@ class Bidder:
         test = bool(request.test)
         joined = uid if privacy.measure else None
         known = permitted(user, privacy) if privacy.train else None
+        mark = partial(self._ring.mark, "ip", _address(request)) if privacy.train and privacy.measure else str
         if known is not None and known.vector:
             known = replace(known, vector=decision.vector)  # what the models saw
         bids = []
@@ -300,7 +301,7 @@ class Bidder:
                 self._note(serving, offer)
                 self._log(
                     partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            known, assigned.arm_of.get(serving.snapshot.names[offer.ad_index], ""))
+                            known, assigned.arm_of.get(serving.snapshot.names[offer.ad_index], ""), mark)
                 )  # fmt: skip
         counts = self._counts
         counts[self._bids_slot] += len(bids)
@@ -434,10 +435,12 @@ def bid_event(
     uid: Uid | None,
     user: User | None,
     arm: str = "",
+    mark: Callable[[], str] = str,
 ) -> Bid:
     """The bid as the log keeps it: what was known, what was offered, and the vector the model saw.
 
     user: None when nothing was known or it may not train; then the vector is without the user too (P-16, P-50).
+    mark: makes the mark of the address, "" unless it may be used to measure and to train.
     """
     row = offer.row
     if row and user is None:
@@ -479,4 +482,10 @@ def bid_event(
         propensity=quote.propensity,
         shadow=shadow,
         shadow_pctr=shadow_pctr,
+        ip=mark(),
     )
+
+
+def _address(request: Request) -> str:
+    device = request.device
+    return "" if device is None else device.ip or device.ipv6 or ""

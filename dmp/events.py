@@ -128,6 +128,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     there was no model or the user may not train. explored: ln of the factor a price was varied by, 0 for none;
     propensity: probability of having been varied, or not, as it was (`bidder.pricing.explored`).
     shadow: version of the challenger that scored this bid too, "" for most; shadow_pctr: its click probability.
+    ip: keyed mark of the address (`dmp.pseudonym`), never the address; "" where the bid may not train.
     """
 
     event_id: str
@@ -161,6 +162,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     propensity: float = 1.0
     shadow: str = ""
     shadow_pctr: float = 0.0
+    ip: str = ""
 
 
 class _Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", omit_defaults=True):

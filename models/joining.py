@@ -37,7 +37,7 @@ from models.frames import DAY_US, Frame
 
 MEMORY = "1GB"
 BATCH = 20_000
-VERSION = 3  # of what a cached file holds
+VERSION = 4  # of what a cached file holds
 CLICK_WINDOW_US, VIEW_WINDOW_US = 7 * DAY_US, DAY_US
 
 EVENTS = pa.schema(
@@ -53,6 +53,8 @@ EVENTS = pa.schema(
         ("context", pa.binary()),
         ("user", pa.binary()),
         ("ad", pa.binary()),
+        ("ip", pa.string()),
+        ("place", pa.string()),
     ]
 )
 CONVERSIONS = pa.schema(
@@ -156,6 +158,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 "context": event.context,
                 "user": None if event.user is None else _user_encoder.encode(event.user),
                 "ad": event.ad,
+                "ip": event.ip or None,
+                "place": _place(event),
             }
         elif isinstance(event, Impression | Viewable | Click):
             yield {
@@ -166,6 +170,15 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 "uid": event.uid,
                 "campaign": event.campaign,
             }
+
+
+def _place(bid: Bid) -> str:
+    """Where it was shown, as one text; without its context, its exchange."""
+    try:
+        context = features.decode_context(bid.context)
+    except msgspec.DecodeError:  # told of where the row is made
+        return bid.exchange
+    return "\0".join(features.place_key(context))
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -203,10 +216,11 @@ def _views(
         CREATE TABLE viewed AS
             SELECT bid_id, imp_id, min(time_us) AS viewed_us FROM events WHERE kind = 'viewable' GROUP BY ALL;
         CREATE TABLE met AS
-            SELECT b.bid_id, b.imp_id, b.time_us // {DAY_US} AS day, b.uid, b.campaign, s.shown_us,
+            SELECT b.bid_id, b.imp_id, b.time_us // {DAY_US} AS day, b.uid, b.campaign, b.ip, b.place, s.shown_us,
                 c.clicked_us AS pressed_us, coalesce(c.presses, 0) AS presses
-            FROM (SELECT bid_id, imp_id, min(time_us) AS time_us, any_value(uid) AS uid,
-                      any_value(campaign) AS campaign FROM events WHERE kind = 'bid' GROUP BY ALL) AS b
+            FROM (SELECT bid_id, imp_id, min(time_us) AS time_us, any_value(uid) AS uid, any_value(ip) AS ip,
+                      any_value(place) AS place, any_value(campaign) AS campaign
+                  FROM events WHERE kind = 'bid' GROUP BY ALL) AS b
             JOIN seen AS s USING (bid_id, imp_id) LEFT JOIN pressed AS c USING (bid_id, imp_id);
     """)  # noqa: S608 - only integers of our own are put in
     found = invalid.judge(database)

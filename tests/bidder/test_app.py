@@ -378,3 +378,18 @@ async def test_a_published_landscape_is_taken_up_and_a_broken_one_is_not(tmp_pat
 
         await eventually(refused)
         assert (await bidder.a_bid())["price"] == price
+
+
+@pytest.mark.rule("P-16")
+async def test_the_log_tells_who_shares_an_address_never_the_address_and_nothing_without_permission(tmp_path, store):
+    async with running(tmp_path, store) as bidder:
+        for n, (ip, fields) in enumerate(
+            (("198.51.100.7", {}), ("198.51.100.7", {}), ("198.51.100.8", {}), ("198.51.100.7", {"lmt": 1}))
+        ):
+            await bidder.a_bid(body(id=f"r{n}", device={"geo": {"country": "USA"}, "ip": ip, "ifa": IFA, **fields}))
+        bidder.service.bidlog.close()
+        logged = [event for file in (tmp_path / "data" / "bidlog").glob("*.mpk") for event in events.read_file(file)]
+        marks = {event.auction_id: event.ip for event in logged if isinstance(event, events.Bid)}
+        assert marks["r0"] == marks["r1"] != marks["r2"]
+        assert {len(marks[name]) for name in ("r0", "r1", "r2")} == {32}
+        assert marks["r3"] == ""

@@ -4,7 +4,8 @@ import pytest
 
 from dmp import events
 from dmp.events import Bid, Click, Event, Impression
-from models import boosting, encoding, evaluate, frames, joining
+from models import boosting, encoding, evaluate, features, frames, invalid, joining
+from models.features import Context
 from models.forest import sigmoid
 from tests.models.factories import BORN_US, DAY_US, MINUTE_US, SECOND_US, bid, impressions, notice, uid
 
@@ -143,3 +144,67 @@ def entropy(log: joining.Log, test: frames.Frame) -> float:
     measured = evaluate.measure(test.column("clicked").astype(float), p).ne
     assert measured is not None
     return measured
+
+
+def shown(n: int, at_us: int, who: int, *, ip: str = "", place: str = "", clicked_us: int = 0) -> list[Event]:
+    """One impression, clicked so long after it was shown."""
+    context = features.encode_context(Context(exchange="x", domain="site.example", tagid=place or f"t{n}"))
+    made = msgspec.structs.replace(by(bid(n, at_us), who), ip=ip, context=context)
+    return [made, notice(Impression, n, at_us)] + [notice(Click, n, at_us + clicked_us)] * (clicked_us > 0)
+
+
+@pytest.mark.parametrize(("clicks", "kept"), [(9, True), (10, False)])
+def test_an_address_is_judged_as_a_person_is(tmp_path, clicks, kept):
+    """As above, but every impression is another person's."""
+    logged = people(1_000, 20)
+    for n in range(40):
+        logged += shown(n, BORN_US + n, n, ip="mark", clicked_us=SECOND_US * (n < clicks))
+    log = frame_of(tmp_path, logged)
+    assert log.counts.get("invalid_ip_rate", 0) == (0 if kept else 40)
+    assert len(log.frame) == (1_040 if kept else 1_000)
+
+
+def test_addresses_nobody_told_are_no_address(tmp_path):
+    logged = people(1_000, 20)
+    for n in range(40):
+        logged += shown(n, BORN_US + n, n, clicked_us=SECOND_US)
+    assert "invalid_ip_rate" not in frame_of(tmp_path, logged).counts
+
+
+@pytest.mark.parametrize(("elsewhere", "kept"), [(60, True), (20, False)])
+def test_a_placement_clicked_ten_times_as_often_for_certain_is_no_placement(tmp_path, elsewhere, kept):
+    """25 of 50 clicked there: at least .254 for certain (Wilson, z = 4). Ten times the rate is .415 with 60 clicks
+    elsewhere (85 of 2,050), above that; .220 with 20 (45 of 2,050), below.
+    """
+    logged = people(2_000, elsewhere)
+    for n in range(50):
+        logged += shown(n, BORN_US + n, n, place="farm", clicked_us=SECOND_US * (n < 25))
+    log = frame_of(tmp_path, logged)
+    assert log.counts.get("invalid_place_rate", 0) == (0 if kept else 50)
+
+
+def test_wilsons_lower_end_by_hand():
+    # p = .5, n = 50, z = 4: (.5 + .16 - 4 sqrt(.25 / 50 + .32 / 200)) / 1.32, as z^2 / n = .32
+    assert invalid.wilson(25, 50) == pytest.approx((0.5 + 0.16 - 4 * (0.005 + 0.0016) ** 0.5) / 1.32)
+    assert invalid.wilson(0, 50) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("jitter_s", "clicks", "code"), [(0, 6, "even_gaps"), (0, 5, None), (3, 6, None)])
+def test_clicks_like_clockwork_are_a_machines(tmp_path, jitter_s, clicks, code):
+    logged = people(300, 100)  # a third of all impressions is clicked, so six clicks are no rate
+    for n in range(clicks):
+        at_us = BORN_US + n * 600 * SECOND_US + (n % 2) * jitter_s * SECOND_US
+        logged += shown(n, at_us, 7, clicked_us=SECOND_US)
+    assert frame_of(tmp_path, logged).counts.get("invalid_even_gaps", 0) == (clicks if code else 0)
+
+
+@pytest.mark.parametrize(("hours", "found"), [(24, True), (12, False)])
+def test_who_clicks_at_all_hours_does_not_sleep(tmp_path, hours, found):
+    """48 clicks of one person, spread over so many hours; ln 12 is below nine tenths of ln 24."""
+    rng = np.random.default_rng(1)
+    logged = people(300, 250)
+    for n in range(48):
+        at_us = BORN_US + (n % hours) * 3_600 * SECOND_US + int(rng.uniform(0, 3_500) * SECOND_US)
+        logged += shown(n, at_us, 7, clicked_us=SECOND_US)
+    counts = frame_of(tmp_path, sorted(logged, key=lambda event: event.time_us)).counts
+    assert counts.get("invalid_sleepless", 0) == (48 if found else 0)
