@@ -77,15 +77,33 @@ class Report(msgspec.Struct, frozen=True):
     first: list[str]
 
 
-def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observations:
-    """All bids of a folder's `*.mpk` files with what became of them. Raises BadEvents when nothing can be learnt."""
+Key = tuple[str, str]
+"""Bid id and imp id."""
+
+
+class Gathered(msgspec.Struct, frozen=True):
+    """A bid log by what was bid for. wins: price paid, CPM micros, 0 where nobody told. told_us: when the first notice
+    of each came. newest_us: of all.
+    """
+
+    bids: dict[Key, Bid]
+    wins: dict[Key, int]
+    lost: dict[Key, Loss]
+    clicked: set[Key]
+    told_us: dict[Key, int]
+    newest_us: int
+
+
+def gather(bidlog: Path, notices: Iterable[events.Event] = ()) -> Gathered:
+    """All bids of a folder's `*.mpk` files with their notices. Raises BadEvents where there are no such files."""
     paths = sorted(bidlog.glob("*.mpk"))
     if not paths:
         raise BadEvents(f"{bidlog}: no *.mpk bid log files; run the bidder first or name its bidlog directory")
-    bids: dict[tuple[str, str], Bid] = {}
-    wins: dict[tuple[str, str], int] = {}
-    lost: dict[tuple[str, str], Loss] = {}
-    told_us: dict[tuple[str, str], int] = {}
+    bids: dict[Key, Bid] = {}
+    wins: dict[Key, int] = {}
+    lost: dict[Key, Loss] = {}
+    clicked: set[Key] = set()
+    told_us: dict[Key, int] = {}
     newest_us = 0
     for source in (*map(events.read_file, paths), notices):
         for event in source:
@@ -101,8 +119,17 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
                 wins.setdefault((event.bid_id, event.imp_id), 0)
             elif isinstance(event, Loss):
                 lost.setdefault((event.bid_id, event.imp_id), event)
+            elif isinstance(event, events.Click):
+                clicked.add((event.bid_id, event.imp_id))
+    return Gathered(bids, wins, lost, clicked, told_us, newest_us)
+
+
+def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observations:
+    """All bids of a folder's `*.mpk` files with what became of them. Raises BadEvents when nothing can be learnt."""
+    log = gather(bidlog, notices)
+    bids, wins, lost, told_us = log.bids, log.wins, log.lost, log.told_us
     delays = [time_us - bids[key].time_us for key, time_us in told_us.items() if key in bids]
-    settled_us = newest_us - (float(np.quantile(delays, SETTLED)) if delays else 0.0)
+    settled_us = log.newest_us - (float(np.quantile(delays, SETTLED)) if delays else 0.0)
     telling = _telling(bids, wins, lost, settled_us)
     counts = Counter(bids=len(bids), wins=len(wins), losses=len(lost))
     rows = []
@@ -113,7 +140,7 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
         if key not in told_us and (bid.time_us > settled_us or bid.exchange in telling):
             counts["too_young" if bid.time_us > settled_us else "outcome_unknown"] += 1
             continue
-        found = _known(bid, wins.get(key), lost.get(key), counts)
+        found = known_of(bid, wins.get(key), lost.get(key), counts)
         if found is not None:
             rows.append((bid, *found, wins.get(key)))
     if not rows:
@@ -138,9 +165,9 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observat
 
 
 def _telling(
-    bids: Mapping[tuple[str, str], Bid],
-    wins: Container[tuple[str, str]],
-    lost: Container[tuple[str, str]],
+    bids: Mapping[Key, Bid],
+    wins: Container[Key],
+    lost: Container[Key],
     settled_us: float,
 ) -> set[str]:
     """The exchanges that tell of nearly all losses, by their bids that are no longer young."""
@@ -152,7 +179,7 @@ def _telling(
     return {exchange for exchange, n in all_of.items() if told[exchange] >= NEARLY_ALL * n}
 
 
-def _known(bid: Bid, paid: int | None, loss: Loss | None, counts: Counter[str]) -> tuple[float, int] | None:
+def known_of(bid: Bid, paid: int | None, loss: Loss | None, counts: Counter[str]) -> tuple[float, int] | None:
     """(what is known of m, its kind); None when the outcome tells nothing."""
     price = float(bid.price_micros)
     if price <= 0:
