@@ -20,7 +20,7 @@ from bidder.quoting import Quote, Quotes
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
 from bidder.view import View, context
-from models.features import Context
+from models.features import Context, row_of
 
 MOST_SCORED = 1_000
 """Ads scored for one imp before its best is taken for the best of all: about 0.7 ms, and no eligible ad is left out in
@@ -128,11 +128,8 @@ def offers_for(
         batch = _next(lots, after, limit, _bounds(lots, offers, floor_bound, snapshot), snapshot)
         if not batch:
             break
-        more = score(batch, where, seen, snapshot)
+        scores = scores.with_more(score(batch, where, seen, snapshot))
         candidates += batch
-        scores = Scores(
-            scores.chances + more.chances, scores.expected + more.expected, scores.request, scores.pairs + more.pairs
-        )
         offers = priced(auction, candidates, scores, seen.request.id, snapshot)
         limit *= 2
     return offers, where
@@ -236,7 +233,7 @@ def priced(
                     at,
                     "" if deal is None else deal.id,
                     chances[position],
-                    (scores.request, snapshot.values[ad], scores.pairs[position]) if scores.request else (),
+                    (scores.request, snapshot.values[ad], row_of(scores.pairs, position)) if scores.request else (),
                     lot,
                     quote,
                 )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from models import artefacts, registry
+from models.features import Columns
 from models.registry import BadArtefact, Model
 
 log = logging.getLogger("tagbid.bidder")
@@ -44,7 +45,7 @@ class Results(Struct, frozen=True):
         chances: list[float],
         candidates: list[int],
         request: list[float],
-        pairs: list[list[float]],
+        pairs: Columns,
     ) -> list[float]:
         """What each candidate's campaign pays for, expected of this impression; the click chance for other goals."""
         if not PAID_RESULTS.intersection(goals):
@@ -77,7 +78,7 @@ class Results(Struct, frozen=True):
         return self.conversion, self.view, self.value
 
     @staticmethod
-    def _predicted(side: Side | None, candidates: list[int], request: list[float], pairs: list[list[float]]) -> Floats:
+    def _predicted(side: Side | None, candidates: list[int], request: list[float], pairs: Columns) -> Floats:
         if side is None:
             return np.zeros(len(candidates))
         forest = side.model.forest

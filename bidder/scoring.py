@@ -6,19 +6,30 @@ from bidder.results import PAID_RESULTS
 from bidder.snapshot import Snapshot
 from bidder.view import View
 from models import features
-from models.features import Context
+from models.features import Columns, Context
 
 
 class Scores(Struct, frozen=True, gc=False):
     """chances: calibrated click probability per candidate. expected: what its campaign pays for, expected of this
-    impression (`bidder.results`). request, pairs: the features of the two sides that are
-    computed per request and per candidate; empty without a model.
+    impression (`bidder.results`). request, pairs: the features of the two sides that are computed per request and for
+    its candidates; empty without a model.
     """
 
     chances: list[float]
     expected: list[float]
     request: list[float]
-    pairs: list[list[float]]
+    pairs: Columns
+
+    def with_more(self, more: "Scores") -> "Scores":
+        """These and those of further candidates of the same imp."""
+        a, b = len(self.chances), len(more.chances)
+        return Scores(
+            self.chances + more.chances, self.expected + more.expected, self.request,
+            [
+                (one if isinstance(one, list) else [one] * a) + (other if isinstance(other, list) else [other] * b)
+                for one, other in zip(self.pairs, more.pairs, strict=True)
+            ],
+        )  # fmt: skip
 
 
 def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot) -> Scores:
@@ -31,7 +42,7 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
     user = seen.user if snapshot.settings.use_tags else None
     request = features.request_values(model.vocabulary, where, user, seen.now_us)
     ads = snapshot.ads
-    pairs = features.pair_rows([ads[i] for i in candidates], where, user, seen.now_us)
+    pairs = features.pair_columns([ads[i] for i in candidates], where, user, seen.now_us)
     raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
     chances = model.chances(raw)
     ratios = snapshot.ratios

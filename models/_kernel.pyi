@@ -1,6 +1,8 @@
 import numpy as np
 import numpy.typing as npt
 
+VERSION: int
+
 class Side:
     def __init__(
         self,
@@ -13,13 +15,13 @@ class Side:
         n_values: int,
         /,
     ) -> None: ...
-    def fold(self, values: list[float], mask: npt.NDArray[np.uint64], /) -> None: ...
+    def fold(self, columns: tuple[int, ...], values: list[float], mask: npt.NDArray[np.uint64], /) -> None: ...
     def scores(
         self,
         request_mask: npt.NDArray[np.uint64],
         masks: npt.NDArray[np.uint64],
         candidates: list[int],
-        pairs: list[list[float]],
+        pairs: list[float | list[float]],
         leaf_values: npt.NDArray[np.float64],
         first_leaf: npt.NDArray[np.intp],
         /,

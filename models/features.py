@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmp import keys, preference, realtime
-from dmp.schema import NOBODY, Contact, Realtime, User
+from dmp.schema import Contact, Realtime, User
 from dmp.taxonomy import INTERESTS, tag_id
 
 NAN = math.nan
@@ -156,7 +157,6 @@ _AGES = tuple(
 _RECENCY = tuple((tag_id(f"rfm.recency.{i}"), float(i)) for i in range(1, 6))
 _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6))
 _NO_USER_REQUEST = [NAN] * 12
-_NO_USER_PAIR = [NAN] * 11
 _REQUEST_CODES = 18  # the categorical request columns, in the order request_values looks them up
 
 _encoder = msgspec.msgpack.Encoder()
@@ -459,13 +459,22 @@ def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
 _scope = lru_cache(maxsize=65_536)(keys.number)
 
 
+Columns = list[float | list[float]]
+"""Features of several ads by column: one number where it is the same for all of them, else a list of one for each."""
+
+
 def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
-    """The N_PAIR features of one ad: `pair_rows` of it alone."""
-    return pair_rows((ad,), context, user, now_us)[0]
+    """The N_PAIR features of one ad: `pair_columns` of it alone."""
+    return row_of(pair_columns((ad,), context, user, now_us), 0)
 
 
-def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: int) -> list[list[float]]:
-    """The N_PAIR features of each candidate of a request: how ad and user, ad and page fit together.
+def row_of(columns: Columns, position: int) -> list[float]:
+    """The features of the ad at a position."""
+    return [column[position] if isinstance(column, list) else column for column in columns]
+
+
+def pair_columns(ads: Sequence[Ad], context: Context, user: User | None, now_us: int) -> Columns:
+    """The N_PAIR features of the candidates of a request: how ad and user, ad and page fit together.
 
     Scores are 0-100; those that begin with `now_` come from the user's last hours and days alone. retargeted: what the
     ad is about lies in the user's basket. preference: cosine, NaN where user or ad has no vector. Contact windows cover
@@ -475,58 +484,82 @@ def pair_rows(ads: Iterable[Ad], context: Context, user: User | None, now_us: in
     in_fence: whether the device is inside a geofence of the ad, NaN for an ad without.
     """
     page = context.category
-    said = dict.fromkeys(context.topics, 1.0) | dict.fromkeys(context.searched, 2.0)
-    top = page.partition("-")[0]
-    get, audiences = (NOBODY.tags.get, NOBODY.audiences) if user is None else (user.tags.get, user.audiences)
-    met = _met(user.contacts, now_us // HOUR_US) if user is not None and user.contacts else {}
-    held: Mapping[int, int] = {}
-    basket: frozenset[int] = frozenset()
-    taste = None
-    if user is not None:
-        taste = preference.unpack(user.vector) if user.vector else None
-        if user.realtime is not None:
-            ads = tuple(ads)
-            wanted = {tag for ad in ads for tag in (ad.interest, *ad.target_tags)}
-            held = realtime.realtime_tags(user.realtime, now_us, wanted)
-            basket = realtime.carted(user.realtime, now_us)
-    rows = []
-    for ad in ads:
-        category = ad.category
-        if not page or not category:
-            match = NAN
-        elif page == category:
-            match = 1.0
-        else:
-            match = 0.5 if category.partition("-")[0] == top else 0.0
-        topic = max([said.get(tag, 0.0) for tag in (ad.interest, *ad.target_tags)]) if said else NAN
-        inside = NAN if not ad.fences else 0.0 if ad.fences.isdisjoint(context.fences) else 1.0
-        if user is None:
-            rows.append([*_NO_USER_PAIR, match, topic, inside])
-            continue
-        total = strongest = 0
-        for tag in ad.target_tags:
-            score = get(tag, 0)
-            total += score
-            if score > strongest:
-                strongest = score
-        day, week, age = met.get(_scope(ad.campaign), _NEVER) if met else _NEVER
-        member = float(len(ad.audiences & audiences)) if ad.audiences else 0.0
-        values = [float(get(ad.interest, 0)), float(total), float(strongest), member, day, week, age]
-        if held or basket:
-            values += (
-                float(held.get(ad.interest, 0)),
-                float(max([held.get(tag, 0) for tag in ad.target_tags], default=0)),
-                float(ad.interest in basket),
-            )
-        else:
-            values += _NOTHING_NOW
-        values.append(NAN if taste is None or not ad.preference else _taste(taste, ad.preference))
-        values += (match, topic, inside)
-        rows.append(values)
-    return rows
+    columns: Columns = [
+        [_category_match(page, ad.category) for ad in ads] if page else NAN,
+        _topic_match(ads, context) if context.topics or context.searched else NAN,
+        NAN,
+    ]
+    if any(map(_fences, ads)):
+        fences = context.fences
+        columns[2] = [NAN if not ad.fences else 0.0 if ad.fences.isdisjoint(fences) else 1.0 for ad in ads]
+    return (_NO_USER_PAIR if user is None else _user_columns(ads, user, now_us)) + columns
 
 
-_NOTHING_NOW = (0.0, 0.0, 0.0)
+_NO_USER_PAIR: Columns = [NAN] * 11
+_fences, _targets = attrgetter("fences"), attrgetter("target_tags")
+
+
+@lru_cache(maxsize=16_384)
+def _category_match(page: str, category: str) -> float:
+    if not category:
+        return NAN
+    if page == category:
+        return 1.0
+    return 0.5 if category.partition("-")[0] == page.partition("-")[0] else 0.0
+
+
+def _topic_match(ads: Sequence[Ad], context: Context) -> list[float]:
+    get = (dict.fromkeys(context.topics, 1.0) | dict.fromkeys(context.searched, 2.0)).get
+    return [
+        max([get(tag, 0.0) for tag in (ad.interest, *ad.target_tags)]) if ad.target_tags else get(ad.interest, 0.0)
+        for ad in ads
+    ]
+
+
+def _user_columns(ads: Sequence[Ad], user: User, now_us: int) -> Columns:
+    """The pair features that a user is part of."""
+    get, audiences = user.tags.get, user.audiences
+    totals: float | list[float] = 0.0
+    strongest: float | list[float] = 0.0
+    if any(map(_targets, ads)):
+        scores = [[get(tag, 0) for tag in ad.target_tags] for ad in ads]
+        totals = [float(sum(own)) for own in scores]
+        strongest = [float(max(own)) if own else 0.0 for own in scores]
+    member: float | list[float] = 0.0
+    if audiences:
+        member = [float(len(ad.audiences & audiences)) if ad.audiences else 0.0 for ad in ads]
+    day: float | list[float]
+    week: float | list[float]
+    age: float | list[float]
+    day, week, age = _NEVER
+    if user.contacts:
+        met = _met(user.contacts, now_us // HOUR_US)
+        scopes = [_scope(ad.campaign) for ad in ads]
+        if not met.keys().isdisjoint(scopes):
+            seen = [met.get(scope, _NEVER) for scope in scopes]
+            day, week, age = ([one[i] for one in seen] for i in range(3))
+    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, user.realtime, now_us)
+    liked: float | list[float] = NAN
+    taste = preference.unpack(user.vector) if user.vector else None
+    if taste is not None:
+        liked = [_taste(taste, ad.preference) if ad.preference else NAN for ad in ads]
+    return [[float(get(ad.interest, 0)) for ad in ads], totals, strongest, member, day, week, age, *now, liked]
+
+
+def _now_columns(ads: Sequence[Ad], record: Realtime, now_us: int) -> Columns:
+    """now_interest, now_target and retargeted."""
+    held = realtime.realtime_tags(record, now_us, {tag for ad in ads for tag in (ad.interest, *ad.target_tags)})
+    basket = realtime.carted(record, now_us)
+    if not held and not basket:
+        return _NOTHING_NOW
+    return [
+        [float(held.get(ad.interest, 0)) for ad in ads],
+        [float(max([held.get(tag, 0) for tag in ad.target_tags], default=0)) for ad in ads],
+        [float(ad.interest in basket) for ad in ads],
+    ]
+
+
+_NOTHING_NOW: Columns = [0.0, 0.0, 0.0]
 _wanted = lru_cache(maxsize=16_384)(preference.unpack)
 
 

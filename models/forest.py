@@ -15,8 +15,10 @@ features, `rows[feature, position in cuts]` is the table row. numpy sorts NaN be
 position for nothing. Memory: (thresholds + categories) x trees x 8 bytes, about 10 MB for 200 trees of 63 leaves.
 """
 
+import logging
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from types import ModuleType
@@ -31,6 +33,9 @@ try:
     from models import _kernel
 except ImportError:  # built without a compiler
     _kernel = None  # type: ignore[assignment]
+KERNEL_VERSION = 2  # of the sources; a kernel built from others before is not called
+
+log = logging.getLogger("tagbid.models")
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.uint64]
@@ -46,7 +51,12 @@ _ONE = np.uint64(1)
 
 def kernel() -> ModuleType | None:
     """The compiled inner loops, None where they were not built or `TAGBID_KERNEL=numpy` asks to do without."""
-    return None if os.environ.get("TAGBID_KERNEL") == "numpy" else _kernel
+    if _kernel is None or os.environ.get("TAGBID_KERNEL") == "numpy":
+        return None
+    if getattr(_kernel, "VERSION", 1) != KERNEL_VERSION:
+        log.warning("the compiled kernel is of another release and not used: install the package again to build it")
+        return None
+    return _kernel
 
 
 class UnsupportedModel(TagbidError):
@@ -69,16 +79,23 @@ class _Node(msgspec.Struct, frozen=True, gc=False):
 class _Side(msgspec.Struct, frozen=True):
     """The tables of the features known at one moment (request, campaign or pair).
 
-    columns: the features the forest uses, None when it uses all. cuts: float64, ascending, the last is +inf.
+    columns: the features the forest uses, in order. cuts: float64, ascending, the last is +inf.
     rows: intp, flat (used features x (cuts + 1)), row of `table` per feature and position.
     offsets: intp, start of each used feature in `rows`. table: uint64 (rows, trees).
+    own: (cuts, first row) of each used column: what finds the row of one number fastest without C.
     """
 
-    columns: Rows | None
+    columns: tuple[int, ...]
     cuts: Floats
     rows: Rows
     offsets: Rows
     table: Masks
+    own: dict[int, tuple[list[float], int]]
+
+    def row(self, column: int, value: float) -> int:
+        """The row of `table` for one value of a used column."""
+        cuts, first = self.own[column]
+        return first + (bisect_left(cuts, value) if value == value else len(cuts) + 1)
 
 
 class Forest:
@@ -91,6 +108,7 @@ class Forest:
         "_c_pair",
         "_c_request",
         "_campaign",
+        "_every_column",
         "_first_leaf",
         "_full",
         "_leaf_values",
@@ -114,6 +132,7 @@ class Forest:
         self.trees = len(counts)
         self.n_features = n_features
         self._n_request, self._n_static = n_request, n_static
+        self._every_column = tuple(range(n_request))
         self._leaf_values: Floats = np.array([value for values in leaf_values for value in values], dtype=np.float64)
         self._first_leaf: Rows = np.concatenate(([0], np.cumsum(counts[:-1], dtype=np.intp))).astype(np.intp)
         self._full: Masks = np.array([(1 << count) - 1 for count in counts], dtype=np.uint64)
@@ -145,18 +164,22 @@ class Forest:
                 raise UnsupportedModel(f"tree {number} cannot be read: {error!r}") from None
         return cls(nodes, leaf_values, n_features, n_request, n_request + n_campaign)
 
-    def request_mask(self, values: list[float]) -> Masks:
-        """values: the n_request request features. Returns uint64 (trees,)."""
-        side = self._request
+    def request_mask(self, values: list[float], columns: tuple[int, ...] | None = None) -> Masks:
+        """values: the n_request request features, or those of some columns of them. Returns uint64 (trees,).
+
+        Masks of parts, ANDed, are the mask of the whole; what is the same for many requests need be folded once.
+        """
+        if columns is None:
+            columns = self._every_column
+        if len(columns) != len(values):
+            raise ValueError(f"{len(columns)} floats are needed, not {len(values)}")
         if self._c_request is not None:
             folded = self._full.copy()
-            self._c_request.fold(values, folded)
+            self._c_request.fold(columns, values, folded)
             return folded
-        if not len(side.offsets):
-            return self._full
-        rows = _rows(side, np.array(values, dtype=np.float64))
-        mask: Masks = np.bitwise_and.reduce(side.table.take(rows, axis=0, mode="clip"), axis=0)
-        return mask
+        side = self._request
+        rows = [side.row(column, value) for column, value in zip(columns, values, strict=True) if column in side.own]
+        return _and_rows(self._full, side, rows)
 
     def campaign_masks(self, X: Floats) -> Masks:
         """X: float64 (n, n_campaign), the campaign features. Returns uint64 (n, trees)."""
@@ -164,7 +187,7 @@ class Forest:
 
     def uses_pair(self, column: int) -> bool:
         """Whether any tree looks at a column of the pair side. column: its place on that side."""
-        return self._pair.columns is None or bool((self._pair.columns == column).any())
+        return column in self._pair.own
 
     def upper_bounds(self, masks: Masks) -> Floats:
         """The most each ad can score whatever the request and the user, float64 (ads,).
@@ -181,17 +204,34 @@ class Forest:
         return np.maximum(np.add.reduce(best, axis=1), np.add.accumulate(best, axis=1)[:, -1])
 
     def candidate_scores(
-        self, request_mask: Masks, masks: Masks, candidates: list[int], pairs: list[list[float]]
+        self, request_mask: Masks, masks: Masks, candidates: list[int], pairs: list[float | list[float]]
     ) -> list[float]:
         """Raw scores of the candidates of one request; the bid path's call.
 
-        masks: uint64 (ads, trees), `campaign_masks` of all ads. candidates: rows of it. pairs: pair features of each.
+        masks: uint64 (ads, trees), `campaign_masks` of all ads. candidates: rows of it. pairs: for each pair feature a
+        value that all candidates share, or a list of one for each: what is shared is looked up and ANDed once.
         In C the sum runs in the order of the trees, as LightGBM's does, so the scores are the same to the last bit.
         """
         if self._c_pair is not None:
             return self._c_pair.scores(request_mask, masks, candidates, pairs, self._leaf_values, self._first_leaf)
-        found: list[float] = self.scores(request_mask, masks[candidates], np.array(pairs, dtype=np.float64)).tolist()
-        return found
+        side = self._pair
+        shared, features, lists = [], [], []
+        for feature, column in enumerate(side.columns):
+            values = pairs[column]
+            if isinstance(values, list):
+                features.append(feature)
+                lists.append(values)
+            else:
+                shared.append(side.row(column, values))
+        found = masks.take(candidates, axis=0)
+        found &= _and_rows(request_mask, side, shared)
+        if lists:
+            position = side.cuts.searchsorted(np.array(lists))
+            position += side.offsets[features][:, None]
+            for rows in side.rows.take(position, mode="clip"):
+                found &= side.table.take(rows, axis=0, mode="clip")
+        scores: list[float] = self._sums(found).tolist()
+        return scores
 
     def scores(self, request_mask: Masks, campaign_masks: Masks, pair_X: Floats) -> Floats:
         """Raw scores of k candidates, float64 (k,): what Booster.predict(raw_score=True) gives, to 1e-12.
@@ -199,8 +239,11 @@ class Forest:
         campaign_masks: uint64 (k, trees), the candidates' rows of `campaign_masks`. pair_X: float64 (k, n_pair).
         request_mask: uint64 (trees,), or (k, trees) for candidates of several requests.
         """
-        masks = self._and(campaign_masks & request_mask, self._pair, pair_X)
-        masks -= _ONE  # one bit is left per tree: the number of zeros below it is the leaf
+        return self._sums(self._and(campaign_masks & request_mask, self._pair, pair_X))
+
+    def _sums(self, masks: Masks) -> Floats:
+        """masks: uint64 (k, trees), one bit left per tree; overwritten."""
+        masks -= _ONE  # the number of zeros below the bit is the leaf
         leaves = np.bitwise_count(masks) + self._first_leaf
         values: Floats = self._leaf_values.take(leaves, mode="clip")
         total: Floats = np.add.reduce(values, axis=1)
@@ -233,17 +276,24 @@ def probability(score: float) -> float:
     return 1.0 / (1.0 + math.exp(-score)) if score > -700.0 else 0.0  # beyond that exp overflows
 
 
+def _and_rows(mask: Masks, side: _Side, rows: list[int]) -> Masks:
+    """A mask ANDed with some rows of a side's table."""
+    if not rows:
+        return mask
+    found: Masks = np.bitwise_and.reduce(side.table.take(rows, axis=0), axis=0)
+    found &= mask
+    return found
+
+
 def _in_c(compiled: ModuleType, side: _Side, trees: int, n_values: int) -> "_kernel.Side":
-    columns = np.arange(len(side.offsets), dtype=np.intp) if side.columns is None else side.columns
+    columns = np.array(side.columns, dtype=np.intp)
     made: _kernel.Side = compiled.Side(columns, side.cuts, side.rows, side.offsets, side.table, trees, n_values)
     return made
 
 
 def _rows(side: _Side, X: Floats) -> Rows:
     """Table rows of the used features of X: float64 (..., features) -> intp (..., used features)."""
-    if side.columns is not None:
-        X = X.take(side.columns, axis=-1)
-    position = side.cuts.searchsorted(X)
+    position = side.cuts.searchsorted(X.take(side.columns, axis=-1))
     position += side.offsets
     return side.rows.take(position, mode="clip")
 
@@ -365,18 +415,21 @@ def _compile(nodes: Sequence[_Node], features: range, full: Masks) -> _Side:
     cuts = np.unique(np.concatenate([*thresholds, np.array([np.inf])]))
     tables: list[Masks] = []
     rows: list[Rows] = []
+    own: dict[int, tuple[list[float], int]] = {}
     start = 0
-    for feature, own in zip(used, thresholds, strict=True):
-        tables.append(_table(of_feature[feature], own, full))
+    for feature, its in zip(used, thresholds, strict=True):
+        tables.append(_table(of_feature[feature], its, full))
         # A position in the merged cuts lies inside one interval of the feature's own: that of its upper end.
-        rows.append(np.concatenate((own.searchsorted(cuts), [len(own) + 1])) + start)
-        start += len(own) + 2
+        rows.append(np.concatenate((its.searchsorted(cuts), [len(its) + 1])) + start)
+        own[feature - features.start] = its.tolist(), start
+        start += len(its) + 2
     return _Side(
-        columns=None if len(used) == len(features) else np.array([f - features.start for f in used], dtype=np.intp),
+        columns=tuple(feature - features.start for feature in used),
         cuts=cuts,
         rows=np.concatenate(rows).astype(np.intp) if rows else np.empty(0, np.intp),
         offsets=np.arange(len(used), dtype=np.intp) * (len(cuts) + 1),
         table=np.concatenate(tables) if tables else np.empty((0, len(full)), np.uint64),
+        own=own,
     )
 
 

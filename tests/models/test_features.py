@@ -292,7 +292,13 @@ CONTACTS = st.builds(
 def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, category):
     ads = (AD, Ad("autumn", "autumn-300", category="IAB9", interest=SPORTS), Ad("never", "never-300"))
     context = Context(category=category)
-    rows = f.pair_rows(ads, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW)
+    user = User(tags, frozenset({8, 9}), tuple(contacts))
+
+    def rows_of(user: User | None) -> list[list[float]]:
+        columns = f.pair_columns(ads, context, user, NOW)
+        return [f.row_of(columns, i) for i in range(len(ads))]
+
+    rows = rows_of(user)
     matches = {
         "spring": {"": f.NAN, "IAB20": 1.0, "IAB20-3": 0.5, "IAB9": 0.0},
         "autumn": {"": f.NAN, "IAB20": 0.0, "IAB20-3": 0.0, "IAB9": 1.0},
@@ -316,8 +322,8 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
                 *(f.NAN, f.NAN),
             ],
         )
-        assert same(row, f.pair_values(ad, context, User(tags, frozenset({8, 9}), tuple(contacts)), NOW))
-    assert all(same(row[:11] + row[12:], [f.NAN] * 13) for row in f.pair_rows(ads, context, None, NOW))
+        assert same(row, f.pair_values(ad, context, user, NOW))
+    assert all(same(row[:11] + row[12:], [f.NAN] * 13) for row in rows_of(None))
 
 
 @given(st.dictionaries(st.sampled_from([*INTERESTS[:5], tag_id("rfm.recency.2")]), st.integers(0, 3)))

@@ -73,7 +73,7 @@ def difference(booster: lgb.Booster, X: np.ndarray, request: int, campaign: int)
         masks = forest.campaign_masks(X[:, request : request + campaign])
         pairs = X[:, request + campaign :].tolist()
         ours = [
-            forest.candidate_scores(forest.request_mask(row[:request].tolist()), masks, [i], [pairs[i]])[0]
+            forest.candidate_scores(forest.request_mask(row[:request].tolist()), masks, [i], pairs[i])[0]
             for i, row in enumerate(X)
         ]
         off = float(np.abs(np.array(ours) - expected).max())
@@ -152,6 +152,42 @@ def test_many_candidates_score_as_each_alone_and_several_requests_as_one_call():
 
 
 @pytest.mark.parametrize("name", ["numpy", "c"])
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    candidates=st.lists(st.integers(0, 19), max_size=11),
+    shared=st.lists(st.booleans(), min_size=3, max_size=3),
+    parts=st.permutations([0, 1]),
+)
+def test_what_candidates_share_changes_no_score_and_a_request_may_be_folded_in_parts(
+    name: str, seed: int, candidates: list[int], shared: list[bool], parts: list[int]
+) -> None:
+    booster = trained(seed % 50, numeric=4, categorical=2, num_leaves=31, min_data_in_leaf=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_KERNEL", name)
+        forest = split_sides(booster, 2, 1)
+    X = awkward(booster.model_to_string(), 6, seed, rows=20)
+    masks = forest.campaign_masks(X[:, 2:3])
+    first = X[0].tolist()
+    one, other = (forest.request_mask([first[column]], (column,)) for column in parts)
+    request = forest.request_mask(first[:2])
+    assert (one & other).tolist() == request.tolist()
+    rows = X[candidates][:, 3:]
+    for column, same in enumerate(shared):
+        if same:
+            rows[:, column] = first[3 + column]
+    columns = [first[3 + column] if same else rows[:, column].tolist() for column, same in enumerate(shared)]
+    found = forest.candidate_scores(request, masks, candidates, columns)
+    alone = [
+        forest.candidate_scores(request, masks, [ad], row.tolist())[0] for ad, row in zip(candidates, rows, strict=True)
+    ]
+    assert found == alone
+    full = np.column_stack((np.tile(X[0, :2], (len(rows), 1)), X[candidates][:, 2:3], rows))
+    expected = booster.predict(full, raw_score=True) if candidates else []
+    assert found == pytest.approx(list(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["numpy", "c"])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), leaves=st.sampled_from([2, 7, 64]), request=st.integers(0, 3))
 def test_no_row_scores_above_the_bound_of_its_campaign_side(name, seed, leaves, request):
@@ -164,7 +200,7 @@ def test_no_row_scores_above_the_bound_of_its_campaign_side(name, seed, leaves, 
     bounds, pairs = forest.upper_bounds(masks), X[:, request + 1 :].tolist()
     for i, row in enumerate(X[:50]):
         mask = forest.request_mask(row[:request].tolist())
-        assert (forest.candidate_scores(mask, masks, [i], [pairs[i]]) <= bounds[i]).all()
+        assert forest.candidate_scores(mask, masks, [i], pairs[i])[0] <= bounds[i]
 
 
 def test_the_bound_is_reached_when_the_campaign_side_is_all_there_is():
@@ -248,18 +284,31 @@ def test_a_model_of_fewer_features_than_the_sides_is_refused():
 
 @pytest.mark.skipif(kernel() is None, reason="built without a compiler")
 def test_the_compiled_kernel_refuses_what_does_not_fit() -> None:
-    booster = trained(3, numeric=3, categorical=1)
-    forest = split_sides(booster, 2, 1)
-    masks = forest.campaign_masks(np.zeros((2, 1)))
+    booster = trained(3, numeric=3, categorical=1, num_leaves=15, min_data_in_leaf=3)
+    forest = split_sides(booster, 2, 0)
+    masks = forest.campaign_masks(np.zeros((2, 0)))
     request = forest.request_mask([0.0, 1.0])
     with pytest.raises(ValueError, match="floats"):
         forest.request_mask([0.0])
+    with pytest.raises(ValueError, match="no such column"):
+        forest.request_mask([0.0], (2,))
     with pytest.raises(TypeError):
         forest.request_mask([0.0, "1"])  # type: ignore[list-item]
+    for candidates, pairs in (([0, 1], [[0.0], 0.0]), ([0], [[0.0, 0.0], 0.0]), ([0], [0.0]), ([0], [0.0] * 3)):
+        with pytest.raises(ValueError, match="fit together"):
+            forest.candidate_scores(request, masks, candidates, pairs)
     with pytest.raises(ValueError, match="fit together"):
-        forest.candidate_scores(request, masks, [0, 1], [[0.0]])
-    with pytest.raises(ValueError, match="fit together"):
-        forest.candidate_scores(request[1:], masks, [0], [[0.0]])
+        forest.candidate_scores(request[1:], masks, [0], [0.0, 0.0])
+    for pairs in ([["1"], 0.0], ["1", 0.0]):
+        with pytest.raises(TypeError):
+            forest.candidate_scores(request, masks, [0], pairs)  # type: ignore[arg-type]
     for ad in (2, -1, 2**63):
         with pytest.raises((IndexError, OverflowError)):
-            forest.candidate_scores(request, masks, [ad], [[0.0]])
+            forest.candidate_scores(request, masks, [ad], [0.0, 0.0])
+
+
+@pytest.mark.skipif(kernel() is None, reason="built without a compiler")
+def test_a_kernel_built_from_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = kernel()
+    monkeypatch.setattr(compiled, "VERSION", 1)
+    assert kernel() is None

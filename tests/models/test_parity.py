@@ -57,7 +57,7 @@ def log_bids(folder, version, n, served=None):
                 frozenset({7}), preference.pack(rng.normal(size=DIMENSIONS)))  # fmt: skip
         user = a_user(rng, now_us)
         row = features.request_values(served or VOCABULARY, context, user, now_us)
-        row = [*row, *features.campaign_values(VOCABULARY, ad), *features.pair_rows([ad], context, user, now_us)[0]]
+        row = [*row, *features.campaign_values(VOCABULARY, ad), *features.pair_values(ad, context, user, now_us)]
         logged.append(
             msgspec.structs.replace(
                 bid(i, now_us), model=version, vector=struct.pack(f"<{len(row)}d", *row), user=user,
