@@ -22,6 +22,7 @@ whether it was late and which of two copies came first, for the batch as for the
 import fcntl
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ import pyarrow.parquet as pq
 import redis
 
 from dmp import events, incoming, keys, streams
+from dmp.clustered import node, nodes
 from dmp.errors import BadEvents, CorruptRecord, DmpError
 from dmp.events import Behaviour
 from dmp.schema import NO_UID, Uid
@@ -42,6 +44,7 @@ from dmp.stream import MAX_TIME_US
 
 CONSUMER = "archiver"  # one at a time (the folder's lock), so that it finds its own unfinished entries again
 READ_ENTRIES = 500  # of one partition and read
+LONGEST_SLEEP_S = 0.05  # between looks at a cluster's streams, which cannot be waited for together
 HOUR_US = 3_600_000_000
 STATE, STAGING, LOCK, QUARANTINE = "archive.json", ".staging", "archive.lock", ".quarantine"
 Positions = dict[Any, Any]  # {stream key: the id to read on from}
@@ -143,14 +146,15 @@ class Archive:
         positions = dict(self.state.positions)
         for partition in positions.keys() & range(self._partitions):
             key, archived = keys.events(partition), positions[partition]
-            newest: Any = self._client.xinfo_stream(key)["last-generated-id"]
+            at = node(self._client, key)
+            newest: Any = at.xinfo_stream(key)["last-generated-id"]
             if streams.parse_id(newest.decode()) >= streams.parse_id(archived):
                 continue
-            groups: Any = self._client.xinfo_groups(key)
+            groups: Any = at.xinfo_groups(key)
             if all(group["last-delivered-id"] == b"0-0" for group in groups if group["name"] == b"archive"):
                 del positions[partition]
             else:
-                self._client.execute_command("XSETID", key, archived)  # type: ignore[no-untyped-call]
+                at.execute_command("XSETID", key, archived)  # type: ignore[no-untyped-call]
         if positions != self.state.positions:
             self.state = msgspec.structs.replace(self.state, positions=positions)
             replace(self._folder / STATE, msgspec.json.encode(self.state))
@@ -164,14 +168,17 @@ class Archive:
             self._take(found)
 
     def _deliver(self, wanted: Positions, block_ms: int | None) -> list[Any]:
-        found: Any = self._client.xreadgroup(
-            streams.ARCHIVE,
-            CONSUMER,
-            wanted,
-            count=READ_ENTRIES,
-            block=block_ms,
-        )
-        return list(found)
+        if len(nodes(self._client)) == 1:
+            found: Any = self._client.xreadgroup(streams.ARCHIVE, CONSUMER, wanted, count=READ_ENTRIES, block=block_ms)
+            return list(found)
+        # Of a cluster no command may name the streams of several slots.
+        pipe = self._client.pipeline(transaction=False)
+        for key, after in wanted.items():
+            pipe.xreadgroup(streams.ARCHIVE, CONSUMER, {key: after}, count=READ_ENTRIES)
+        each = [stream for reply in pipe.execute() for stream in reply or ()]
+        if block_ms and not each:
+            time.sleep(min(block_ms / 1000, LONGEST_SLEEP_S))
+        return each
 
     def _take(self, found: Iterable[Any]) -> int:
         known, before = [], self.rows
@@ -198,7 +205,7 @@ class Archive:
             pipe.xack(keys.events(partition), streams.ARCHIVE, *ids)
         pipe.execute()
         for partition in by_partition:
-            streams.trim(self._client, partition)
+            streams.trim(node(self._client, keys.events(partition)), partition)
 
 
 @contextmanager

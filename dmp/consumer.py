@@ -25,6 +25,7 @@ import redis
 
 from dmp import decisions, keys, streams, unsettled
 from dmp.acts import understanding
+from dmp.clustered import CROSSINGS, node
 from dmp.config import DmpConfig
 from dmp.detect import watcher
 from dmp.forgotten import Forgotten
@@ -124,7 +125,7 @@ class Consumer:
                     worked += self._turn(client, processor, partition)
                 if now_s >= self._next_trim_s:
                     for partition in self.owned:
-                        streams.trim(client, partition, self._groups)
+                        streams.trim(node(client, keys.events(partition)), partition, self._groups)
                     self._next_trim_s = now_s + TRIM_S
                 pause_s = FIRST_PAUSE_S if worked else min(2 * pause_s, LONGEST_PAUSE_S)
                 if not worked:
@@ -167,7 +168,7 @@ class Consumer:
             self._next_claim_s[partition] = time.monotonic() + 2 * LEASE_S
         count = max(1, min(MOST_ENTRIES, int(TURN_EVENTS / self._per_entry)))
         key = keys.events(partition)
-        found: Any = client.xreadgroup(TAGS, self.name, {key: ">"}, count=count)
+        found: Any = node(client, key).xreadgroup(TAGS, self.name, {key: ">"}, count=count)
         if not found:
             return 0
         entries = _entries(found[0][1])
@@ -178,17 +179,16 @@ class Consumer:
 
     def _claim(self, client: redis.Redis, processor: Processor, partition: int, idle_s: float) -> None:
         start: Any = b"0-0"
+        at = node(client, keys.events(partition))
         while True:
-            claimed: Any = client.xautoclaim(
-                keys.events(partition), TAGS, self.name, round(idle_s * 1000), start, count=64
-            )
+            claimed: Any = at.xautoclaim(keys.events(partition), TAGS, self.name, round(idle_s * 1000), start, count=64)
             start = claimed[0]
             entries = _entries(entry for entry in claimed[1] if entry[1] is not None)
             if entries:
                 self._apply(client, processor, partition, entries, again=True)
             if start == b"0-0":
                 break
-        client.eval(_TIDY, 1, keys.events(partition), TAGS, str(FORGET_CONSUMER_MS))
+        at.eval(_TIDY, 1, keys.events(partition), TAGS, str(FORGET_CONSUMER_MS))
 
     def _apply(
         self, client: redis.Redis, processor: Processor, partition: int, entries: list[Entry], again: bool
@@ -231,6 +231,7 @@ _PASSING = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
+    *CROSSINGS,
 )
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import redis
 
 from dmp import audiences, bitmaps, identity, keys, offline, unsettled
+from dmp.clustered import nodes
 from dmp.config import DmpConfig
 from dmp.errors import DmpError, StoreUnavailable
 from dmp.forgotten import Forgotten, digest
@@ -76,7 +77,8 @@ def _erase(
         entries = sum(_out_of_stream(client, key, uids) for key in _streams(client))
         unsettled.forget(client, config.stream.partitions, uids)
         erased = _keys_of(client, uids)
-        _rewrite_log(client)
+        for server in nodes(client):
+            _rewrite_log(server)
     except redis.RedisError as error:
         raise StoreUnavailable(f"the tag store failed: {error}; nothing is lost: forget the id again") from None
     files: dict[str, int] = {}

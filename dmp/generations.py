@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import redis
 
-from dmp import codec, keys
+from dmp import clustered, codec, keys
 from dmp.errors import DmpError
 from dmp.grouped import Grouped
 from dmp.schema import Uid
@@ -88,13 +88,14 @@ def publish(
     # Of a store without any profile nothing has to be read first.
     blank = not live and not others and next(client.scan_iter(match=keys.ALL_PROFILES, count=10_000), None) is None
     write = _Writer(generation, live, ttl_s)
-    with _wire(client) as wire:
-        inbox: deque[int | _Chunk] = deque()  # replies to come: to so many writes, or to the reads of a chunk
+    with _wires(client) as wire_of:
+        # Replies to come on a wire: to so many writes, or to the reads of a chunk.
+        inbox: deque[tuple[redis.Connection, int | _Chunk]] = deque()
 
         def settle() -> None:
             """Take replies up to those of the oldest reads, and write what they call for."""
             while inbox:
-                waiting = inbox.popleft()
+                wire, waiting = inbox.popleft()
                 if isinstance(waiting, int):
                     for _ in range(waiting):
                         wire.read_response()
@@ -102,18 +103,18 @@ def publish(
                 banks = [_NOTHING] * len(waiting.rows) if blank else [wire.read_response() for _ in waiting.rows]
                 commands = list(chain.from_iterable(map(write.commands, waiting.rows, waiting.keys, banks)))
                 _send(wire, commands)
-                inbox.append(len(commands))
+                inbox.append((wire, len(commands)))
                 progress(len(waiting.rows))
                 return
 
         # The store works on the reads of the next chunk and the writes of the last one while we work on this one.
         while chunk := list(islice(rows, CHUNK_USERS)):
-            asked = _Chunk(chunk, keys.profile_pairs([uid for uid, _, _ in chunk]))
-            if not blank:
-                _send(wire, map(_READ.__mod__, asked.keys))
-            inbox.append(asked)
-            if len(inbox) > 2:
-                settle()
+            for wire, asked in _by_wire(chunk, wire_of):
+                if not blank:
+                    _send(wire, map(_READ.__mod__, asked.keys))
+                inbox.append((wire, asked))
+                if len(inbox) > 2:
+                    settle()
         while inbox:
             settle()
     return Published(write.written, write.unchanged, write.gone)
@@ -167,17 +168,44 @@ _READ = b"*3\r\n$4\r\nMGET\r\n" + _KEY + _KEY
 _NOTHING: Banks = (None, None)
 
 
+WireOf = Callable[[bytes], "redis.Connection"]
+"""The connection to the server that has a key."""
+
+
+def _by_wire(chunk: list[Row], wire_of: WireOf) -> "Iterator[tuple[redis.Connection, _Chunk]]":
+    """The users of a chunk by the server that has them; all together where there is one server."""
+    pairs = keys.profile_pairs([uid for uid, _, _ in chunk])
+    parts: dict[redis.Connection, _Chunk] = {}
+    for row, pair in zip(chunk, pairs, strict=True):
+        part = parts.setdefault(wire_of(pair[0]), _Chunk([], []))
+        part.rows.append(row)
+        part.keys.append(pair)
+    yield from parts.items()
+
+
 @contextmanager
-def _wire(client: redis.Redis) -> "Iterator[redis.Connection]":
-    """One connection of the client for pipelined commands; dropped when replies are left on it."""
-    connection = client.connection_pool.get_connection()
+def _wires(client: redis.Redis) -> Iterator[WireOf]:
+    """One connection to each server for pipelined commands; dropped when replies are left on them.
+
+    A slot that moves to another server meanwhile fails the build, which is safe to repeat.
+    """
+    taken: dict[int, tuple[redis.ConnectionPool, redis.Connection]] = {}
+
+    def wire_of(key: bytes) -> redis.Connection:
+        pool = clustered.node(client, key).connection_pool
+        if id(pool) not in taken:
+            taken[id(pool)] = pool, pool.get_connection()
+        return taken[id(pool)][1]
+
     try:
-        yield connection
+        yield wire_of
     except BaseException:
-        connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        for _, connection in taken.values():
+            connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         raise
     finally:
-        client.connection_pool.release(connection)
+        for pool, connection in taken.values():
+            pool.release(connection)
 
 
 def _send(wire: "redis.Connection", commands: Iterable[bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from dmp import keys
+from dmp.clustered import nodes
 from dmp.config import DmpConfig
 
 LOOK_S = 0.5
@@ -36,9 +37,9 @@ class Pressure:
         pipe = client.pipeline(transaction=False)
         for partition in range(self._partitions):
             pipe.xlen(keys.events(partition))
-        *lengths, memory = (*pipe.execute(), client.info("memory"))
-        self.backlog = sum(lengths)
-        self.wait_s = wait_s(self.backlog, self._most, memory)
+        self.backlog = sum(pipe.execute())
+        fullest: Any = [node.info("memory") for node in nodes(client)]
+        self.wait_s = max(wait_s(self.backlog, self._most, memory) for memory in fullest)
 
 
 def wait_s(backlog: int, most: int, memory: Mapping[str, Any]) -> int:

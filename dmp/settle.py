@@ -18,6 +18,7 @@ import redis
 
 from dmp import archive, keys, marks, optout, realtime, realtime_batch, streams, unsettled
 from dmp.acts import Act, Understanding
+from dmp.clustered import node
 from dmp.errors import CorruptRecord, DmpError
 from dmp.schema import Uid
 from dmp.stream import SCRIPT
@@ -100,11 +101,12 @@ def _settle(
 
 def _applied(client: redis.Redis, partition: int) -> str | None:
     """Up to where every entry is in the records; None while some are on their way."""
-    infos: Any = client.xinfo_groups(keys.events(partition))
+    at = node(client, keys.events(partition))
+    infos: Any = at.xinfo_groups(keys.events(partition))
     for info in infos:
         if info["name"].decode() == streams.TAGS:
             delivered: str = info["last-delivered-id"].decode()
-            pending: Any = client.xpending(keys.events(partition), streams.TAGS)
+            pending: Any = at.xpending(keys.events(partition), streams.TAGS)
             if not pending["pending"] or streams.parse_id(pending["min"].decode()) > streams.parse_id(delivered):
                 return delivered
     return None

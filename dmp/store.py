@@ -29,7 +29,7 @@ import redis.asyncio
 import redis.backoff
 import redis.retry
 
-from dmp import codec, keys
+from dmp import cluster, clustered, codec, keys
 from dmp.config import DmpConfig
 from dmp.errors import StoreUnavailable
 from dmp.schema import Uid, User
@@ -47,11 +47,33 @@ class Store:
     def __init__(self, url: str, server: "subprocess.Popen[bytes] | None" = None) -> None:
         self.url = url
         self.server = server
+        self._clustered: bool | None = False if server is not None else None
 
     def sync(self, timeout_s: float = READ_TIMEOUT_S) -> redis.Redis:
-        """A blocking client. timeout_s: longest wait for an answer; batch jobs may be more patient than the default."""
+        """A blocking client, of one server or of a cluster (`dmp.clustered`), whichever answers.
+
+        timeout_s: longest wait for an answer; batch jobs may be more patient than the default.
+        """
+        if self.clustered:
+            return clustered.connect(self.url, timeout_s, CONNECT_TIMEOUT_S)
+        return self._plain(timeout_s)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether this is a cluster; False as long as nobody answers."""
+        if self._clustered is None:
+            client = self._plain(READ_TIMEOUT_S)
+            try:
+                self._clustered = cluster.is_cluster(client)
+            except redis.exceptions.RedisError:
+                return False
+            finally:
+                client.close()
+        return self._clustered
+
+    def _plain(self, timeout_s: float) -> redis.Redis:
         return redis.Redis.from_url(
-            self.url,
+            next(iter(cluster.seeds(self.url)), self.url),
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=timeout_s,
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
@@ -216,15 +238,16 @@ def _start(home: Path, socket: Path, lock: int, fsync: str) -> "subprocess.Popen
 
 def check_durability(client: redis.Redis, wanted: str) -> None:
     """Raises StoreUnavailable when the store promises less than `collect.durability`; one that hides it is believed."""
-    try:
-        held: Any = client.config_get("appendfsync")
-    except redis.exceptions.ResponseError:
-        return
-    if wanted == "always" and held.get("appendfsync") not in (None, "always"):
-        raise StoreUnavailable(
-            f"collect.durability is {wanted!r}, and the tag store was started with appendfsync {held['appendfsync']}; "
-            f"restart it with the same settings, or configure it to fsync always"
-        )
+    for server in clustered.nodes(client):
+        try:
+            held: Any = server.config_get("appendfsync")
+        except redis.exceptions.ResponseError:
+            continue
+        if wanted == "always" and held.get("appendfsync") not in (None, "always"):
+            raise StoreUnavailable(
+                f"collect.durability is {wanted!r}, and the tag store was started with appendfsync "
+                f"{held['appendfsync']}; restart it with the same settings, or configure it to fsync always"
+            )
 
 
 def _state(store: Store) -> Literal["ready", "loading", "absent"]:

@@ -26,6 +26,7 @@ import redis
 from dmp import events, keys, marks, optout, realtime
 from dmp.acts import Act, Understanding
 from dmp.audiences import rearranged
+from dmp.clustered import node
 from dmp.draft import Draft
 from dmp.errors import BadEvents, CorruptRecord
 from dmp.events import Behaviour
@@ -129,7 +130,7 @@ class Processor:
     ) -> None:
         self.understand = understand
         self._client = client
-        self._connection = client.connection_pool.get_connection()
+        self._wires: dict[redis.ConnectionPool, redis.Connection] = {}
         self._lateness_us = lateness_s * 1_000_000
         self._life_s = marks.life_s(lateness_s)
         self._watch, self._forgotten = watch, forgotten
@@ -137,9 +138,23 @@ class Processor:
         self._sha = str(client.script_load(SCRIPT)).encode()
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._connection.disconnect()  # type: ignore[no-untyped-call]
-        self._client.connection_pool.release(self._connection)
+        """Give the connections back."""
+        self._disconnect()
+        for pool, connection in self._wires.items():
+            pool.release(connection)
+        self._wires = {}
+
+    def _disconnect(self) -> None:
+        """Drop replies that nobody read: they must not be taken for the next ones."""
+        for connection in self._wires.values():
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def _wire(self, uid: Uid) -> redis.Connection:
+        """The connection to the server that has a user."""
+        pool = node(self._client, keys.realtime(uid)).connection_pool
+        if pool not in self._wires:
+            self._wires[pool] = pool.get_connection()
+        return self._wires[pool]
 
     def apply(self, entries: Iterable[Entry], now_s: int, again: bool = False) -> Turn:
         """Put every event of these entries where it belongs; when this returns, that is done and may be acknowledged.
@@ -162,8 +177,8 @@ class Processor:
                 waiting = {uid: waiting[uid] for uid in left}
             done = True
         finally:
-            if not done:  # replies that nobody read must not be taken for the next ones
-                self._connection.disconnect()  # type: ignore[no-untyped-call]
+            if not done:
+                self._disconnect()
         return Turn(counts, aside)
 
     def _sort(
@@ -204,13 +219,25 @@ class Processor:
 
     def _put(self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid]) -> list[Uid]:
         """Read, add and write all users once; returns the users whose record somebody else changed meanwhile."""
-        send: Callable[[list[bytes]], None] = self._connection.send_packed_command
+        by_wire: dict[redis.Connection, dict[Uid, Sequence[_Waiting]]] = {}
+        for uid, acts in waiting.items():
+            by_wire.setdefault(self._wire(uid), {})[uid] = acts
+        left = [uid for wire, some in by_wire.items() for uid in self._put_by(wire, some, counts, aside)]
+        if left:
+            self._sha = str(self._client.script_load(SCRIPT)).encode()  # or the store had forgotten it
+        return left
+
+    def _put_by(
+        self, wire: redis.Connection, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid]
+    ) -> list[Uid]:
+        """As `_put`, of users that one server has."""
+        send: Callable[[list[bytes]], None] = wire.send_packed_command
         send([b"".join([_MGET % keys.stream_keys(uid) for uid in waiting])])
         asked: list[tuple[Uid, Counts, list[Uid]]] = []
         commands: list[bytes] = []
         for uid, acts in waiting.items():
             of_user, beside = Counts(), list[Uid]()
-            values = self._reply()
+            values = wire.read_response()
             try:
                 command = self._changed(uid, acts, values, of_user, beside)
             except CorruptRecord:  # broken, or of a later release: not ours to overwrite, and not for all to wait for
@@ -230,21 +257,12 @@ class Processor:
             send([b"".join(commands)])
         left = []
         for uid, of_user, beside in asked:
-            if self._reply() == 1:
+            if _reply(wire) == 1:
                 counts.add(of_user)
                 aside += beside
             else:
                 left.append(uid)
-        if left:
-            self._sha = str(self._client.script_load(SCRIPT)).encode()  # or the store had forgotten it
         return left
-
-    def _reply(self) -> Any:
-        """The next reply, None where the script is not known; any other error is raised."""
-        try:
-            return self._connection.read_response()
-        except redis.exceptions.NoScriptError:
-            return None
 
     def _changed(
         self, uid: Uid, acts: Sequence[_Waiting], values: Any, counts: Counts, aside: list[Uid]
@@ -298,3 +316,11 @@ class Processor:
             live + new_marks if rewrite else new_marks, b"SET" if rewrite else b"APPEND",
             self._life_s + marks.REDELIVERY_S, memberships, leave_s,
         )  # fmt: skip
+
+
+def _reply(wire: redis.Connection) -> Any:
+    """The next reply, None where the script is not known; any other error is raised."""
+    try:
+        return wire.read_response()
+    except redis.exceptions.NoScriptError:
+        return None

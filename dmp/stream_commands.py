@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dmp import config as configuration
 from dmp import keys, streams
+from dmp.clustered import node
 from dmp.config import DmpConfig
 from dmp.consumer import work
 from dmp.rules import load
@@ -48,7 +49,7 @@ class Status(msgspec.Struct, frozen=True):
 
 def status_of(client: redis.Redis, partitions: int, now_ms: int) -> Status:
     """What the store says of the stream now."""
-    lags = tuple(streams.lag(client, partition, now_ms) for partition in range(partitions))
+    lags = tuple(streams.lag(node(client, keys.events(p)), p, now_ms) for p in range(partitions))
     counts = Counts()
     for partition in range(partitions):
         stored = client.hgetall(keys.event_counts(partition))

@@ -83,8 +83,9 @@ class Consumers:
                 calls.append(1)
                 if len(calls) > death:
                     if sent:
-                        processor._connection.send_packed_command(sent)
-                        processor._connection.read_response()
+                        wire = processor._wire(arguments[0])
+                        wire.send_packed_command(sent)
+                        wire.read_response()
                     raise Died
                 command = honest(*arguments)
                 if command is not None:
