@@ -22,7 +22,7 @@ import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, notices, pacer, serving, topics, trace
+from bidder import budget, contact, conversions, notices, pacer, serving, topics, trace
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
@@ -155,7 +155,7 @@ class Service:
             self.pressure, self.bidlog.put, self.report, self.pacer.saw,
         )  # fmt: skip
         self._gauges()
-        for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT):
+        for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT, conversions.SCRIPT):
             await self.link.everywhere("SCRIPT", "LOAD", script)
         self._tasks = [
             asyncio.create_task(
@@ -224,6 +224,7 @@ class Service:
             self.bidder.serving = made
             return
         before, after = _budgets(self.bidder.serving), _budgets(made)
+        self.budgets.know({c.id: c.daily_budget_micros for c in made.snapshot.portfolio.campaigns})
         self.budgets.configure(before | after)
         try:
             await self.link.everywhere("PING")  # replies come in order: the leases have been answered
@@ -355,7 +356,9 @@ class Service:
         return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
 
     async def _postback(self, http: web.Request) -> web.Response:
-        """From an advertiser's server: 204 counted once, however often it is told; 503 = tell it again."""
+        """From an advertiser's server: 204 counted once, however often it is told; 409 = its click has had as many
+        conversions as one may have; 503 = tell it again.
+        """
         advertiser = self.settings.advertisers.get(http.match_info["advertiser"])
         given = http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if advertiser is None or not hmac.compare_digest(f"Bearer {advertiser.token}".encode(), given):
@@ -364,7 +367,7 @@ class Service:
         if token is not None and self._advertiser_of(token.campaign) != http.match_info["advertiser"]:
             token = None  # a click of somebody else
         told = await self.conversions.book(token, http.query)
-        status = {Told.FORGED: 403, Told.UNAVAILABLE: 503, Told.BAD_VALUE: 400}.get(told, 204)
+        status = {Told.FORGED: 403, Told.UNAVAILABLE: 503, Told.BAD_VALUE: 400, Told.TOO_MANY: 409}.get(told, 204)
         return web.Response(status=status, headers={"Retry-After": "1"} if status == 503 else None)
 
     def _advertiser_of(self, campaign: str) -> str:

@@ -31,6 +31,7 @@ from dmp.wire import encode
 
 LEASE_S = 60
 DAY_S = 86_400
+NO_LIMIT = 10**15  # micros a day: a billion dollars
 KEEP_S = 8 * DAY_S
 SHARE = 10  # a lease's free part is at least this fraction of the budget
 AHEAD_S = 5.0  # and enough for this long at the present rate
@@ -105,6 +106,7 @@ class Budgets:
         self._offset_s = 0.0
         self._questions = 0
         self._budgets: dict[str, int] = {}
+        self._known: dict[str, int] = {}
         self._day = self.now_s() // DAY_S
         self._accounts: dict[str, Account] = {}
         self._earlier: dict[tuple[str, int], Account] = {}
@@ -117,6 +119,7 @@ class Budgets:
     def configure(self, budgets: Mapping[str, int]) -> None:
         """The campaigns that may spend and their daily budgets; others return what they hold."""
         self._budgets = dict(budgets)
+        self.know(budgets)
         for campaign, budget in budgets.items():
             account = self._accounts.get(campaign)
             if account is None:
@@ -133,9 +136,17 @@ class Budgets:
                 account.shrink = True
                 self._sync(account, again=True)
 
-    def budget(self, campaign: str) -> int:
-        """The daily budget in micros, 0 for a campaign that may not spend."""
-        return self._budgets.get(campaign, 0)
+    def know(self, budgets: Mapping[str, int]) -> None:
+        """Daily budgets of all campaigns, also of those that may not spend now: their late bills come out of them."""
+        self._known |= budgets
+
+    def limit(self, campaign: str) -> int:
+        """What a campaign's bills of a day may come to; of one nobody knows any more, whatever they do."""
+        return self._budgets.get(campaign, self._known.get(campaign, NO_LIMIT))
+
+    def active(self, campaign: str) -> bool:
+        """Whether it may spend now."""
+        return self._budgets.get(campaign, 0) > 0
 
     def reserve(self, campaign: str, micros: int, now_s: int, hold_s: int) -> bool:
         """Set aside what a bid can cost at most; False when there is not that much, and then nothing changes."""

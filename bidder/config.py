@@ -107,8 +107,9 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `<selling system>.json`. blocked_sellers: "system" or "system/seller" in a supply chain. eid_sources: sources of
     extended ids by which a user may be known, the best first.
     funnel_every: one request in so many is asked in full for the funnel by campaign in the metrics; 0 for none.
-    conversion_days: how long after its bid a click may convert. advertisers: who may send conversions from a server.
-    trace_token: secret of `X-Tagbid-Trace`, which answers a single request with its trace; empty = no traces.
+    conversion_days: how long after its bid a click may convert; conversions_per_click: how often. advertisers: who may
+    send conversions from a server. trace_token: secret of `X-Tagbid-Trace`, which answers a single request with its
+    trace; empty = no traces.
     """
 
     host: str = "127.0.0.1"
@@ -162,6 +163,7 @@ class BidderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eid_sources: tuple[str, ...] = ()
     funnel_every: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 256
     conversion_days: Annotated[int, msgspec.Meta(ge=1, le=180)] = 30
+    conversions_per_click: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 20
     advertisers: dict[str, AdvertiserConfig] = {}
     trace_token: str = ""
     hold_s: Hold = 120

@@ -3,26 +3,30 @@
 The click redirect puts the click's id, which is the bid's browser token, into the landing address (`${CLICK_ID}`); the
 advertiser hands it back. A pixel (`/conv`) needs nothing else; a server (`/postback/<advertiser>`) also sends the
 advertiser's secret. Orders have ids: an order counts once per campaign, whatever told it how often. What has no
-order id counts once per click.
+order id counts once per click. A click id is no secret, so one click has a limited number of conversions, whatever
+order ids are made up for it.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 
 import redis.exceptions
 
-from bidder.budget import DAY_S, KEEP_S
+from bidder.budget import DAY_S
 from bidder.config import BidderConfig
 from bidder.metrics import Metrics
-from bidder.notices import SCRIPT, SHA1, STREAM_MAX
+from bidder.notices import STREAM_MAX
 from bidder.prices import PriceUnusable, price_micros
 from bidder.tokens import SKEW_S, Forged, Signer, Token
 from dmp import events, keys
 from dmp.link import Link
 from dmp.schema import NO_UID
 
+SCRIPT = (Path(__file__).parent / "conversions.lua").read_text()
+SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 MAX_ORDER_CHARS = 256
 MAX_VALUE_MICROS = 10**15
 
@@ -32,6 +36,7 @@ class Told(StrEnum):
 
     COUNTED = "counted"
     DUPLICATE = "duplicate"
+    TOO_MANY = "too_many"
     TEST = "test"
     LATE = "late"
     BAD_VALUE = "bad_value"
@@ -102,33 +107,26 @@ class Conversions:
             order_id=order if token.uid is not None else "",
         )
         arguments = (
-            4,
+            3,
             keys.money_mark(token.campaign, mark),
-            keys.money_mark(token.campaign, f"{token.bid_id}:settled"),
-            keys.spend(token.campaign, token.issued_s // DAY_S),
+            keys.money_mark(token.campaign, f"{token.bid_id}:conversions"),
             keys.notices(keys.money_partition(token.campaign)),
             self._settings.conversion_days * DAY_S + SKEW_S,
-            0,
-            token.worker,
             events.encode(event),
             STREAM_MAX,
-            0,
-            "e",
-            KEEP_S,
-            0,
-            0,
+            self._settings.conversions_per_click,
         )
         try:
             try:
-                fresh, *_ = await self._link.execute("EVALSHA", SHA1, *arguments)
+                told = await self._link.execute("EVALSHA", SHA1, *arguments)
             except redis.exceptions.NoScriptError:
-                fresh, *_ = await self._link.execute("EVAL", SCRIPT, *arguments)
+                told = await self._link.execute("EVAL", SCRIPT, *arguments)
         except redis.exceptions.RedisError:
             return Told.UNAVAILABLE
-        if not fresh:
-            return Told.DUPLICATE
-        self._log(lambda: event)
-        return Told.COUNTED
+        result = Told(told.decode())
+        if result is Told.COUNTED:
+            self._log(lambda: event)
+        return result
 
     def _value_micros(self, text: str, currency: str) -> int:
         """Micro-USD; 0 when no value was told. Raises PriceUnusable on a value nobody can book."""

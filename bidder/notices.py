@@ -90,6 +90,7 @@ class Notices:
         self._log = log
         self._counts = metrics.counts
         self._funnel = Funnel(metrics)
+        self._paused = metrics.slot("tagbid_bills_of_paused_total")
         self._slots = {
             (kind, result): metrics.slot("tagbid_notices_total", kind=kind, result=result.name.lower())
             for kind in KINDS
@@ -174,6 +175,8 @@ class Notices:
             return Result.OVER_BUDGET
         if problem:
             return Result.QUARANTINED
+        if of_record and not self._budgets.active(token.campaign):
+            self._counts[self._paused] += 1
         step = BILLED if of_record else STEPS.get(kind)
         if step is not None:
             self._funnel.count(token.campaign, step)
@@ -203,7 +206,7 @@ class Notices:
         """Run the booking script and tell the budget: (whether this event was new, whether the budget had no room).
 
         A bill after its bid's hold, or after its loss, finds its money given to other bids: it is paid only out of what
-        is free.
+        is free of the campaign's budget of that day, whether it is paused meanwhile or not.
         """
         campaign, day = token.campaign, token.issued_s // DAY_S
         spends = of_record and not problem
@@ -223,7 +226,7 @@ class Notices:
             int(settles),
             "q" if problem else "e",
             KEEP_S,
-            self._budgets.budget(campaign),
+            self._budgets.limit(campaign),
             int(spends and now_s >= token.issued_s + token.hold_s),
         )
         try:

@@ -12,8 +12,8 @@ import pytest
 from bidder.config import ExchangeConfig, key_bytes
 from bidder.prices import PriceUnusable, decrypt, reported_micros
 from bidder.tokens import text_field
-from dmp import events
-from tests.bidder.running import CAMPAIGNS, IFA, body, body_of_user, running, urls
+from dmp import events, keys
+from tests.bidder.running import CAMPAIGNS, CAPPED, IFA, body, body_of_user, running, urls
 from tests.bidder.test_app import eventually
 from tests.bidder.test_notices import counted, noted, spent
 
@@ -277,6 +277,54 @@ async def test_a_bill_after_its_hold_is_paid_only_out_of_what_is_free(
         told = counted(bidder, "billing")
         assert told == ({"counted": before + 1} if result == "counted" else {"counted": before, result: 1})
         assert len(noted(client, field=b"q")) == (result == "over_budget")
+
+
+@pytest.mark.parametrize("age_s", [0, 61])
+async def test_bills_of_a_paused_campaign_are_booked_within_its_budget_and_counted(tmp_path, store, client, age_s):
+    """The money was spent before it was paused; a budget of 6,000 micros holds three impressions."""
+    paused = CAMPAIGNS.replace("1000000000", '6000\nstatus = "paused"')
+    async with running(tmp_path, store, paused + CAPPED) as bidder:
+        for number in range(4 if age_s else 3):
+            names = b"".join(map(text_field, ("x", "1", "acme", "acme-1", "USD")))
+            issued_s = bidder.service.budgets.now_s() - age_s
+            token, _ = bidder.service.signer.pair(number.to_bytes(12), issued_s, 60, 2_000_000, names, None)
+            assert (await bidder.get(f"{bidder.url}/bill?t={token.decode()}&p=2.0"))[0] == 204
+        assert spent(client) == 6_000
+        assert counted(bidder, "billing") == ({"counted": 3, "over_budget": 1} if age_s else {"counted": 3})
+        metrics = await bidder.metrics()
+    assert metrics["tagbid_bills_of_paused_total"] == 3
+    assert metrics['tagbid_campaign_total{campaign="acme",step="billed"}'] == 3
+
+
+async def test_a_late_bill_of_a_campaign_nobody_knows_any_more_is_booked(tmp_path, store, client):
+    async with running(tmp_path, store) as bidder:
+        names = b"".join(map(text_field, ("x", "1", "gone", "gone-1", "USD")))
+        issued_s = bidder.service.budgets.now_s() - 61
+        token, _ = bidder.service.signer.pair(bytes(12), issued_s, 60, 2_000_000, names, None)
+        assert (await bidder.get(f"{bidder.url}/bill?t={token.decode()}&p=2.0"))[0] == 204
+        assert client.hget(keys.spend("gone", issued_s // 86_400), "spent") == b"2000"
+
+
+@pytest.mark.rule("S-12")
+async def test_one_click_has_no_more_conversions_than_it_may(tmp_path, store, client):
+    """A click id is known to whoever clicked: order ids made up for it must not fill the store or the reports."""
+    async with running(tmp_path, store, VIDEO, advertisers=ADVERTISERS, conversions_per_click=5) as bidder:
+        bid = await bidder.a_bid(video_body())
+        (click_id,) = parse_qs(urlsplit(inside(bid, "/click?t=")).query)["t"]
+
+        async def pixels(first):
+            return [(await bidder.get(conversion(bidder, click_id, o=f"made-up-{first + i}")))[0] for i in range(10)]
+
+        assert {status for found in await asyncio.gather(*map(pixels, range(0, 50, 10))) for status in found} == {200}
+        assert len(noted(client)) == 5
+        assert client.dbsize() < 40
+        told = (await bidder.metrics())['tagbid_conversions_total{result="too_many"}']
+        assert told == 45
+        url, headers = f"{bidder.url}/postback/acme?t={click_id}&o=", {"Authorization": f"Bearer {TOKEN}"}
+        known = next(event.order_id for event in noted(client)) or "made-up-0"
+        for order, status in (("new", 409), (known, 204)):
+            async with bidder.http.post(url + order, headers=headers) as answer:
+                assert answer.status in (status, 409) if order != "new" else answer.status == status
 
 
 async def test_a_bill_after_its_loss_is_paid_only_out_of_what_is_free(tmp_path, store, client):
