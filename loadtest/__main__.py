@@ -144,6 +144,19 @@ def micro_stream_command(
         micro_stream.write(found, json_out)
 
 
+@micro_app.command("privacy")
+def micro_privacy_command(
+    strings: Annotated[int, typer.Option(min=1, help="distinct consent strings")] = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, help="times each part is timed")] = 9,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the figures here as JSON")] = None,
+) -> None:
+    """Time privacy decisions: on consent strings never seen before, and on remembered ones."""
+    from loadtest import micro_privacy
+
+    made = micro_privacy.run(json_out, strings, rounds, Console(stderr=True))
+    Console(highlight=False).print(micro_privacy.table(made))
+
+
 @micro_app.command("compare")
 def micro_compare_command(
     before: Annotated[str, typer.Argument(help="a stored file, or a commit that was timed")],
