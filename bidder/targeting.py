@@ -138,9 +138,10 @@ def eligible_for(index: Index, seen: View, imp: Imp, mask: int) -> tuple[int, Re
                 return 0, reason
         rules = index.shared_rules
     for reason, rule in rules:
-        mask &= rule(index, seen, imp)
-        if not mask:
-            return 0, reason
+        left = mask & rule(index, seen, imp)
+        if not left:
+            return 0, Reason.NO_MEDIA_FIT if reason is Reason.SIZE and not mask & index.banners else reason
+        mask = left
     return mask, Reason.BID
 
 
