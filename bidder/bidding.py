@@ -23,7 +23,7 @@ from bidder.decide import Decision, decide
 from bidder.endpoints import Endpoint
 from bidder.experiments import Assignment, assign
 from bidder.funnel import SENT, Funnel
-from bidder.markup import for_imp
+from bidder.markup import for_imp, most_bytes
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.offers import Offer
@@ -110,6 +110,7 @@ class Bidder:
         }
         self._shaded = {how: metrics.slot("tagbid_first_price_total", by=how) for how in HOWS}
         self._explored = metrics.slot("tagbid_explored_total")
+        self._too_many = metrics.slot("tagbid_bids_left_out_total")
         self._bids_slot = metrics.slot("tagbid_bids_total")
         self._tastes = {name: metrics.slot("tagbid_preference_total", result=name) for name in RESULTS}
         self._errors_slot = metrics.slot("tagbid_errors_total", where="bid")
@@ -232,6 +233,8 @@ class Bidder:
             chosen = self._choose(request, decision, serving, issued_s, exchange.open_bids)
         if not chosen:
             return self._no_bids(Reason.BUDGET, arrived_s, request, endpoint)
+        if exchange.max_answer_bytes and len(chosen) > 1:
+            chosen = self._fitting(request, chosen, serving, issued_s, exchange.max_answer_bytes)
         try:
             return self._sent(
                 request, endpoint, privacy, uid, user, serving, decision, chosen, assigned, issued_s, now_us, arrived_s
@@ -253,6 +256,23 @@ class Bidder:
                 take = partial(self._take, request, imp, serving, issued_s, hold_s)
                 chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take, pods)]
         return chosen
+
+    def _fitting(
+        self, request: Request, chosen: list[tuple[Offer, int]], serving: Serving, issued_s: int, limit: int
+    ) -> list[tuple[Offer, int]]:
+        """The dearest bids that fit into one answer together, in their order; the money of the others is given back."""
+        kept: set[int] = set()
+        left = limit
+        for i in sorted(range(len(chosen)), key=lambda i: -chosen[i][0].price_usd_micros):
+            size = most_bytes(serving.parts[chosen[i][0].ad_index])
+            if size <= left:
+                kept.add(i)
+                left -= size
+        for i, (offer, hold_s) in enumerate(chosen):
+            if i not in kept:
+                self._counts[self._too_many] += 1
+                self._give_back(request, serving, offer, issued_s, hold_s)
+        return [one for i, one in enumerate(chosen) if i in kept]
 
     def _sent(
         self,

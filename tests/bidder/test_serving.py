@@ -64,6 +64,23 @@ async def test_an_exchange_gets_no_answer_larger_than_it_takes(tmp_path: Path, s
         assert (await bidder.metrics())['tagbid_no_bid_total{reason="answer_size"}'] == 1
 
 
+async def test_bids_an_answer_has_no_room_for_are_left_out_and_cost_nothing(tmp_path: Path, store: Store) -> None:
+    limits = {"small": {"max_answer_bytes": 9_000}, "roomy": {"max_answer_bytes": 90_000}}
+    three = body(imp=[{"bidfloor": 0.1}, {"bidfloor": 1.9}, {"bidfloor": 0.2}])
+    async with running(tmp_path, store, exchanges=limits) as bidder:
+        status, answer = await bidder.bid(three, "small")
+        assert (status, len(answer) <= 9_000) == (200, True)
+        bids = [bid["impid"] for seat in json.loads(answer)["seatbid"] for bid in seat["bid"]]
+        assert "2" in bids, "the dearest is kept"
+        assert len(bids) < 3
+        metrics = await bidder.metrics()
+        assert metrics["tagbid_bids_left_out_total"] == 3 - len(bids)
+        held = bidder.service.budgets.accounts()[0].pending
+        assert held == sum(round(bid["price"] * 1000) for s in json.loads(answer)["seatbid"] for bid in s["bid"])
+        status, answer = await bidder.bid(three, "roomy")
+        assert len([bid for seat in json.loads(answer)["seatbid"] for bid in seat["bid"]]) == 3
+
+
 @pytest.mark.parametrize(
     "creative",
     [
