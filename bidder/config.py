@@ -26,20 +26,21 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One exchange: `[bidder.exchanges.<name>]`; its endpoint is `POST /bid/<name>`.
 
-    token: bearer secret the exchange sends; empty is allowed on loopback only (S-42). default_tmax_ms: used
-    when `tmax` is absent or not positive. network_ms: round trip taken off `tmax`, which the exchange measures
-    at its end. margin_ms: kept back for our own queues. at_when_absent: auction type when the request names none
-    (the standard's default is 2, second price). event_of_record: the one notice that spends money and counts
-    contacts. max_qps: requests a second answered with a decision, all workers together; more get a 204; 0 for no limit.
-    utc_offset_min: the clock of this exchange's traffic, for requests without `geo.utcoffset`. open_bids:
-    bids sent for the open auction of one impression, beside those for its deals. price_encoding: how prices stand in
-    notices; `google` needs its two keys in base64. price_unit: of that number, a decimal CPM, micros of a CPM or
-    micros of one impression. price_macro: what the exchange replaces with the price. loss_price: whether the price
-    told with a loss is worth learning from. nbr: answer no-bids with 200 and a reason code in place of 204.
-    gzip_answers: compress answers where the request accepts that; costs more time than it saves on most links. audits:
-    it shows only creatives it has approved. schain: supply chains that are bid on. upstream: whether to bid where
-    somebody before the exchange decides what is shown (`source.fd`); never where a win bills, because most such wins
-    are not shown. max_answer_bytes: of one answer, 0 for any; creatives that do not fit are not bid there.
+    token: bearer secret the exchange sends; empty is allowed on loopback only (S-42). default_tmax_ms: used when `tmax`
+    is absent or not positive. network_ms: round trip taken off `tmax`, which the exchange measures at its end.
+    margin_ms: kept back for our own queues. at_when_absent: auction type when the request names none (the standard's
+    default is 2, second price). event_of_record: the one notice that spends money and counts contacts. max_qps:
+    requests a second answered with a decision, all workers together; more get a 204; 0 for no limit. utc_offset_min:
+    the clock of this exchange's traffic, for requests without `geo.utcoffset`. open_bids: bids sent for the open
+    auction of one impression, beside those for its deals. price_encoding: how prices stand in notices; `base64` goes
+    with a price_macro such as "${AUCTION_PRICE:B64}", `google` needs its two keys in base64. price_unit: of that
+    number, a decimal CPM, micros of a CPM or micros of one impression. price_macro: what the exchange replaces with the
+    price. loss_price: whether the price told with a loss is worth learning from. nbr: answer no-bids with 200 and a
+    reason code in place of 204. gzip_answers: compress answers where the request accepts that; costs more time than it
+    saves on most links. audits: it shows only creatives it has approved. schain: supply chains that are bid on.
+    upstream: whether to bid where somebody before the exchange decides what is shown (`source.fd`); never where a win
+    bills, because most such wins are not shown. max_answer_bytes: of one answer, 0 for any; creatives that do not fit
+    are not bid there.
     """
 
     token: str = ""
@@ -50,7 +51,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_of_record: Literal["billing", "impression", "win"] = "billing"
     max_qps: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     utc_offset_min: int | None = None
-    price_encoding: Literal["plain", "google"] = "plain"
+    price_encoding: Literal["plain", "base64", "google"] = "plain"
     price_encryption_key: str = ""
     price_integrity_key: str = ""
     price_unit: Literal["cpm", "micros_cpm", "micros_cpi"] = "cpm"

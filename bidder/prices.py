@@ -16,6 +16,7 @@ from bidder.config import ExchangeConfig, key_bytes
 
 _NUMBER = re.compile(r"[+-]?(\d{1,12}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?", re.ASCII)
 _ENCRYPTED = re.compile(r"[A-Za-z0-9_+/-]{38}={0,2}", re.ASCII)
+_BASE64 = re.compile(r"[A-Za-z0-9_+/-]{2,40}={0,2}", re.ASCII)
 IV_BYTES, PRICE_BYTES, SIGNATURE_BYTES = 16, 8, 4
 MAX_PRICE_MICROS = 10**15  # a CPM of a billion: above any bid, and small enough for every record it may stand in
 STALE_S = 86_400  # as long as a win counts
@@ -79,6 +80,16 @@ def decrypt(text: str, encryption_key: bytes, integrity_key: bytes) -> Plain:
     return Plain(int.from_bytes(price), seconds + micros / 1e6)
 
 
+def _unwrapped(text: str) -> str:
+    """What `${AUCTION_PRICE:B64}` is replaced by, as text; empty and unexpanded macros stay what they are."""
+    if not text or not _BASE64.fullmatch(text):
+        return text if not _NUMBER.fullmatch(text) else "plain"  # a bare number is not what was agreed
+    try:
+        return key_bytes(text).decode("ascii")
+    except (Base64Error, ValueError):
+        return "not base64"
+
+
 def reported_micros(text: str, exchange: ExchangeConfig, now_s: float) -> int:
     """The CPM micros an exchange reports, by its own settings. Raises PriceUnusable."""
     if exchange.price_encoding == "google":
@@ -88,7 +99,7 @@ def reported_micros(text: str, exchange: ExchangeConfig, now_s: float) -> int:
             raise PriceUnusable("stale")
         number = found.micros
     else:
-        number = price_micros(text)
+        number = price_micros(_unwrapped(text) if exchange.price_encoding == "base64" else text)
         if exchange.price_unit != "cpm":  # the number itself counts micros
             number //= 1_000_000
     found_micros = number * 1000 if exchange.price_unit == "micros_cpi" else number

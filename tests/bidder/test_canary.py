@@ -89,6 +89,8 @@ def a_body_with_ids(**changes: dict[str, Any]) -> bytes:
             "geo": {"country": "USA", "lat": 40.712776, "lon": -74.005974},
         },
         regs={"gdpr": 0},
+        # What a person typed may be a name: models see the standard tags it stands for, nothing keeps the words.
+        site={"domain": "news.example", "search": f"{NAME}, travel", "page": f"https://news.example/?q={NAME}"},
     )
     for name, fields in changes.items():
         body[name] = (body[name] if name != "regs" else {}) | fields

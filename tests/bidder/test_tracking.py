@@ -80,10 +80,10 @@ async def test_a_view_is_counted_once_and_answers_a_pixel(tmp_path, store, clien
 
 @pytest.mark.rule("S-12")
 @pytest.mark.parametrize(
-    "kind", ["win", "billing", "loss", "impression", "click", "viewable", "progress", "conversion"]
+    "kind", ["win", "billing", "loss", "impression", "click", "viewable", "progress", "conversion", "postback"]
 )
 async def test_a_hundred_copies_of_any_notice_from_ten_clients_count_once(tmp_path, store, client, kind):
-    async with running(tmp_path, store, VIDEO) as bidder:
+    async with running(tmp_path, store, VIDEO, advertisers=ADVERTISERS) as bidder:
         bid = await bidder.a_bid(video_body())
         click = inside(bid, "/click?t=")
         (click_id,) = parse_qs(urlsplit(click).query)["t"]
@@ -96,13 +96,15 @@ async def test_a_hundred_copies_of_any_notice_from_ten_clients_count_once(tmp_pa
             "viewable": inside(bid, "/view?t="),
             "progress": inside(bid, "e=midpoint"),
             "conversion": conversion(bidder, click_id, o="A-1"),
+            "postback": f"{bidder.url}/postback/acme?t={click_id}&o=A-1",
         }[kind].replace("${AUCTION_PRICE}", "1.5")
 
         async def ten_times():
             async with aiohttp.ClientSession() as http:
                 statuses = set()
                 for _ in range(10):
-                    async with http.get(url, allow_redirects=False) as answer:
+                    secret = {"Authorization": f"Bearer {TOKEN}"} if kind == "postback" else {}
+                    async with http.get(url, allow_redirects=False, headers=secret) as answer:
                         statuses.add(answer.status)
                 return statuses
 
@@ -241,6 +243,31 @@ def test_an_exchange_has_its_own_unit_of_prices(exchange, text, cpm_micros):
 def test_an_old_price_cannot_be_replayed(now_s):
     with pytest.raises(PriceUnusable, match="stale"):
         reported_micros(GOOGLE, an_exchange(price_encoding="google"), now_s)
+
+
+@pytest.mark.rule("S-16")
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("MS41", 1_500_000),
+        ("MS4yNQ==", 1_250_000),
+        ("MS4yNQ", 1_250_000),
+        ("", None),
+        ("${AUCTION_PRICE:B64}", None),
+        ("1.5", None),
+        ("15", None),
+        ("LTE", None),
+        ("bmFu", None),
+        ("____", None),
+    ],
+)
+def test_a_price_in_base64_is_read_and_nothing_else_is_taken_for_one(text, micros):
+    exchange = ExchangeConfig(price_encoding="base64")
+    if micros is not None:
+        assert reported_micros(text, exchange, 0.0) == micros
+        return
+    with pytest.raises(PriceUnusable):
+        reported_micros(text, exchange, 0.0)
 
 
 async def test_an_exchange_with_its_own_macro_finds_it_in_every_url(tmp_path, store, client):
