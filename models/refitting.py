@@ -105,8 +105,7 @@ def refit(frame: Frame, root: Path, *, now_us: int, decay: float = DECAY, force:
     )
     if found.refused and not force:
         return found
-    figures = {name: float(value) for name, value in msgspec.structs.asdict(metrics).items() if value is not None}
-    figures |= {"gain_over_parent": gain.value, "gain_over_parent_se": gain.se}
+    figures = evaluate.told(metrics) | {"gain_over_parent": gain.value, "gain_over_parent_se": gain.se}
     golden = response.golden(judged_X, 1)
     campaigns = judged_table["campaign"].to_numpy(zero_copy_only=False).astype(str)
     artefact = Artefact(
@@ -154,7 +153,8 @@ def leaves(text: str, X: Floats, clicks: Floats, weights: Floats, decay: float =
     """A forest of the same trees with refreshed leaves. text: LightGBM's. X: (rows, features)."""
     old, moved = lightgbm.Booster(model_str=text), lightgbm.Booster(model_str=text)
     reached = np.asarray(old.predict(X, pred_leaf=True, num_threads=1), dtype=np.int64).reshape(len(X), -1)
-    first = np.array([old.get_leaf_output(0, leaf) for leaf in range(_sizes(old)[0])])
+    sizes = [int(line.partition("=")[2]) for line in text.splitlines() if line.startswith("num_leaves=")]
+    first = np.array([old.get_leaf_output(0, leaf) for leaf in range(sizes[0])])
     base = float(first[reached[:, 0]].mean())
     boosting.shift(moved, -base)
     found = moved.refit(
@@ -166,14 +166,10 @@ def leaves(text: str, X: Floats, clicks: Floats, weights: Floats, decay: float =
         dataset_params={"verbosity": -1, "num_threads": 1},
     )
     boosting.shift(found, base)
-    for tree, size in enumerate(_sizes(old)):
+    for tree, size in enumerate(sizes):
         for leaf in np.setdiff1d(np.arange(size), reached[:, tree]).tolist():
             found.set_leaf_output(tree, leaf, old.get_leaf_output(tree, leaf))
     return lightgbm.Booster(model_str=found.model_to_string())
-
-
-def _sizes(booster: lightgbm.Booster) -> list[int]:
-    return [int(tree["num_leaves"]) for tree in booster.dump_model()["tree_info"]]
 
 
 def _matrix(frame: Frame, rows: npt.NDArray[np.intp], live: registry.Model) -> tuple[Floats, pa.Table]:

@@ -259,12 +259,20 @@ def split(frame: Frame, fold: int = 0) -> tuple[Bools, Bools, Bools]:
     return ~test & ~valid, valid, test
 
 
-def fitted(frame: Frame, *, seed: int = 1, threads: int = 0, baseline: bool = True) -> Trained:
+def fitted(
+    frame: Frame,
+    *,
+    seed: int = 1,
+    threads: int = 0,
+    baseline: bool = True,
+    slices: tuple[Bools, Bools, Bools] | None = None,
+) -> Trained:
     """The model of a timed frame, neither judged nor published.
 
-    baseline: False to do without the logistic regression, whose predictions then are the base rate.
+    baseline: False to do without the logistic regression, whose predictions then are the base rate. slices: which rows
+    train, validate and test; None for those of `split`.
     """
-    return _fit(frame, split(frame), threads, seed, 1.0, baseline=baseline)
+    return _fit(frame, split(frame) if slices is None else slices, threads, seed, 1.0, baseline=baseline)
 
 
 def _fit(

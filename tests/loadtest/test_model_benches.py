@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtest import click_bench, training_bench, world_bench
+from loadtest import click_bench, refit_bench, training_bench, world_bench
 from models.figures import Options
 
 
@@ -53,6 +53,15 @@ def test_labels_dealt_out_at_random_teach_nothing(small):
     (figure,) = world_bench.leak(small)
     # 5,000 test rows a seed with about 140 clicks: an AUC of chance has a standard error of .025 a seed.
     assert figure.value == pytest.approx(0.5, abs=4 * 0.025 / 3**0.5)
+
+
+def test_refits_every_hour_neither_wear_the_model_out_nor_miss_a_change(monkeypatch):
+    monkeypatch.setattr(refit_bench, "EVERY_H", 9)  # eight of them; the bench does seventy-two
+    found = {(f.data.split(",")[0], f.metric.split(" ")[0]): f for f in refit_bench.figures(Options(Path("-"), 60_000))}
+    same, risen = found["the same world", "log-loss"], found["rates risen", "log-loss"]
+    assert same.value > -0.01 - 2 * same.se
+    assert risen.value > 2 * risen.se
+    assert found["rates risen", "calibration"].value > 0.85  # left alone it would say 1 / e^.4 = .67 of the clicks
 
 
 def test_open_bandit_keeps_its_clicks_and_policies(shared):
