@@ -69,7 +69,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spreads: s by segment ("exchange/300x250") and by exchange. ratios: per segment and per exchange, [bounds, ratios]:
     ascending values (CPM micro-USD) between which the ratios are bid, one more ratio than bounds. chances: per
     exchange, calibration of the probability of winning, [raw, calibrated], both ascending. paid: exchanges that charge
-    a share of a first-price bid, and the share. first: exchanges that say second price and charge the bid.
+    a share of a first-price bid, and the share. first: exchanges that say second price and charge the bid. held:
+    exchanges whose wins are not what the model expects (`models.landscape_refresh`); their segments' ratios are bid.
     """
 
     format: int
@@ -91,16 +92,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: str
     sha256: dict[str, str]
     forced: bool = False
+    held: list[str] | msgspec.UnsetType = msgspec.UNSET  # unset is not encoded: older manifests keep their hash
 
 
 class Landscape(msgspec.Struct, frozen=True):
-    """A checked landscape, ready to shade. codes: per categorical feature, value -> code."""
+    """A checked landscape, ready to shade. codes: per categorical feature, value -> code. held: as in the manifest."""
 
     version: str
     manifest: Manifest
     forest: Forest
     full: npt.NDArray[np.uint64]
     codes: tuple[dict[str | int, float], ...]
+    held: frozenset[str] = frozenset()
 
 
 def segment(exchange: str, width: int, height: int) -> str:
@@ -173,7 +176,7 @@ def terms(land: Landscape | None, context: Context, quality: float, constant: fl
     place = segment(exchange, context.width, context.height)
     paid = made.paid.get(exchange, 1.0)
     spread = made.spreads.get(place) or made.spreads.get(exchange)
-    if spread is not None:
+    if spread is not None and exchange not in land.held:
         return Terms(constant, centre(land, context, quality), spread, paid, knots=made.chances.get(exchange))
     learnt = made.ratios.get(place) or made.ratios.get(exchange)
     return Terms(constant) if learnt is None else Terms(constant, bounds=learnt[0], ratios=learnt[1])
@@ -278,7 +281,8 @@ def read(folder: Path, version: str) -> Landscape:
     codes = tuple(
         {value: float(code) for code, value in enumerate(manifest.vocabulary.get(name, ()))} for name in CATEGORICAL
     )
-    return Landscape(version, manifest, forest, forest.campaign_masks(np.empty((1, 0))), codes)
+    held = frozenset() if manifest.held is msgspec.UNSET else frozenset(manifest.held)
+    return Landscape(version, manifest, forest, forest.campaign_masks(np.empty((1, 0))), codes, held)
 
 
 def _implausible(manifest: Manifest) -> str:

@@ -94,11 +94,15 @@ class Gathered(msgspec.Struct, frozen=True):
     newest_us: int
 
 
-def gather(bidlog: Path, notices: Iterable[events.Event] = ()) -> Gathered:
-    """All bids of a folder's `*.mpk` files with their notices. Raises BadEvents where there are no such files."""
+def gather(bidlog: Path, notices: Iterable[events.Event] = (), since_us: int = 0) -> Gathered:
+    """All bids of a folder's `*.mpk` files with their notices. Raises BadEvents where there are no such files.
+
+    since_us: files that were last written before are not read.
+    """
     paths = sorted(bidlog.glob("*.mpk"))
     if not paths:
         raise BadEvents(f"{bidlog}: no *.mpk bid log files; run the bidder first or name its bidlog directory")
+    paths = [path for path in paths if path.stat().st_mtime_ns // 1000 >= since_us]
     bids: dict[Key, Bid] = {}
     wins: dict[Key, int] = {}
     lost: dict[Key, Loss] = {}
@@ -124,10 +128,14 @@ def gather(bidlog: Path, notices: Iterable[events.Event] = ()) -> Gathered:
     return Gathered(bids, wins, lost, clicked, told_us, newest_us)
 
 
-def observations(bidlog: Path, notices: Iterable[events.Event] = ()) -> Observations:
-    """All bids of a folder's `*.mpk` files with what became of them. Raises BadEvents when nothing can be learnt."""
-    log = gather(bidlog, notices)
-    bids, wins, lost, told_us = log.bids, log.wins, log.lost, log.told_us
+def observations(bidlog: Path, notices: Iterable[events.Event] = (), since_us: int = 0) -> Observations:
+    """All bids of a folder's `*.mpk` files with what became of them. Raises BadEvents when nothing can be learnt.
+
+    since_us: bids from then on.
+    """
+    log = gather(bidlog, notices, since_us)
+    bids = {key: bid for key, bid in log.bids.items() if bid.time_us >= since_us} if since_us else log.bids
+    wins, lost, told_us = log.wins, log.lost, log.told_us
     delays = [time_us - bids[key].time_us for key, time_us in told_us.items() if key in bids]
     settled_us = log.newest_us - (float(np.quantile(delays, SETTLED)) if delays else 0.0)
     telling = _telling(bids, wins, lost, settled_us)
