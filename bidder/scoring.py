@@ -34,16 +34,16 @@ class Scores(Struct, frozen=True, gc=False):
 
 def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot) -> Scores:
     """candidates: positions in `snapshot.ads`."""
-    model, masks = snapshot.model, snapshot.masks
-    if model is None or masks is None:
+    model, masks, parts = snapshot.model, snapshot.masks, snapshot.parts
+    if model is None or masks is None or parts is None:
         chances = [snapshot.settings.prior_ctr] * len(candidates)
         expected = [0.0 if snapshot.goals[ad] in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates]
         return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
-    request = features.request_values(model.vocabulary, where, user, seen.now_us)
+    request, mask = parts.request(where, features.now_values(model.vocabulary, where, user, seen.now_us))
     ads = snapshot.ads
     pairs = features.pair_columns([ads[i] for i in candidates], where, user, seen.now_us)
-    raw = model.forest.candidate_scores(model.forest.request_mask(request), masks, candidates, pairs)
+    raw = model.forest.candidate_scores(mask, masks, candidates, pairs)
     chances = model.chances(raw)
     ratios = snapshot.ratios
     if ratios is not None:

@@ -17,6 +17,7 @@ from bidder.creatives import Creative
 from bidder.experiments import Experiment
 from bidder.index import Index
 from bidder.pacing import Pace
+from bidder.parts import Parts
 from bidder.pricing import Goal, value_micros
 from bidder.results import PAID_RESULTS, Results
 from bidder.results import build as results_of
@@ -62,7 +63,8 @@ class Snapshot(Struct, frozen=True):
     the lowest bits of an index mask are the best candidates. owners: position in `portfolio.campaigns` of an ad's
     campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether any is paid by what follows a
     click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
-    mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model. values: campaign
+    mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model; parts: its request
+    side. values: campaign
     features per ad. version: names this in logs. landscape: of prices, None = not known. paces and the
     index's topics: the parts that change under a snapshot, by reference. results: models of what follows a click.
     ratios: per ad, factors on click probabilities from what was clicked lately; None = all 1.
@@ -86,6 +88,7 @@ class Snapshot(Struct, frozen=True):
     quality: Quality
     model: Model | None
     masks: npt.NDArray[np.uint64] | None
+    parts: Parts | None
     values: tuple[list[float], ...]
     version: str
     landscape: Landscape | None
@@ -181,6 +184,7 @@ def build(
         quality=traffic.load(settings),
         model=model,
         masks=None if masks is None else np.ascontiguousarray(masks[order]),
+        parts=None if model is None else Parts(model),
         values=tuple(values[i] for i in order),
         version=version,
         landscape=landscape,

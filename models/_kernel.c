@@ -6,6 +6,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -180,6 +181,52 @@ static void leaf_sums(const uint64_t *masks, Py_ssize_t trees, const double *val
     memcpy(sums, sum, sizeof sum);
 }
 
+/* As models.knots.interpolated; xs ascending, n > 0. */
+static double interpolated(double x, const double *xs, const double *ys, Py_ssize_t n) {
+    Py_ssize_t low = 0, high = n;
+    while (low < high) {
+        const Py_ssize_t middle = (low + high) >> 1;
+        if (x < xs[middle])
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    if (low == 0 || low == n) return ys[low ? low - 1 : 0];
+    return ys[low - 1] + (ys[low] - ys[low - 1]) * (x - xs[low - 1]) / (xs[low] - xs[low - 1]);
+}
+
+/* chances(scores, xs, ys): calibrated probabilities of a list of raw scores, as models.registry.Model.chances has them.
+   xs, ys: float64 knots, empty for none. */
+static PyObject *chances(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 3 || !PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "chances takes a list and two arrays");
+    Py_buffer xs = {0}, ys = {0};
+    PyObject *result = NULL;
+    if (open_buffer(args[1], &xs, sizeof(double)) < 0 || open_buffer(args[2], &ys, sizeof(double)) < 0) goto done;
+    if (xs.len != ys.len) {
+        PyErr_SetString(PyExc_ValueError, "knots are two lists of one length");
+        goto done;
+    }
+    const Py_ssize_t n = PyList_GET_SIZE(args[0]), knots = xs.len / (Py_ssize_t)sizeof(double);
+    result = PyList_New(n);
+    for (Py_ssize_t k = 0; result && k < n; k++) {
+        double score;
+        PyObject *chance = NULL;
+        if (number(PyList_GET_ITEM(args[0], k), &score) == 0) {
+            double p = score > -700.0 ? 1.0 / (1.0 + exp(-score)) : 0.0;
+            chance = PyFloat_FromDouble(knots ? interpolated(p, xs.buf, ys.buf, knots) : p);
+        }
+        if (!chance) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, k, chance);
+    }
+done:
+    if (xs.obj) PyBuffer_Release(&xs);
+    if (ys.obj) PyBuffer_Release(&ys);
+    return result;
+}
+
 /* side.scores(request_mask, masks, candidates, pairs, leaf_values, first_leaf) -> list of raw scores.
    masks: uint64 (ads, trees); candidates: list of positions in it; pairs: for each column of this side a float that
    all candidates share or a list of one for each. */
@@ -290,13 +337,21 @@ static PyTypeObject SideType = {
     .tp_new = PyType_GenericNew,
 };
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "models._kernel", "Inner loops of models.forest.", -1};
+static PyMethodDef functions[] = {
+    {"chances", (PyCFunction)(void (*)(void))chances, METH_FASTCALL, "Calibrated probabilities of raw scores."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, .m_name = "models._kernel", .m_doc = "Inner loops of models.forest.", .m_size = -1,
+    .m_methods = functions,
+};
 
 PyMODINIT_FUNC PyInit__kernel(void) {
     if (PyType_Ready(&SideType) < 0) return NULL;
     PyObject *made = PyModule_Create(&module);
     if (!made) return NULL;
-    if (PyModule_AddIntConstant(made, "VERSION", 2) < 0) {
+    if (PyModule_AddIntConstant(made, "VERSION", 3) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -3,6 +3,8 @@ import numpy.typing as npt
 
 VERSION: int
 
+def chances(scores: list[float], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64], /) -> list[float]: ...
+
 class Side:
     def __init__(
         self,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -149,6 +149,18 @@ SIGNATURE: str = blake2b(
 ).hexdigest()
 """Names this definition; an artefact trained under another one is refused."""
 
+_READER = ["device_type", "os", "browser", "connection", "language", "country", "region", "city", "hour", "weekday"]
+READER_COLUMNS: tuple[int, ...] = tuple(i for i in range(N_REQUEST) if NAMES[i] in _READER)
+NOW_COLUMNS: tuple[int, ...] = tuple(
+    i for i in range(N_REQUEST) if NAMES[i] in ("floor_micros", "search_topic") or NAMES[i].startswith("user_")
+)
+PLACE_COLUMNS: tuple[int, ...] = tuple(i for i in range(N_REQUEST) if i not in READER_COLUMNS + NOW_COLUMNS)
+"""The request features in three parts: what a placement has, what device and clock have, what only this request has."""
+
+_CODES = {NAMES[column]: i for i, column in enumerate(CATEGORICAL)}
+_SEARCH, _INTEREST, _LAST = (_CODES[name] for name in ("search_topic", "user_interest", "user_last_category"))
+_in_columns = itemgetter(*np.argsort(PLACE_COLUMNS + READER_COLUMNS + NOW_COLUMNS).tolist())
+
 _MALE, _FEMALE = tag_id("demographic.gender.male"), tag_id("demographic.gender.female")
 _AGES = tuple(
     (tag_id(f"demographic.age.{name}"), float(i))
@@ -157,7 +169,7 @@ _AGES = tuple(
 _RECENCY = tuple((tag_id(f"rfm.recency.{i}"), float(i)) for i in range(1, 6))
 _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6))
 _NO_USER_REQUEST = [NAN] * 12
-_REQUEST_CODES = 18  # the categorical request columns, in the order request_values looks them up
+_REQUEST_CODES = 18  # the categorical request columns
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Context)
@@ -342,56 +354,111 @@ def top_interest(tags: Mapping[int, int]) -> int:
 
 def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
     """The N_REQUEST request features. now_us: time of the bid, for contact windows."""
+    return in_columns(
+        place_values(vocabulary, place_of(context)),
+        reader_values(vocabulary, reader_of(context)),
+        now_values(vocabulary, context, user, now_us),
+    )
+
+
+def in_columns(place: list[float], reader: list[float], now: list[float]) -> list[float]:
+    """The request features from their parts."""
+    return list(_in_columns(place + reader + now))
+
+
+Place = tuple[str, str, str, str, int, int, int, int, int, str, int, int, float, int]
+Reader = tuple[int, str, str, int, str, str, str, str, int, int]
+
+
+def place_of(context: Context) -> Place:
+    """All that `place_values` looks at: the same for every request of a placement."""
+    return (
+        context.exchange,
+        context.domain or context.bundle,
+        context.tagid,
+        context.category,
+        context.width,
+        context.height,
+        context.position,
+        context.instl,
+        context.n_imps,
+        context.content_category,
+        context.topics[0] if context.topics else 0,
+        context.placement,
+        context.viewability,
+        context.rewarded,
+    )
+
+
+def reader_of(context: Context) -> Reader:
+    """All that `reader_values` looks at: device, place and clock, the same for many people."""
+    return (
+        context.device_type,
+        context.os,
+        context.browser,
+        context.connection,
+        context.language,
+        context.country,
+        context.region,
+        context.city,
+        context.hour,
+        context.weekday,
+    )
+
+
+def place_values(vocabulary: Vocabulary, place: Place) -> list[float]:
+    """The features of `PLACE_COLUMNS`."""
     (
         exchange,
         site,
-        category,
         tagid,
-        device,
-        os,
-        browser,
-        connection,
-        language,
-        country,
-        region,
-        city,
+        category,
+        width,
+        height,
+        position,
+        instl,
+        n_imps,
         content,
         topic,
-        searched,
         placement,
-        interest,
-        last,
-    ) = vocabulary.codes[:_REQUEST_CODES]
-    values = [
-        exchange.get(context.exchange, NAN),
-        site.get(context.domain or context.bundle, NAN),
-        category.get(context.category, NAN),
-        tagid.get(context.tagid, NAN),
-        device.get(context.device_type, NAN),
-        os.get(context.os, NAN),
-        browser.get(context.browser, NAN),
-        connection.get(context.connection, NAN),
-        language.get(context.language, NAN),
-        country.get(context.country, NAN),
-        region.get(context.region, NAN),
-        city.get(context.city, NAN),
-        float(context.width) if context.width else NAN,
-        float(context.height) if context.height else NAN,
-        float(context.position) if context.position >= 0 else NAN,
-        float(context.instl),
-        float(context.floor_micros),
-        float(context.hour) if context.hour >= 0 else NAN,
-        float(context.weekday) if context.weekday >= 0 else NAN,
-        float(context.n_imps),
-        float(_place_hash(context.tagid)) if context.tagid else NAN,
-        *rate_of(vocabulary.rates.places, place_key(context)),
-        content.get(context.content_category, NAN),
-        topic.get(context.topics[0], NAN) if context.topics else NAN,
-        searched.get(context.searched[0], NAN) if context.searched else NAN,
-        placement.get(context.placement, NAN),
-        context.viewability if context.viewability >= 0 else NAN,
-        float(context.rewarded),
+        viewability,
+        rewarded,
+    ) = place
+    codes = vocabulary.codes
+    return [
+        codes[_CODES["exchange"]].get(exchange, NAN),
+        codes[_CODES["site"]].get(site, NAN),
+        codes[_CODES["category"]].get(category, NAN),
+        codes[_CODES["tagid"]].get(tagid, NAN),
+        float(width) if width else NAN,
+        float(height) if height else NAN,
+        float(position) if position >= 0 else NAN,
+        float(instl),
+        float(n_imps),
+        float(_place_hash(tagid)) if tagid else NAN,
+        *rate_of(vocabulary.rates.places, (exchange, site, tagid)),
+        codes[_CODES["content_category"]].get(content, NAN),
+        codes[_CODES["page_topic"]].get(topic, NAN) if topic else NAN,
+        codes[_CODES["placement"]].get(placement, NAN),
+        viewability if viewability >= 0 else NAN,
+        float(rewarded),
     ]
+
+
+def reader_values(vocabulary: Vocabulary, reader: Reader) -> list[float]:
+    """The features of `READER_COLUMNS`."""
+    facts: tuple[str | int, ...] = reader[:-2]
+    hour, weekday = reader[-2:]
+    codes = [vocabulary.codes[_CODES[name]] for name in _READER[: len(facts)]]
+    values = [known.get(fact, NAN) for known, fact in zip(codes, facts, strict=True)]
+    values += (float(hour) if hour >= 0 else NAN, float(weekday) if weekday >= 0 else NAN)
+    return values
+
+
+def now_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
+    """The features of `NOW_COLUMNS`: floor, search and user, which are another request's no more."""
+    codes = vocabulary.codes
+    values = [float(context.floor_micros), codes[_SEARCH].get(context.searched[0], NAN) if context.searched else NAN]
     if user is None:
         values += _NO_USER_REQUEST
         return values
@@ -402,7 +469,7 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
         since = now_us // HOUR_US - 24
         shown = sum([contact.count for contact in user.contacts if contact.hour >= since])
     now = user.realtime
-    category_now = NAN if now is None else last.get(realtime.last_category(now), NAN)
+    category_now = NAN if now is None else codes[_LAST].get(realtime.last_category(now), NAN)
     if not tags:
         values += [NAN, category_now, 0.0, NAN, NAN, NAN, NAN, float(len(user.audiences)), float(shown)]
         values += _lately(now, now_us)
@@ -410,7 +477,7 @@ def request_values(vocabulary: Vocabulary, context: Context, user: User | None, 
     get = tags.get
     male, female = get(_MALE, 0), get(_FEMALE, 0)
     values += [
-        interest.get(top_interest(tags), NAN),
+        codes[_INTEREST].get(top_interest(tags), NAN),
         category_now,
         float(len(tags)),
         NAN if male == female else 1.0 if male > female else 0.0,

@@ -33,7 +33,7 @@ try:
     from models import _kernel
 except ImportError:  # built without a compiler
     _kernel = None  # type: ignore[assignment]
-KERNEL_VERSION = 2  # of the sources; a kernel built from others before is not called
+KERNEL_VERSION = 3  # of the sources; a kernel built from others before is not called
 
 log = logging.getLogger("tagbid.models")
 
@@ -164,22 +164,27 @@ class Forest:
                 raise UnsupportedModel(f"tree {number} cannot be read: {error!r}") from None
         return cls(nodes, leaf_values, n_features, n_request, n_request + n_campaign)
 
-    def request_mask(self, values: list[float], columns: tuple[int, ...] | None = None) -> Masks:
+    def request_mask(
+        self, values: list[float], columns: tuple[int, ...] | None = None, other: Masks | None = None
+    ) -> Masks:
         """values: the n_request request features, or those of some columns of them. Returns uint64 (trees,).
 
         Masks of parts, ANDed, are the mask of the whole; what is the same for many requests need be folded once.
+        other: the mask of the other columns, which is left as it is.
         """
+        if other is None:
+            other = self._full
         if columns is None:
             columns = self._every_column
         if len(columns) != len(values):
             raise ValueError(f"{len(columns)} floats are needed, not {len(values)}")
         if self._c_request is not None:
-            folded = self._full.copy()
+            folded = other.copy()
             self._c_request.fold(columns, values, folded)
             return folded
         side = self._request
         rows = [side.row(column, value) for column, value in zip(columns, values, strict=True) if column in side.own]
-        return _and_rows(self._full, side, rows)
+        return _and_rows(other, side, rows)
 
     def campaign_masks(self, X: Floats) -> Masks:
         """X: float64 (n, n_campaign), the campaign features. Returns uint64 (n, trees)."""

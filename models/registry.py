@@ -9,8 +9,9 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from models.artefacts import BadArtefact as BadArtefact
 from models.artefacts import current as current
 from models.artefacts import versions as versions
 from models.features import Vocabulary
-from models.forest import Forest, probability, sigmoid
+from models.forest import Forest, kernel, probability, sigmoid
 from models.knots import interpolated
 
 Floats = npt.NDArray[np.float64]
@@ -90,7 +91,7 @@ class Artefact(msgspec.Struct, frozen=True):
 class Model(msgspec.Struct, frozen=True):
     """A checked model, ready to score. kind: "response", ...; version: as logged with every bid.
 
-    text: LightGBM's own format, for scorers other than ours.
+    text: LightGBM's own format, for scorers other than ours. compiled: the kernel, None where it is not to be used.
     """
 
     kind: str
@@ -98,19 +99,25 @@ class Model(msgspec.Struct, frozen=True):
     forest: Forest
     vocabulary: Vocabulary
     manifest: Manifest
+    knots_x: Floats
+    knots_y: Floats
     text: str
+    compiled: ModuleType | None = None
 
     def calibrate(self, probabilities: Floats) -> Floats:
         """Calibrated probabilities of `sigmoid(scores)`; linear between knots, constant outside them."""
-        if not self.manifest.knots_x:
+        if not len(self.knots_x):
             return probabilities
-        return np.interp(probabilities, self.manifest.knots_x, self.manifest.knots_y)
+        return np.interp(probabilities, self.knots_x, self.knots_y)
 
-    def chances(self, scores: Sequence[float]) -> list[float]:
+    def chances(self, scores: list[float]) -> list[float]:
         """Calibrated probabilities of a few raw scores, as `calibrate` has them but for rounding.
 
-        For the ten or so candidates of a bid numbers cost 2 us, arrays 10.
+        For the ten or so candidates of a bid numbers cost 2 us, arrays 10; the compiled kernel does the same sums.
         """
+        if self.compiled is not None:
+            found: list[float] = self.compiled.chances(scores, self.knots_x, self.knots_y)
+            return found
         xs, ys = self.manifest.knots_x, self.manifest.knots_y
         if not xs:
             return [probability(score) for score in scores]
@@ -210,7 +217,17 @@ def _read(folder: Path, kind: str, version: str) -> Model:
     ratio = manifest.metrics.get("calibration")
     if ratio is not None and not manifest.forced and not 1 / MOST_OFF <= ratio <= MOST_OFF:
         raise bad(f"it predicted {ratio:.2f} times the clicks there were in its test")
-    return Model(kind, version, forest, Vocabulary(manifest.vocabulary, rates), manifest, files["model.txt"].decode())
+    return Model(
+        kind,
+        version,
+        forest,
+        Vocabulary(manifest.vocabulary, rates),
+        manifest,
+        x,
+        y,
+        files["model.txt"].decode(),
+        kernel(),
+    )
 
 
 def require_fresh(root: Path, model: Model, now_us: int, most_h: int) -> None:

@@ -33,7 +33,8 @@ def a_model(logit: Any) -> Any:
     forest = SimpleNamespace(
         campaign_masks=lambda X: np.zeros((len(X), 1), np.uint64),
         upper_bounds=lambda masks: np.full(len(masks), np.inf),
-        request_mask=lambda values: np.zeros(1, np.uint64),
+        trees=1,
+        request_mask=lambda *_: np.zeros(1, np.uint64),
         candidate_scores=lambda request, masks, candidates, pairs: logit(
             np.array([features.row_of(pairs, i) for i in range(len(candidates))])
         ).tolist(),

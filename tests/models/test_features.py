@@ -331,3 +331,35 @@ def test_the_top_interest_is_the_first_of_the_highest_score(tags):
     best = max((tags.get(interest, 0) for interest in INTERESTS), default=0)
     expected = next((interest for interest in INTERESTS if best and tags.get(interest, 0) == best), 0)
     assert f.top_interest(tags) == expected
+
+
+def test_the_parts_of_a_request_are_all_its_features_once():
+    parts = f.PLACE_COLUMNS + f.READER_COLUMNS + f.NOW_COLUMNS
+    assert sorted(parts) == list(range(f.N_REQUEST))
+
+
+WORDS = st.sampled_from(["", "a", "b"])
+CONTEXTS = st.builds(
+    Context,
+    exchange=WORDS, domain=WORDS, bundle=WORDS, category=WORDS, tagid=WORDS, os=WORDS, city=WORDS, language=WORDS,
+    width=st.sampled_from([0, 300]), position=st.sampled_from([-1, 1]), device_type=st.sampled_from([0, 4]),
+    hour=st.sampled_from([-1, 3]), weekday=st.sampled_from([-1, 3]), floor_micros=st.sampled_from([0, 7]),
+    n_imps=st.sampled_from([1, 2]), topics=st.sampled_from([(), (TRAVEL,), (SPORTS, TRAVEL)]),
+    searched=st.sampled_from([(), (TRAVEL,)]), viewability=st.sampled_from([-1.0, 0.5]),
+    rewarded=st.sampled_from([0, 1]),
+    content_category=WORDS, placement=st.sampled_from([0, 1]),
+)  # fmt: skip
+KNOWN = Vocabulary({f.NAMES[i]: ["a", "b", 4, 1, TRAVEL, SPORTS] for i in f.CATEGORICAL})
+
+
+@given(CONTEXTS, CONTEXTS)
+def test_what_a_placement_and_a_reader_say_depends_on_their_keys_alone(one, other):
+    for key, values, columns in (
+        (f.place_of, f.place_values, f.PLACE_COLUMNS),
+        (f.reader_of, f.reader_values, f.READER_COLUMNS),
+    ):
+        rows = [f.request_values(KNOWN, context, None, NOW) for context in (one, other)]
+        for context, row in zip((one, other), rows, strict=True):
+            assert same(values(KNOWN, key(context)), [row[column] for column in columns])
+        if key(one) == key(other):
+            assert same(*([row[column] for column in columns] for row in rows))
