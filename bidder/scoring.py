@@ -41,8 +41,7 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
         return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
     request, mask = parts.request(where, features.now_values(model.vocabulary, where, user, seen.now_us))
-    ads = snapshot.ads
-    pairs = features.pair_columns([ads[i] for i in candidates], where, user, seen.now_us)
+    pairs = features.pair_columns(snapshot.columns, candidates, where, user, seen.now_us)
     raw = model.forest.candidate_scores(mask, masks, candidates, pairs)
     chances = model.chances(raw)
     ratios = snapshot.ratios

@@ -385,7 +385,7 @@ def _scoring(snapshot: Snapshot, cases: Sequence[Case]) -> tuple[list[Step], dic
     for case in cases:
         user, now_us = case.seen.user, case.seen.now_us
         request = features.request_values(model.vocabulary, case.where, user, now_us)
-        pairs = features.pair_columns([snapshot.ads[ad] for ad in case.ten], case.where, user, now_us)
+        pairs = features.pair_columns(snapshot.columns, case.ten, case.where, user, now_us)
         rows = np.array([request + snapshot.values[ad] + features.row_of(pairs, i) for i, ad in enumerate(case.ten)])
         inputs.append((request, case.ten, pairs, rows))
     booster = lightgbm.Booster(model_str=model.text)

@@ -12,10 +12,11 @@ the auction. What a model froze of its training data, category codes and click r
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from operator import attrgetter, itemgetter
+from itertools import repeat
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -530,9 +531,47 @@ Columns = list[float | list[float]]
 """Features of several ads by column: one number where it is the same for all of them, else a list of one for each."""
 
 
+class Ads(msgspec.Struct, frozen=True):
+    """What pair features ask of ads, by column: picking a column for some ads costs less than asking each of them.
+
+    targets: tags each ad targets; target: the only one, 0 for none. several: whether any ad targets more than one;
+    fenced: whether any has geofences; about: all their interests and targets.
+    """
+
+    interests: tuple[int, ...]
+    targets: tuple[tuple[int, ...], ...]
+    target: tuple[int, ...]
+    scopes: tuple[int, ...]
+    categories: tuple[str, ...]
+    audiences: tuple[frozenset[int], ...]
+    preferences: tuple[bytes, ...]
+    fences: tuple[frozenset[int], ...]
+    several: bool
+    fenced: bool
+    about: frozenset[int]
+
+
+def columns_of(ads: Sequence[Ad]) -> Ads:
+    """Ads as `pair_columns` wants them."""
+    targets = tuple(ad.target_tags for ad in ads)
+    return Ads(
+        interests=tuple(ad.interest for ad in ads),
+        targets=targets,
+        target=tuple(own[0] if own else 0 for own in targets),
+        scopes=tuple(_scope(ad.campaign) for ad in ads),
+        categories=tuple(ad.category for ad in ads),
+        audiences=tuple(ad.audiences for ad in ads),
+        preferences=tuple(ad.preference for ad in ads),
+        fences=tuple(ad.fences for ad in ads),
+        several=any(len(own) > 1 for own in targets),
+        fenced=any(ad.fences for ad in ads),
+        about=frozenset(tag for ad in ads for tag in (ad.interest, *ad.target_tags)),
+    )
+
+
 def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
     """The N_PAIR features of one ad: `pair_columns` of it alone."""
-    return row_of(pair_columns((ad,), context, user, now_us), 0)
+    return row_of(pair_columns(columns_of((ad,)), (0,), context, user, now_us), 0)
 
 
 def row_of(columns: Columns, position: int) -> list[float]:
@@ -540,9 +579,14 @@ def row_of(columns: Columns, position: int) -> list[float]:
     return [column[position] if isinstance(column, list) else column for column in columns]
 
 
-def pair_columns(ads: Sequence[Ad], context: Context, user: User | None, now_us: int) -> Columns:
+Pick = Callable[[tuple[Any, ...]], Sequence[Any]]
+"""Takes some ads' entries out of a column."""
+
+
+def pair_columns(ads: Ads, positions: Sequence[int], context: Context, user: User | None, now_us: int) -> Columns:
     """The N_PAIR features of the candidates of a request: how ad and user, ad and page fit together.
 
+    positions: of the candidates among the ads, at least one.
     Scores are 0-100; those that begin with `now_` come from the user's last hours and days alone. retargeted: what the
     ad is about lies in the user's basket. preference: cosine, NaN where user or ad has no vector. Contact windows cover
     the running clock hour and the whole hours that touch the window.
@@ -550,80 +594,96 @@ def pair_columns(ads: Sequence[Ad], context: Context, user: User | None, now_us:
     topic_match: what the ad is about was 2 searched for, 1 named by the page, 0 neither; NaN where nothing is said.
     in_fence: whether the device is inside a geofence of the ad, NaN for an ad without.
     """
+    pick: Pick = itemgetter(*positions) if len(positions) > 1 else lambda column: (column[positions[0]],)
+    columns: Columns = [NAN] * 11 if user is None else _user_columns(ads, pick, user, now_us)
     page = context.category
-    columns: Columns = [
-        [_category_match(page, ad.category) for ad in ads] if page else NAN,
-        _topic_match(ads, context) if context.topics or context.searched else NAN,
-        NAN,
-    ]
-    if any(map(_fences, ads)):
-        fences = context.fences
-        columns[2] = [NAN if not ad.fences else 0.0 if ad.fences.isdisjoint(fences) else 1.0 for ad in ads]
-    return (_NO_USER_PAIR if user is None else _user_columns(ads, user, now_us)) + columns
+    columns.append([*map(_matches(page).__getitem__, pick(ads.categories))] if page else NAN)
+    columns.append(_topic_match(ads, pick, context) if context.topics or context.searched else NAN)
+    if ads.fenced:
+        inside = context.fences
+        columns.append([NAN if not own else 0.0 if own.isdisjoint(inside) else 1.0 for own in pick(ads.fences)])
+    else:
+        columns.append(NAN)
+    return columns
 
 
-_NO_USER_PAIR: Columns = [NAN] * 11
-_fences, _targets = attrgetter("fences"), attrgetter("target_tags")
+class _Matches(dict[str, float]):
+    """{category of an ad: how it matches one of a page}, filled as it is asked."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+
+    def __missing__(self, category: str) -> float:
+        page = self._page
+        if not category:
+            match = NAN
+        elif page == category:
+            match = 1.0
+        else:
+            match = 0.5 if category.partition("-")[0] == page.partition("-")[0] else 0.0
+        self[category] = match
+        return match
 
 
-@lru_cache(maxsize=16_384)
-def _category_match(page: str, category: str) -> float:
-    if not category:
-        return NAN
-    if page == category:
-        return 1.0
-    return 0.5 if category.partition("-")[0] == page.partition("-")[0] else 0.0
+_matches = lru_cache(maxsize=1_024)(_Matches)
 
 
-def _topic_match(ads: Sequence[Ad], context: Context) -> list[float]:
-    get = (dict.fromkeys(context.topics, 1.0) | dict.fromkeys(context.searched, 2.0)).get
-    return [
-        max([get(tag, 0.0) for tag in (ad.interest, *ad.target_tags)]) if ad.target_tags else get(ad.interest, 0.0)
-        for ad in ads
-    ]
+def _summed(ads: Ads, pick: Pick, get: Callable[[int, int], float]) -> tuple[float | list[float], float | list[float]]:
+    """(sum, maximum) of what the targets of each candidate are given."""
+    if not ads.several:
+        column = [*map(get, pick(ads.target), _ZEROS)] if any(ads.target) else 0
+        return column, column
+    scores = [[get(tag, 0) for tag in own] for own in pick(ads.targets)]
+    return [*map(sum, scores)], [max(own) if own else 0 for own in scores]
 
 
-def _user_columns(ads: Sequence[Ad], user: User, now_us: int) -> Columns:
+_ZEROS = repeat(0)
+
+
+def _topic_match(ads: Ads, pick: Pick, context: Context) -> float | list[float]:
+    said = dict.fromkeys(context.topics, 1) | dict.fromkeys(context.searched, 2)
+    if said.keys().isdisjoint(ads.about):
+        return 0
+    get = said.get
+    _, best = _summed(ads, pick, get)
+    interests = map(get, pick(ads.interests), _ZEROS)
+    return [*map(max, interests, best)] if isinstance(best, list) else [*interests]
+
+
+def _user_columns(ads: Ads, pick: Pick, user: User, now_us: int) -> Columns:
     """The pair features that a user is part of."""
-    get, audiences = user.tags.get, user.audiences
-    totals: float | list[float] = 0.0
-    strongest: float | list[float] = 0.0
-    if any(map(_targets, ads)):
-        scores = [[get(tag, 0) for tag in ad.target_tags] for ad in ads]
-        totals = [float(sum(own)) for own in scores]
-        strongest = [float(max(own)) if own else 0.0 for own in scores]
-    member: float | list[float] = 0.0
-    if audiences:
-        member = [float(len(ad.audiences & audiences)) if ad.audiences else 0.0 for ad in ads]
+    get = user.tags.get
+    total, strongest = _summed(ads, pick, get)
+    member: float | list[float] = 0
+    if user.audiences:
+        held = user.audiences
+        member = [len(own & held) if own else 0 for own in pick(ads.audiences)]
     day: float | list[float]
     week: float | list[float]
     age: float | list[float]
     day, week, age = _NEVER
     if user.contacts:
         met = _met(user.contacts, now_us // HOUR_US)
-        scopes = [_scope(ad.campaign) for ad in ads]
+        scopes = pick(ads.scopes)
         if not met.keys().isdisjoint(scopes):
-            seen = [met.get(scope, _NEVER) for scope in scopes]
-            day, week, age = ([one[i] for one in seen] for i in range(3))
-    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, user.realtime, now_us)
+            day, week, age = map(list, zip(*map(met.get, scopes, repeat(_NEVER)), strict=True))
+    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, pick, user.realtime, now_us)
     liked: float | list[float] = NAN
     taste = preference.unpack(user.vector) if user.vector else None
     if taste is not None:
-        liked = [_taste(taste, ad.preference) if ad.preference else NAN for ad in ads]
-    return [[float(get(ad.interest, 0)) for ad in ads], totals, strongest, member, day, week, age, *now, liked]
+        liked = [_taste(taste, wanted) if wanted else NAN for wanted in pick(ads.preferences)]
+    return [[*map(get, pick(ads.interests), _ZEROS)], total, strongest, member, day, week, age, *now, liked]
 
 
-def _now_columns(ads: Sequence[Ad], record: Realtime, now_us: int) -> Columns:
+def _now_columns(ads: Ads, pick: Pick, record: Realtime, now_us: int) -> Columns:
     """now_interest, now_target and retargeted."""
-    held = realtime.realtime_tags(record, now_us, {tag for ad in ads for tag in (ad.interest, *ad.target_tags)})
+    held = realtime.realtime_tags(record, now_us, ads.about)
     basket = realtime.carted(record, now_us)
     if not held and not basket:
         return _NOTHING_NOW
-    return [
-        [float(held.get(ad.interest, 0)) for ad in ads],
-        [float(max([held.get(tag, 0) for tag in ad.target_tags], default=0)) for ad in ads],
-        [float(ad.interest in basket) for ad in ads],
-    ]
+    interests = pick(ads.interests)
+    _, target = _summed(ads, pick, held.get)
+    return [[*map(held.get, interests, _ZEROS)], target, [*map(basket.__contains__, interests)]]
 
 
 _NOTHING_NOW: Columns = [0.0, 0.0, 0.0]

@@ -295,7 +295,7 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
     user = User(tags, frozenset({8, 9}), tuple(contacts))
 
     def rows_of(user: User | None) -> list[list[float]]:
-        columns = f.pair_columns(ads, context, user, NOW)
+        columns = f.pair_columns(f.columns_of(ads), range(len(ads)), context, user, NOW)
         return [f.row_of(columns, i) for i in range(len(ads))]
 
     rows = rows_of(user)
