@@ -27,7 +27,7 @@ from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
 from bidder.campaigns import Campaign
-from bidder.config import DEFAULT_EXCHANGE, BidderConfig
+from bidder.config import DEFAULT_EXCHANGE, BidderConfig, is_loopback
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
 from bidder.drawing import Drawer
@@ -142,6 +142,8 @@ class Service:
         self._public_socket = bound(settings.host, settings.port, shared=settings.workers > 1)
         self._admin_socket = bound(settings.admin_host, settings.admin_port)
         public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
+        if not is_loopback(settings.host) and not public_url.startswith("https://"):
+            log.warning("pages that ask for https get no bids: public_url is %s", public_url)
         seen = serving.fingerprint(settings)
         first = await asyncio.to_thread(
             serving.load, settings, public_url, self.paces, None, self.topics, self.preferences

@@ -154,7 +154,7 @@ _DOMAIN = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[
 _REGION = re.compile(r"[A-Z]{3}-[A-Z0-9]{1,3}")
 _CITY = re.compile(r"[A-Z]{3}-.+")
 _AUDIENCE = re.compile(r"[^/\s]+/[^/]+")
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>\"]")
 
 

@@ -40,13 +40,14 @@ def choose(
             return
     slot = _slot_of(imp)
     taken = [] if slot is None else pods.setdefault(slot.podid or "", [])
+    elsewhere = tuple(taken)  # bids for one slot compete and only one of them is shown
     sent: dict[int, int] = {}
     for offer in offers:
         so_far = sent.get(offer.lot, 0)
         if so_far >= (open_bids if offer.lot == 0 else 1):
             continue
         own = frozenset() if slot is None else _unique(offer, slot, snapshot, every=())
-        if all(own.isdisjoint(other) for other in taken) and take(offer):
+        if all(own.isdisjoint(other) for other in elsewhere) and take(offer):
             sent[offer.lot] = so_far + 1
             taken.append(own)
             yield offer

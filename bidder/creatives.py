@@ -122,9 +122,9 @@ class Creative(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """In lower case, () unknown."""
+        """As they were told, () unknown."""
         told = (self.language,) if isinstance(self.language, str) else self.language
-        return tuple(name.lower() for name in told if name)
+        return tuple(name for name in told if name)
 
     @property
     def clip(self) -> Clip | None:

@@ -141,7 +141,9 @@ def build(
         labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
         advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
         bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
-        languages=tuple(_by_value(([frozenset(creative.languages)] for _, creative in rows), n).items()),
+        languages=tuple(
+            _by_value(([frozenset(map(str.lower, creative.languages))] for _, creative in rows), n).items()
+        ),
         anonymous=_mask((i for i, needed in enumerate(needs_user) if not needed), n),
         tags_free=_free((t.tags for t in rules), n),
         tags=_scores([t.tags for t in rules], n),

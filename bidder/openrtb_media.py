@@ -58,7 +58,7 @@ class Timed(Struct, frozen=True, gc=False):
     mimes: Texts | None = None
     minduration: Annotated[Number, Meta(extra=STRICT)] | None = None
     maxduration: Annotated[Number, Meta(extra=STRICT)] | None = None
-    maxextended: Annotated[Number, Meta(extra=STRICT)] | None = None
+    maxextended: Number | None = None
     rqddurs: Annotated[tuple[Number, ...], Meta(extra=STRICT)] | None = None
     protocols: Ints | None = None
     protocol: Int | None = None

@@ -94,7 +94,7 @@ def test_a_flexible_banner_says_the_ratio_it_fills_or_the_size_that_is_permitted
 
 @pytest.mark.parametrize(
     ("told", "sent"),
-    [("en", {"language": "en"}), (["de", "fr"], {"language": "de"}), ("en-US", {"langb": "en-us"}), ("", {}), ([], {})],
+    [("en", {"language": "en"}), (["de", "fr"], {"language": "de"}), ("en-US", {"langb": "en-US"}), ("", {}), ([], {})],
 )
 def test_a_language_stands_where_its_kind_belongs(told, sent):
     found = tail(a_creative(language=told))
