@@ -55,7 +55,9 @@ def floor_micros(
         return 0
     named = floor_currency or "USD"
     if named == currency:
-        return math.ceil(round(bidfloor * 1e6, 3))
+        micros = bidfloor * 1e6
+        whole = int(micros)
+        return whole if whole == micros else math.ceil(round(micros, 3))  # rounding a float costs a microsecond
     rate, ours = rates.get(named), rates.get(currency)
     if rate is None or ours is None:
         return None

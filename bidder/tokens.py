@@ -17,8 +17,9 @@ every bid, so that the URLs of two bids cannot be linked by those who see them.
 import hashlib
 import hmac
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
+from binascii import b2a_base64
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,7 +121,7 @@ class Signer:
     def _signed(self, body: bytes) -> bytes:
         mac = self._mac.copy()
         mac.update(body)
-        return urlsafe_b64encode(body + mac.digest()).rstrip(b"=")
+        return _url_safe(body + mac.digest())
 
     def read(self, text: str) -> Token:
         """The token that `text` is; raises Forged."""
@@ -132,7 +133,7 @@ class Signer:
         except (Base64Error, ValueError):
             raise Forged("not base64") from None
         body, given = data[:-MAC_BYTES], data[-MAC_BYTES:]
-        if len(body) < _HEAD.size or body[0] != VERSION or urlsafe_b64encode(data).rstrip(b"=") != text.encode():
+        if len(body) < _HEAD.size or body[0] != VERSION or _url_safe(data) != text.encode():
             raise Forged("not a token")
         for (key_id, keyed), pad in zip(self._macs, self._pads, strict=True):
             if key_id != body[1]:
@@ -142,6 +143,14 @@ class Signer:
             if hmac.compare_digest(mac.digest(), given):
                 return _parse(body, pad)
         raise Forged("signature")
+
+
+def _url_safe(data: bytes) -> bytes:
+    """Base64 of RFC 4648, section 5, without padding."""
+    return b2a_base64(data, newline=False).translate(_ALPHABET, b"=")
+
+
+_ALPHABET = bytes.maketrans(b"+/", b"-_")
 
 
 def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
@@ -181,7 +190,7 @@ def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
 
 
 def bid_id_text(bid_id: bytes) -> str:
-    return urlsafe_b64encode(bid_id).decode()
+    return _url_safe(bid_id).decode()
 
 
 def _seal(pad: "hashlib.blake2b", bid_id: bytes, uid: Uid) -> bytes:

@@ -13,6 +13,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import starmap
 
 import msgspec
 
@@ -130,7 +131,7 @@ def encode_contacts(contacts: Iterable[Contact]) -> bytes:
 
 def decode_contacts(data: bytes) -> tuple[Contact, ...]:
     _check(data, _CONTACT.size, "contact")
-    return tuple(Contact(*entry) for entry in _CONTACT.iter_unpack(memoryview(data)[1:]))
+    return tuple(starmap(Contact, _CONTACT.iter_unpack(memoryview(data)[1:])))
 
 
 def _check(data: bytes, size: int, what: str) -> None:

@@ -345,12 +345,9 @@ _INTEREST_RANK = {tag: rank for rank, tag in enumerate(INTERESTS)}
 
 def top_interest(tags: Mapping[int, int]) -> int:
     """The interest tag with the highest score (first in the taxonomy on a tie), 0 when there is none."""
-    best = found = 0
-    for tag in tags.keys() & _INTEREST_RANK.keys():
-        score = tags[tag]
-        if score > best or (score == best and found and _INTEREST_RANK[tag] < _INTEREST_RANK[found]):
-            best, found = score, tag
-    return found
+    held = tags.keys() & _INTEREST_RANK.keys()
+    best = max(map(tags.__getitem__, held), default=0)
+    return min([tag for tag in held if tags[tag] == best], key=_INTEREST_RANK.__getitem__) if best > 0 else 0
 
 
 def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:
