@@ -212,7 +212,10 @@ def _start(home: Path, socket: Path, lock: int, fsync: str) -> "subprocess.Popen
 
     try:
         server = subprocess.Popen(  # noqa: S603 - the binary is ours or from PATH, no text of users is in the command
-            [binary, "-"],
+            # Should we die before we tell it its settings, it must not run without any: on the usual port, and leaving
+            # a snapshot wherever we worked.
+            [binary, "-", "--port", "0", "--save", ""],
+            cwd=home,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 import socket as sockets
@@ -308,3 +309,30 @@ def test_directories_we_make_are_closed_to_others(embedded, tmp_path):
     with open_store(a_config(tmp_path / "data")):
         assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
         assert stat.S_IMODE((tmp_path / "data" / "store").stat().st_mode) == 0o700
+
+
+DIES = """
+import os, subprocess, sys, time
+from dmp.config import DmpConfig
+from dmp.store import connect
+start = subprocess.Popen
+def starts(*arguments, **options):
+    made = start(*arguments, **options)
+    made.stdin.close()  # as the end of a process does, a moment before the server learns of it
+    time.sleep(0.3)
+    os._exit(9)
+subprocess.Popen = starts
+connect(DmpConfig(data_dir=sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a parent-death signal")
+def test_a_server_whose_starter_dies_at_once_leaves_nothing_where_that_one_worked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAGBID_STORE", "embedded")
+    here, data = tmp_path / "here", tmp_path / "data"
+    here.mkdir()
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    died = subprocess.run([sys.executable, "-c", DIES, str(data)], cwd=here, env=environ)
+    assert died.returncode == 9
+    connect(DmpConfig(data_dir=str(data))).close()  # waits until the orphan has given up the folder
+    assert list(here.iterdir()) == []
