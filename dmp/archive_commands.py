@@ -1,19 +1,27 @@
 """`tagbid dmp archive`: the event stream into Parquet files."""
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+import redis
 import typer
 from rich.console import Console
 
 from dmp import config as configuration
 from dmp import store
 from dmp.config import DmpConfig
+from dmp.errors import StoreUnavailable
 from dmp.forgotten import Forgotten
+from dmp.outages import FIRST_PAUSE_S, LONGEST_PAUSE_S, passes
+
+if TYPE_CHECKING:  # loads pyarrow, which only the command itself should wait for
+    from dmp.archive import Archive
 
 console = Console()
 BLOCK_MS = 200
@@ -38,22 +46,30 @@ def archive(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with store.open_store(settings) as tags:
-        client = tags.sync(timeout_s=30)
-        with archives.opened(folder, client, settings.stream.partitions, Forgotten(settings.data_dir)) as archive:
-            start, since = archive.state, time.monotonic()
-            if not once:
-                typer.echo(f"ready {folder}")
-            while not stop.is_set():
-                new = archive.read(1 if once else BLOCK_MS)
-                if archive.rows >= rows or (archive.rows and time.monotonic() - since >= seconds) or (once and not new):
-                    archive.flush()
-                    since = time.monotonic()
-                if once and not new:
+        start: archives.State | None = None
+        done, pause_s = archives.State(), FIRST_PAUSE_S
+        while True:
+            try:
+                with _opened(tags, folder, settings) as archive:
+                    if not once:
+                        typer.echo(f"ready {folder}")
+                    start, pause_s = start or archive.state, FIRST_PAUSE_S
+                    try:
+                        _work(archive, stop, rows, seconds, once)
+                    finally:
+                        done = archive.state
+                break
+            except redis.RedisError as error:
+                if once or not passes(error):
+                    raise StoreUnavailable(f"the tag store failed ({error}); nothing is lost: archive again") from None
+                # What was read and not archived is owed to us still, and is read again first.
+                why = f"the tag store does not answer ({error}); looking again in {pause_s:.1f} s"
+                Console(stderr=True).print(why, style="red", markup=False, soft_wrap=True)
+                if stop.wait(pause_s):
                     break
-            archive.flush()
-            done = archive.state
-        client.close()
-    new, broken = done.events - start.events, done.broken - start.broken
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    before = start or done
+    new, broken = done.events - before.events, done.broken - before.broken
     if as_json:
         told = {"archived": new, "in_all": done.events, "broken": broken, "folder": str(folder)}
         typer.echo(msgspec.json.encode(told))
@@ -62,3 +78,27 @@ def archive(
     if broken:
         place = folder / archives.QUARANTINE
         console.print(f"{broken:,} records are no events: see {place}", style="yellow", markup=False)
+
+
+@contextlib.contextmanager
+def _opened(tags: store.Store, folder: Path, settings: DmpConfig) -> "Iterator[Archive]":
+    from dmp import archive as archives
+
+    with (
+        contextlib.closing(tags.sync(timeout_s=30)) as client,
+        archives.opened(folder, client, settings.stream.partitions, Forgotten(settings.data_dir)) as archive,
+    ):
+        yield archive
+
+
+def _work(archive: "Archive", stop: threading.Event, rows: int, seconds: float, once: bool) -> None:
+    """Archive until told to stop, or until nothing is left."""
+    since = time.monotonic()
+    while not stop.is_set():
+        new = archive.read(1 if once else BLOCK_MS)
+        if archive.rows >= rows or (archive.rows and time.monotonic() - since >= seconds) or (once and not new):
+            archive.flush()
+            since = time.monotonic()
+        if once and not new:
+            break
+    archive.flush()

@@ -25,10 +25,11 @@ import redis
 
 from dmp import decisions, keys, streams, unsettled
 from dmp.acts import understanding
-from dmp.clustered import CROSSINGS, node
+from dmp.clustered import node
 from dmp.config import DmpConfig
 from dmp.detect import watcher
 from dmp.forgotten import Forgotten
+from dmp.outages import passes
 from dmp.rules import Rules, load
 from dmp.store import Store
 from dmp.stream import Counts, Entry, Processor, Watch
@@ -96,7 +97,7 @@ class Consumer:
             try:
                 self._work(stop)
             except redis.exceptions.RedisError as error:
-                if not _passes(error):
+                if not passes(error):
                     raise
                 self.owned.clear()  # what was on its way is claimed when the partition is taken again
                 stop.wait(RETRY_PAUSE_S)
@@ -223,26 +224,6 @@ def work(url: str, config: DmpConfig) -> None:
 def _follow(sentinel: int, stop: threading.Event) -> None:
     connection.wait([sentinel])
     stop.set()
-
-
-_PASSING = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.ExecAbortError,  # before 7.0 that is how a full store refuses a transaction
-    *CROSSINGS,
-)
-
-
-def _passes(error: redis.exceptions.RedisError) -> bool:
-    """Whether the store may be well again by itself; one that was emptied has no groups until we make them.
-
-    Before 7.0 a script that a full store refuses fails with a text of its own.
-    """
-    text = str(error)
-    return isinstance(error, _PASSING) or text.startswith(("NOGROUP", "no such key")) or "-OOM command" in text
 
 
 def _entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
