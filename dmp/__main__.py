@@ -225,7 +225,7 @@ def run_store(config: ConfigFile = None) -> None:
             pass
 
 
-SCOPES = ("seeds", "events", "tags", "tags.longterm", "tags.realtime", "tags.audiences")
+SCOPES = ("seeds", "events", "events.link", "tags", "tags.longterm", "tags.realtime", "tags.audiences")
 _SCOPES = ", ".join(SCOPES)
 advertisers = typer.Typer(no_args_is_help=True, help="Who may upload: advertisers and their API keys.")
 app.add_typer(advertisers, name="advertisers")

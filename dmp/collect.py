@@ -3,7 +3,7 @@
 The body is one event, an array of them (`application/json`), or one a line (`application/x-ndjson`), gzip allowed;
 `dmp.incoming` says what an event is. The answer is 202 once the store has acknowledged the good ones, with the others
 told by their place; 400 when none was good. After any other answer the same events may be sent again: copies count
-once. The key's owner is the events' source.
+once. The key's owner is the events' source; ids are linked only with a key of the scope `events.link`.
 
 A sender must wait (429 with Retry-After) while its rate is used up or events are not worked off (`dmp.pressure`).
 """
@@ -25,6 +25,7 @@ from dmp.limits import Refused
 from dmp.optout import marks_in
 from dmp.schema import NO_UID, Uid
 
+LINK_SCOPE = "events.link"
 FORMATS: dict[str, Format] = {
     "application/json": "json",
     "text/plain": "json",  # what a browser's sendBeacon says
@@ -35,14 +36,15 @@ FORMATS: dict[str, Format] = {
 
 
 async def take_events(request: web.Request) -> web.Response:
-    desk, source = request.app[DESK], request[PRINCIPAL].advertiser
+    desk, principal = request.app[DESK], request[PRINCIPAL]
     form = FORMATS.get(request.content_type)
     if form is None:
         raise Refused(415, "unsupported", f"the Content-Type is one of {', '.join(FORMATS)}")
     await ready(desk)
     body = await limits.body(request, desk.config.collect.max_body_bytes, desk.rates.body_s)
     try:
-        taken = incoming.take(body, form, source, _now_us(), desk.ring, desk.basis)
+        may_link = LINK_SCOPE in principal.scopes
+        taken = incoming.take(body, form, principal.advertiser, _now_us(), desk.ring, desk.basis, may_link)
     except Unusable as why:
         raise Refused(400, why.code, why.detail) from None
     if taken.events:

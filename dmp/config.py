@@ -46,7 +46,8 @@ class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gvl_id, tcf_consent, tcf_legitimate_interest, tcf_flexible: as in `[bidder]`, for TC strings sent with events;
     without gvl_id they permit nothing. pixel_sources: names that may stand in a pixel's `source`; none closes it.
     cookie_days: life of the first-party id. cookie_secure: send it over TLS only. sync: {partner: URL to send a
-    browser on to, with ${ID} where our id goes}.
+    browser on to, with ${ID} where our id goes}. sync_secrets: {partner: secret with which it signs its own id}; of a
+    partner without one no id is taken up.
     """
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024)] = 1024**2
@@ -60,6 +61,7 @@ class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cookie_days: Annotated[int, msgspec.Meta(ge=1, le=400)] = 180
     cookie_secure: bool = True
     sync: dict[str, str] = {}
+    sync_secrets: dict[str, Annotated[str, msgspec.Meta(min_length=16)]] = {}
 
 
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

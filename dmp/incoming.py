@@ -7,7 +7,8 @@ may be used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC
 
 Nothing raw leaves this file: an id becomes its pseudonym; addresses become marks; an event id, which senders make
 of what they have, is kept as a keyed digest, which also keeps two sources with the same numbers apart (P-60). An
-event that may not build a profile is kept without any of them (P-16).
+event that may not build a profile is kept without any of them (P-16). Only a sender trusted with it may link ids: who
+can say that two ids are one person's can also say so of strangers until nothing holds their person together.
 """
 
 import re
@@ -74,15 +75,21 @@ class Taken(msgspec.Struct):
 
 
 def take(
-    body: bytes, form: Format, source: str, now_us: int, ring: KeyRing, us: Basis, limit: int = MAX_ITEMS
+    body: bytes, form: Format, source: str, now_us: int, ring: KeyRing, us: Basis, may_link: bool = False
 ) -> Taken:
-    """All items of a request body. Raises Unusable when the body as a whole cannot be read or has too many items."""
+    """All items of a request body. Raises Unusable when the body as a whole cannot be read or has too many items.
+
+    may_link: whether the sender may say of several ids that they are one person's.
+    """
     taken = Taken([], [])
     for place, raw in enumerate(_split(body, form)):
-        if place >= limit:
-            raise Unusable("too_many", f"more than {limit:,} events; send them in parts")
+        if place >= MAX_ITEMS:
+            raise Unusable("too_many", f"more than {MAX_ITEMS:,} events; send them in parts")
         try:
-            taken.events.append(event(_decoded(raw), source, now_us, ring, us))
+            item = _decoded(raw)
+            if not may_link:
+                _names_one(item)
+            taken.events.append(event(item, source, now_us, ring, us))
         except Unusable as why:
             taken.refused.append((place, why))
     return taken
@@ -164,6 +171,12 @@ def _consent(item: dict[str, Any], us: Basis) -> int:
     if gdpr not in (None, 0, 1) or not isinstance(text, str | None):
         raise Unusable("unknown_consent", "gdpr is 0 or 1, and gdpr_consent the TC string")
     return permission.stated(consent, gdpr, text or "", us)
+
+
+def _names_one(item: dict[str, Any]) -> None:
+    """Raises Unusable for an item that says of several ids that they are one person's."""
+    if item.get("ids"):
+        raise Unusable("may_not_link", "this key may not link ids: leave `ids` out, or ask for one with events.link")
 
 
 def _ids(item: dict[str, Any], ring: KeyRing) -> list[tuple[IdType, Uid]]:

@@ -72,6 +72,13 @@ async def test_a_key_needs_the_scope(door: Door, scopes: tuple[str, ...], status
     assert (await door.send(an_item(), key=door.key(*scopes)))[0] == status
 
 
+@pytest.mark.parametrize(("scope", "errors"), [("events", ["may_not_link"]), ("events.link", [])])
+async def test_linking_ids_needs_a_scope_of_its_own(door: Door, scope: str, errors: list[str]) -> None:
+    _, told, _ = await door.send(an_item(1), an_item(2, ids=[{"id": "d-1", "id_type": "login"}]), key=door.key(scope))
+    assert [one["error"] for one in told["refused"]] == errors
+    assert [bool(event.ids) for event in sorted(door.stream(), key=lambda event: event.ids)][-1] is not bool(errors)
+
+
 @pytest.mark.rule("S-20")
 async def test_without_a_key_nothing_is_taken_and_a_revoked_one_is_out_within_a_second(door: Door) -> None:
     assert (await door.send(an_item(), key="tb_nobody"))[0] == 401

@@ -28,7 +28,7 @@ def an_item(**changes: Any) -> dict[str, Any]:
 
 def read(*items: Any, form: incoming.Format = "json", us: Basis = NOBODY) -> Taken:
     body = json.dumps(list(items)) if form == "json" else "\n".join(json.dumps(item) for item in items)
-    return incoming.take(body.encode(), form, "shop", NOW, RING, us)
+    return incoming.take(body.encode(), form, "shop", NOW, RING, us, may_link=True)
 
 
 def one(us: Basis = NOBODY, **changes: Any) -> Any:
@@ -168,6 +168,13 @@ def test_further_ids_of_the_person_become_pseudonyms() -> None:
 @pytest.mark.parametrize("ids", ["AAAA", 5, [5], [{"id": "null"}], [{"id": "a", "id_type": "x"}], [{"id": "a"}] * 8])
 def test_further_ids_that_are_none_are_refused(ids: Any) -> None:
     assert code(ids=ids) in ("bad_id", "unknown_id_type")
+
+
+def test_only_who_may_link_ids_may_name_several() -> None:
+    body = json.dumps([an_item(), an_item(ids=[{"id": "c-77"}]), an_item(ids=[])]).encode()
+    taken = incoming.take(body, "json", "shop", NOW, RING, NOBODY)
+    assert len(taken.events) == 2
+    assert [(place, why.code) for place, why in taken.refused] == [(1, "may_not_link")]
 
 
 @pytest.mark.rule("P-60")

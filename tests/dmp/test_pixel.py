@@ -1,19 +1,22 @@
+import hashlib
+import hmac
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import msgspec
 import pytest
 
 from dmp import browser, keys, pixel, sync
 from dmp.errors import ConfigError
-from dmp.events import CONSENT_ALL, Cart, View
+from dmp.events import CONSENT_ALL, Cart, View, unpack_ids
 from dmp.limits import Rates
 from dmp.optout import set_marks
 from dmp.schema import NO_UID
 from dmp.store import Store
 from tests.bidder.consent_strings import tc
-from tests.dmp.doors import RING, Door, open_door
+from tests.dmp.doors import COLLECT, RING, Door, open_door
 
 OURS = "A" * 22
 
@@ -145,6 +148,54 @@ async def test_a_sync_sends_the_browser_on_with_our_id(door: Door) -> None:
     target = urlsplit(headers["Location"])
     assert (status, target.scheme, target.netloc, target.path) == (302, "https", "exchange.example", "/match")
     assert parse_qs(target.query) == {"p": ["7"], "u": [set_id(headers)], "gdpr": ["1"], "gdpr_consent": [text]}
+
+
+SECRET = "0123456789abcdef-of-the-exchange"
+
+
+def a_sync(theirs: str, secret: str = SECRET, **query: str) -> str:
+    signature = hmac.new(secret.encode(), theirs.encode(), hashlib.sha256).hexdigest()
+    return "/v1/sync/exchange?" + urlencode({"gdpr": "0", "uid": theirs, "sig": signature, **query})
+
+
+@pytest.fixture
+async def syncing(tmp_path: Path, store: Store) -> AsyncIterator[Door]:
+    collect = msgspec.structs.replace(COLLECT, sync_secrets={"exchange": SECRET})
+    async with open_door(tmp_path, store, collect=collect) as opened:
+        yield opened
+
+
+@pytest.mark.rule("P-60")
+async def test_a_partners_signed_id_is_taken_up_as_the_pseudonym_under_which_it_bids(syncing: Door) -> None:
+    status, _, headers = await syncing.ask("GET", a_sync("u-77"), headers={"Cookie": f"{browser.COOKIE}={OURS}"})
+    assert status == 302
+    assert "u-77" not in headers["Location"]
+    (event,) = syncing.stream()
+    ours, theirs = RING.uid("cookie", OURS), RING.uid("exchange", "exchange:u-77")
+    assert (event.uid, unpack_ids(event.ids)) == (ours, [("cookie", ours), ("exchange", theirs)])
+    assert event.source == "sync:exchange"
+    await syncing.ask("GET", a_sync("u-77"), headers={"Cookie": f"{browser.COOKIE}={OURS}"})
+    assert len({one.event_id for one in syncing.stream()}) == 1, "said again, it is the same event"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/sync/exchange?gdpr=0&uid=u-77",
+        a_sync("u-77", sig="00"),
+        a_sync("u-77", secret="another secret altogether"),
+        a_sync("00000000-0000-0000-0000-000000000000"),
+        a_sync("u-77", gdpr="1", gdpr_consent=tc(consent=(1, 4))),
+    ],
+)
+async def test_an_id_without_signature_or_permission_is_not_taken_up(syncing: Door, path: str) -> None:
+    assert (await syncing.ask("GET", path))[0] == 302
+    assert syncing.stream() == []
+
+
+async def test_of_a_partner_without_a_secret_no_id_is_taken_up(door: Door) -> None:
+    assert (await door.ask("GET", a_sync("u-77")))[0] == 302
+    assert door.stream() == []
 
 
 @pytest.mark.rule("P-16")
