@@ -32,7 +32,7 @@ from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
 from bidder.drawing import Drawer
 from bidder.endpoints import MAX_BODY_BYTES, PREFIX, VERSION_HEADER, Endpoints, also, plain
-from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, SWEEP_S, Limits, Port
+from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, lanes
 from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
 from bidder.openrtb import BadRequest
@@ -40,9 +40,10 @@ from bidder.overload import Pressure
 from bidder.pacer import KEEP_S as KEEP_PACE_S
 from bidder.pacer import Pacer
 from bidder.pacing import Pace
+from bidder.port import SWEEP_S, Limits, Port
 from bidder.serving import Serving
 from bidder.snapshot import Paces
-from bidder.sockets import bound, url_of
+from bidder.sockets import BACKLOG, bound, url_of
 from bidder.tastes import Source
 from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp import keys
@@ -206,7 +207,9 @@ class Service:
         self.port = Port(
             self.bidder.handle, self.endpoints, runner.server, Limits(settings.read_s, settings.idle_s), self.metrics
         )
-        listener = await loop.create_server(self.port if settings.lane else runner.server, sock=public, backlog=1024)
+        listener = await loop.create_server(
+            lanes(self.port) if settings.lane else runner.server, sock=public, backlog=BACKLOG
+        )
         operators = web.AppRunner(self._admin(), access_log=None, logger=http_log, handle_signals=False)
         await operators.setup()
         await web.SockSite(operators, admin).start()

@@ -11,18 +11,19 @@ Answers leave in the order of the requests. Each connection has at most `MAX_PIP
 read further. Time limits need no timer per connection: `Port.sweep` looks at all of them twice a second.
 """
 
-import time
 from asyncio import BaseTransport, Protocol, Transport
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol as Interface
+from functools import partial
 
 import httptools
-from msgspec import Struct
 
+from bidder import heads
 from bidder.bidding import Answer
-from bidder.endpoints import MAX_BODY_BYTES, MAX_TARGET_BYTES, PREFIX, Endpoint, Endpoints, also, plain
-from bidder.metrics import Metrics
+from bidder.endpoints import MAX_BODY_BYTES, MAX_TARGET_BYTES, PREFIX, Endpoint, also, plain
+from bidder.heads import Head
+from bidder.port import Limits, Port
+from bidder.replies import CONTINUE, render
 
 START = b"POST " + PREFIX.encode()
 MAX_PIPELINED = 256
@@ -31,100 +32,6 @@ MAX_HEADER_BYTES = 8 * 1024  # S-02, name and value
 MAX_HEAD_BYTES = 64 * 1024  # a whole request line and header block
 ANSWER_S = 15.0  # longer than any deadline: an answer still due then was lost to a defect
 LINGER_S = 2.0  # what comes after a refusal is read and dropped for so long: a reset would take the refusal along
-SWEEP_S = 0.5
-
-REASONS = {
-    100: "Continue", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
-    408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type", 417: "Expectation Failed",
-}  # fmt: skip
-_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-_OK_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-_EMPTY = {
-    status: b"HTTP/1.1 %d %b\r\n%b\r\n"
-    % (status, name.encode(), b"" if status in (100, 204) else b"Content-Length: 0\r\n")
-    for status, name in REASONS.items()
-}
-_EMPTY_CLOSE = {status: head.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n" for status, head in _EMPTY.items()}
-_CONTINUE = _EMPTY[100]
-
-
-def render(answer: Answer, close: bool, more: Mapping[str, str] | None = None) -> bytes:
-    r"""An answer as it goes over the wire. more: further headers.
-
-    >>> render(204, False), render(204, False, {"x-openrtb-version": "2.6"})
-    (b'HTTP/1.1 204 No Content\r\n\r\n', b'HTTP/1.1 204 No Content\r\nx-openrtb-version: 2.6\r\n\r\n')
-    """
-    if more:
-        first, _, rest = render(answer, close).partition(b"\r\n")
-        return b"\r\n".join((first, *(f"{name}: {value}".encode() for name, value in more.items()), rest))
-    if isinstance(answer, int):
-        return (_EMPTY_CLOSE if close else _EMPTY)[answer]
-    return (_OK_CLOSE if close else _OK) % (len(answer), answer)
-
-
-Handler = Callable[[bytes, Endpoint, float, Callable[[Answer], None]], Answer | None]
-
-
-class Foreign(Interface):
-    """What takes over a connection: aiohttp's request handler."""
-
-    def connection_made(self, transport: BaseTransport) -> None: ...
-
-    def data_received(self, data: bytes) -> None: ...
-
-
-class Limits(Struct, frozen=True):
-    """Seconds: for a request to arrive, for a connection to be silent."""
-
-    read_s: float = 5.0
-    idle_s: float = 150.0
-
-
-class Port:
-    """What all connections of a listening socket share."""
-
-    def __init__(
-        self,
-        handle: Handler,
-        endpoints: Endpoints,
-        foreign: Callable[[], Foreign],
-        limits: Limits,
-        metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.handle = handle
-        self.endpoints = endpoints
-        self.foreign = foreign
-        self.clock = clock
-        self.lanes: set[Lane] = set()
-        self.draining = False
-        self.refused = {
-            status: metrics.slot("tagbid_responses_total", status=str(status)) for status in REASONS if status >= 400
-        }
-        self.counts = metrics.counts
-        self._limits = limits
-        self._closed = {
-            reason: metrics.slot("tagbid_closed_total", reason=reason) for reason in ("slow", "idle", "stuck", "linger")
-        }
-        metrics.read("tagbid_connections", lambda: {(): float(len(self.lanes))})
-
-    def __call__(self) -> "Lane":
-        return Lane(self)
-
-    def sweep(self) -> None:
-        """Close connections that are too slow, idle or stuck (S-03). To be called every `SWEEP_S`."""
-        now_s = self.clock()
-        for lane in list(self.lanes):
-            reason = lane.overdue(now_s, self._limits)
-            if reason:
-                self.counts[self._closed[reason]] += 1
-                lane.end(408 if reason == "slow" else None)
-
-    def drain(self) -> None:
-        """Answer what has arrived, then close: for the end of the process."""
-        self.draining = True
-        for lane in list(self.lanes):
-            lane.finish()
 
 
 class _Due:
@@ -132,10 +39,10 @@ class _Due:
 
     __slots__ = ("answer", "asked", "close", "lane", "more")
 
-    def __init__(self, lane: "Lane", answer: Answer | None, close: bool) -> None:
+    def __init__(self, lane: "Lane", answer: Answer | None) -> None:
         self.lane = lane
         self.answer = answer
-        self.close = close
+        self.close = False
         self.asked: tuple[str, str, Endpoint] | None = None  # x-openrtb-version and Accept-Encoding, where they matter
         self.more: Mapping[str, str] | None = None
 
@@ -151,13 +58,18 @@ class _Due:
         self.answer = answer
 
 
+def lanes(port: Port) -> Callable[[], "Lane"]:
+    """What an event loop makes of each connection to a port."""
+    return partial(Lane, port)
+
+
 class Lane(Protocol):
     """One connection."""
 
     __slots__ = (
         "_accepts", "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint",
-        "_expect", "_fed", "_head", "_headers", "_hosts", "_idle", "_known", "_linger", "_lingers_since_s",
-        "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_seen_s", "_size", "_status",
+        "_expect", "_fed", "_head", "_headers", "_hosts", "_idle", "_known", "_learnt", "_linger", "_lingers_since_s",
+        "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_same", "_seen_s", "_size", "_status",
         "_stopped_since_s", "_transport", "_url", "_version",
     )  # fmt: skip
 
@@ -176,6 +88,8 @@ class Lane(Protocol):
         self._lingers_since_s = 0.0
         self._paused = False
         self._known = False  # the message being read is a bid: its first bytes said so
+        self._same: Head | None = port.head  # the header block that the next message may have again
+        self._learnt = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -276,9 +190,13 @@ class Lane(Protocol):
             return
         port = self._port
         now_s = self._seen_s = port.clock()
+        whole = self._idle and not self._parked
         if self._idle:
             if self._parked:
                 data, self._parked = self._parked + data, b""
+            elif self._again(data):
+                self._read_no_further()
+                return
             if not data.startswith(START):
                 self._not_a_bid(data, now_s)
                 return
@@ -300,9 +218,38 @@ class Lane(Protocol):
                 self._close_after_last()  # before the answers leave: they must say that no more of them come
         else:
             self._read_since_s = 0.0
+            if whole:
+                self._learn(data)
         self.send()
+        self._read_no_further()
+
+    def _read_no_further(self) -> None:
+        """Stop reading when too many answers are due."""
         if len(self._due) > MAX_PIPELINED:
             self._pause(True)
+
+    def _again(self, data: bytes) -> bool:
+        """Take a whole request whose header block is known; False for anything else."""
+        head = self._same
+        if head is None or self._port.draining:
+            return False
+        body = heads.body_of(head, data)
+        if body is None:
+            return False
+        self._due.append(self._ask(head.endpoint, body, head.encoding, head.version, head.accepts))
+        self.send()
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the header block of a request that came whole, so that its like need no parser."""
+        if self._learnt == heads.MOST_LEARNT or self._ended or not self._size or isinstance(self._endpoint, int):
+            return
+        if self._status or self._expect or self._old:
+            return
+        self._learnt += 1
+        found = heads.learn(data, self._size, self._endpoint, self._encoding, self._version, self._accepts)
+        if found is not None:
+            self._same = self._port.head = found
 
     def _is_foreign(self) -> bool:
         """Whether a message that began behind a bid in one read is known to be no bid, its head being incomplete."""
@@ -396,7 +343,7 @@ class Lane(Protocol):
         if self._status:
             self._refuse(self._status)
         elif self._expect and not self._due and self._transport is not None:
-            self._transport.write(_CONTINUE)
+            self._transport.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         if self._ended:
@@ -415,32 +362,32 @@ class Lane(Protocol):
         self._idle = True
         self._read_since_s = 0.0  # the next message has its own time, also where reads never end between two
         close = self._old or self._port.draining or not self._parser.should_keep_alive()
-        answer: Answer | None
-        due = None
         if self._status:
             self._refuse(self._status)
             return
         if isinstance(self._endpoint, int):
-            answer = self._turned_away(self._endpoint)
+            due = _Due(self, self._turned_away(self._endpoint))
         else:
-            received = b"".join((self._body, *self._bodies)) if self._bodies else self._body
-            body = plain(received, self._encoding) if self._encoding else received
-            if isinstance(body, int):
-                answer = self._turned_away(body)
-            else:
-                due = _Due(self, None, close)
-                if self._version or (self._accepts and self._endpoint.exchange.gzip_answers):
-                    due.asked = self._version, self._accepts, self._endpoint
-                answer = self._port.handle(body, self._endpoint, self._seen_s, due)
-        if due is None:
-            due = _Due(self, answer, close)
-        else:
-            due.put(answer)
+            body = b"".join((self._body, *self._bodies)) if self._bodies else self._body
+            due = self._ask(self._endpoint, body, self._encoding, self._version, self._accepts)
+        due.close = close
         self._due.append(due)
         if close:
             self._ended = True
 
     # ---- answering
+
+    def _ask(self, endpoint: Endpoint, received: bytes, encoding: str, version: str, accepts: str) -> _Due:
+        """Have a bid decided."""
+        due = _Due(self, None)
+        body = plain(received, encoding) if encoding else received
+        if isinstance(body, int):
+            due.put(self._turned_away(body))
+            return due
+        if version or (accepts and endpoint.exchange.gzip_answers):
+            due.asked = version, accepts, endpoint
+        due.put(self._port.handle(body, endpoint, self._seen_s, due))
+        return due
 
     def _turned_away(self, status: int) -> int:
         self._port.counts[self._port.refused[status]] += 1
@@ -450,7 +397,9 @@ class Lane(Protocol):
         """Answer the message being read and read no further: where the next one starts is not known."""
         if not self._ended:
             self._ended = self._idle = self._linger = True
-            self._due.append(_Due(self, self._turned_away(status), True))
+            due = _Due(self, self._turned_away(status))
+            due.close = True
+            self._due.append(due)
 
     def _close_after_last(self) -> None:
         self._ended = self._idle = self._linger = True

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 WORK_S = 0.01  # decisions begun at once; the time the last of them waits for the others
 LEAST = 16  # requests in hand that are always admitted
-LATE_S = 0.02  # a fifth of the usual 100 ms
+LATE_S = 0.05  # half of the usual 100 ms: what is left is enough for a decision that begins soon
 BEAT_S = 0.005
 FIRST_COST_S = 0.0001  # of a decision, before any was measured
 WEIGHT = 0.02  # of one decision in the running mean

@@ -4,7 +4,7 @@ import socket
 
 from dmp.errors import TagbidError
 
-BACKLOG = 1024
+BACKLOG = 4096  # of connections not accepted yet: an exchange that reconnects all at once loses none
 
 
 class CannotListen(TagbidError):

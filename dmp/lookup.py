@@ -31,7 +31,7 @@ from dmp.schema import NOBODY, Uid, User
 from dmp.wire import encode
 
 POLL_S = 1.0  # how often the live generation is read
-STALL_S = 0.2  # bids that cannot have the user should not be made to wait for it either
+STALL_S = 0.15  # bids that cannot have the user should not be made to wait for it either
 MOST_STUCK = 64  # reads that wait for a server that may not answer: more would be taken for load (`bidder.overload`)
 
 

@@ -22,7 +22,7 @@ from dmp.cluster import Node
 
 CONNECT_TIMEOUT_S = 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0  # between attempts to connect
-AT_ONCE = 16  # replies handed out in a loop turn: what arrives meanwhile is read, and shed if need be, in between
+TURN_S = 0.001  # of replies handed out in a loop turn: what arrives meanwhile is read, and shed if need be, in between
 LOOK_AGAIN_S = 0.001  # a loop that stood still sees its timers before the replies that came meanwhile
 
 Waiter = Callable[[Any], None]
@@ -93,11 +93,13 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
-        ready = self._ready
+        ready, until_s = self._ready, time.monotonic() + TURN_S
         try:
-            for _ in range(min(AT_ONCE, len(ready))):
+            while ready:
                 waiter, reply = ready.popleft()
                 waiter(reply)
+                if time.monotonic() > until_s:
+                    break
         finally:  # also when a waiter raised: the loop reports it, the others still get their replies
             if ready:
                 self._loop.call_soon(self._deliver)

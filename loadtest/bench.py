@@ -105,7 +105,7 @@ def run(
                 for figures, q in ((server.p50_us, 50), (server.p99_us, 99), (server.p999_us, 99.9)):
                     figures.append(float(np.percentile(latency[latency >= 0], q)))
         found = report(timed, same, bid_rate, campaigns, users, rounds, seconds)
-        found["markers"], nulls = bench_markers.markers(by_name, store, made, bid_rate, campaigns, drill_s, step)
+        found["markers"], nulls = bench_markers.markers(by_name, store, made, campaigns, drill_s, step)
         found["why_null"] |= nulls
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")

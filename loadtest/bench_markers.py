@@ -36,7 +36,6 @@ def markers(
     servers: Mapping[str, Server],
     store: Store,
     made: Scenario,
-    bid_rate: float,
     campaigns: int,
     drill_s: float,
     step: Callable[[str], None],
@@ -67,7 +66,7 @@ def markers(
     found["worker_replaced_s"] = stress.replaced_s(lambda: os.kill(victim, signal.SIGKILL), busy.admin, WORKERS)
     step(f"overload, {drill_s:.0f} s")
     found["overload"] = msgspec.to_builtins(
-        stress.overload(bidder.url, bidder.admin, made.bodies, saturation, bid_rate, drill_s, tmax_ms)
+        stress.overload(bidder.url, bidder.admin, made.bodies, saturation, drill_s, tmax_ms)
     )
     step("store stopped")
     found["outage"] = None

@@ -14,8 +14,9 @@ from aiohttp import web
 from bidder.bidding import Answer
 from bidder.config import BidderConfig
 from bidder.endpoints import Endpoint, Endpoints
-from bidder.lane import Limits, Port
+from bidder.lane import lanes
 from bidder.metrics import Metrics
+from bidder.port import Limits, Port
 
 NO_CONTENT = 204
 
@@ -40,7 +41,7 @@ async def serve(kind: str, port: int) -> None:
     if kind == "lane":
         metrics = Metrics()
         limits = Limits(5.0, 600.0)
-        protocol = Port(_at_once, Endpoints(BidderConfig(), metrics), runner.server, limits, metrics)
+        protocol = lanes(Port(_at_once, Endpoints(BidderConfig(), metrics), runner.server, limits, metrics))
     await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", port)
     print("ready", flush=True)  # noqa: T201 - the starter waits for this line
     await asyncio.Event().wait()

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dmp.errors import TagbidError
 from loadtest import generator, scrape
 from loadtest.load import Load, Result
 
@@ -28,10 +29,12 @@ Flags = npt.NDArray[np.bool_]
 class Overload(msgspec.Struct, frozen=True):
     """What twice the possible load leaves.
 
-    offered, saturation: requests per second. goodput_share: bids in time per second over those of a saturated bidder.
-    in_time: share of the bids that came within their deadline. shed_p99_ms: of the answers without a bid. shed:
-    requests refused for overload. unanswered: requests without any answer, by reason. recovery_s: from the end of the
-    overload until a half load was answered in time again, None when that took longer than `RECOVERY_S`.
+    Only requests that get a bid at leisure are sent, so that an answer without one is a refusal.
+
+    offered, saturation: requests per second. goodput_share: bids in time per second over `saturation`. in_time: share
+    of the bids that came within their deadline. shed_p99_ms: of the refusals. shed: requests refused for overload.
+    unanswered: requests without any answer, by reason. recovery_s: from the end of the overload until a half load was
+    answered in time again, None when that took longer than `RECOVERY_S`.
     """
 
     offered: float
@@ -67,9 +70,10 @@ RECOVERY_S = 5.0
 
 
 def overload(
-    url: str, admin: str, bodies: Sequence[bytes], saturation: float, bid_share: float, seconds: float, tmax_ms: int
+    url: str, admin: str, bodies: Sequence[bytes], saturation: float, seconds: float, tmax_ms: int
 ) -> Overload:
-    """Offer twice `saturation` (requests per second) for so long, then half of it. bid_share: of requests bid on."""
+    """Offer twice `saturation` (requests per second) for so long, then half of it."""
+    bodies = bid_on(url, bodies, saturation / 4)
     before = scrape.metrics(admin)
     hard = generator.play(
         Load(url, bodies, rate=2 * saturation, duration_s=seconds, poisson=True, keep_every=0, tmax_ms=tmax_ms)
@@ -86,7 +90,7 @@ def overload(
         offered=round(hard.offered_rate, 1),
         saturation=round(saturation, 1),
         seconds=seconds,
-        goodput_share=round(int((bids & in_time(hard)).sum()) / seconds / (saturation * bid_share), 4),
+        goodput_share=round(int((bids & in_time(hard)).sum()) / seconds / saturation, 4),
         in_time=round(float(in_time(hard)[bids].mean()), 5) if bids.any() else 0.0,
         shed_p99_ms=round(float(np.percentile(hard.latency_us[hard.status == 204], 99)) / 1000, 2),
         shed=int(after.get(SHED, 0) - before.get(SHED, 0)),
@@ -94,6 +98,15 @@ def overload(
         recovery_s=None if recovered is None else round(max(0.0, started_s - ended_s) + recovered, 2),
         longest_stall_ms=round(1000 * after.get("tagbid_longest_stall_seconds", 0.0), 1),
     )
+
+
+def bid_on(url: str, bodies: Sequence[bytes], rate: float) -> list[bytes]:
+    """The requests that get a bid when each is sent once, `rate` a second. Raises TagbidError when none does."""
+    asked = generator.play(Load(url, bodies, rate, duration_s=1.0, count=len(bodies), keep_every=0, tmax_ms=1_000))
+    found = [bodies[number] for number in np.flatnonzero(asked.bid).tolist()]
+    if not found:
+        raise TagbidError(f"{url} bids on none of {len(bodies)} requests; there is nothing to overload it with")
+    return found
 
 
 def in_time(result: Result) -> Flags:

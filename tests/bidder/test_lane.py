@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from bidder.config import ExchangeConfig
 from bidder.endpoints import also
-from bidder.lane import ANSWER_S, Lane, Limits, Port
+from bidder.lane import ANSWER_S, Lane
 from bidder.metrics import Metrics
+from bidder.port import Limits, Port
 from tests.bidder.running import CAMPAIGNS, CAPPED, body, body_of_user, running
 
 BID, USER_BID = body(), body_of_user()

@@ -31,10 +31,10 @@ async def test_requests_read_long_after_the_loop_stood_still_are_shed(tmp_path, 
 
 
 async def test_a_stall_counts_against_a_requests_own_time(tmp_path, store):
-    async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 30, "margin_ms": 20}}) as bidder:
+    async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 60, "margin_ms": 20}}) as bidder:
         pressure = bidder.service.pressure
         pressure.stop()
-        pressure._due_s -= LATE_S * 0.9  # 18 of the 10 ms there are, so nothing is left; yet not late enough to shed
+        pressure._due_s -= LATE_S * 0.9  # 45 of the 40 ms there are; yet not late enough to shed
         assert (await bidder.bid(body()))[0] == 204
         assert (await bidder.metrics())['tagbid_no_bid_total{reason="no_time"}'] == 1
 
