@@ -21,7 +21,9 @@ NOTICED = (
     "deals", "at", "tmax", "cur", "bcat", "badv", "battr", "btype", "mimes", "protocols", "api", "user", "device",
     "regs", "gdpr", "consent", "gpp", "gpp_sid", "us_privacy", "coppa", "ext", "geo", "lat", "lon", "ip", "ua",
     "ifa", "schain", "secure", "instl", "wseat", "bseat", "test", "site", "app", "dooh", "content", "keywords",
-    "poddur", "maxseq", "rqddurs",
+    "poddur", "maxseq", "rqddurs", "rwdd", "metric", "type", "value", "plcmt", "placement", "maxextended", "wratio",
+    "hratio", "wmin", "podid", "poddedupe", "source", "fd", "pchain", "guar", "wlang", "wlangb", "kwarray", "search",
+    "title", "page", "cattax", "durfloors", "mincpmpersec",
 )  # fmt: skip
 """Fields a bidder reads: changed more often than the rest."""
 

@@ -96,7 +96,12 @@ def naive_blocks(campaign: Campaign, creative: Creative, request: Request) -> bo
         return False
     if creative.bundle and creative.bundle in (request.bapp or ()):
         return False
-    return not request.wlang or (creative.language in (*request.wlang, "xx") and bool(creative.language))
+    for wanted in (request.wlang, request.wlangb):
+        told = [name.lower() for name in creative.languages]
+        ranges = [name.lower() for name in wanted or ()]
+        if ranges and not (told and all(name == "xx" or covered(name, ranges) for name in told)):
+            return False
+    return True
 
 
 def naive_user(campaign: Campaign, user: User | None, now_us: int) -> bool:
@@ -124,15 +129,28 @@ def naive_imp(campaign: Campaign, creative: Creative, imp: Imp) -> bool:
     banner = imp.banner
     assert banner is not None
     sizes = {(banner.w, banner.h)} | {(f.w, f.h) for f in banner.format or ()}
-    if (creative.w, creative.h) not in sizes:
+    stretched = creative.flexible and any(
+        f.wratio and f.hratio and creative.w * f.hratio == creative.h * f.wratio and creative.w >= (f.wmin or 0)
+        for f in banner.format or ()
+    )
+    if (creative.w, creative.h) not in sizes and not stretched:
         return False
+    t = campaign.targeting
+    if t.rewarded == ("never" if imp.rwdd else "only"):
+        return False
+    for kind, least in t.metrics.items():
+        told = [m.value for m in imp.metric or () if m.type == kind and m.value is not None]
+        if not told or min(told) < least:
+            return False
     if imp.secure and not is_secure(creative):
         return False
     if set(banner.battr or ()) & (set(campaign.attr) | set(creative.attr)):
         return False
     if set(banner.btype or ()) & ({1, 3, 4} if creative.html else {2}):
         return False
-    deals = [d for d in (imp.pmp.deals or () if imp.pmp else ()) if d.id in campaign.deals]
+    offered = (imp.pmp.deals if imp.pmp else None) or []
+    clear = [d for d in offered if all(d == other for other in offered if other.id == d.id)]
+    deals = [d for d in clear if d.id in campaign.deals]
     if not campaign.deals:
         return not (imp.pmp and imp.pmp.private_auction)
     return any(
@@ -193,11 +211,14 @@ rules = sometimes(
     audiences=some(AUDIENCES),
     not_audiences=some(AUDIENCES),
     at=some([1, 2]),
+    rewarded=st.sampled_from(["any", "only", "never"]),
+    metrics=st.dictionaries(st.sampled_from(["viewability", "ctr"]), st.sampled_from([0.1, 0.5, 0.7]), max_size=2),
 )
 creative_fields = sometimes(
     html=st.sampled_from(["<b>x</b>", "<img src='http://a.example/x.png'>"]),
     attr=some([1, 2, 13]),
-    language=st.sampled_from(["en", "de", "xx"]),
+    language=st.sampled_from(["en", "de", "xx", "en-US", ["en", "de"], ["de", "xx"]]),
+    flexible=st.booleans(),
     bundle=st.sampled_from(APPS),
     secure=st.booleans(),
     size=st.sampled_from(SIZES),
@@ -245,14 +266,27 @@ deal = st.fixed_dictionaries(
 )
 imps = sometimes(
     secure=st.sampled_from([0, 1, True]),
+    rwdd=st.sampled_from([0, 1]),
+    metric=st.lists(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["viewability", "ctr", "other"]), "value": st.sampled_from([0.1, 0.5, 0.6, None])}
+        ),
+        max_size=3,
+    ),
     pmp=st.fixed_dictionaries(
         {}, optional={"private_auction": st.sampled_from([0, 1]), "deals": st.lists(deal, max_size=2)}
     ),
 )
+RATIOS = [
+    {"wratio": 1},
+    {"wratio": 6, "hratio": 5},
+    {"wratio": 6, "hratio": 5, "wmin": 301},
+    {"wratio": 0, "hratio": 1},
+]
 banners = st.fixed_dictionaries(
     {"w": st.sampled_from([300, 728, None]), "h": st.sampled_from([250, 90])},
     optional={
-        "format": st.lists(st.sampled_from([{"w": 300, "h": 250}, {"w": 728, "h": 90}, {"wratio": 1}]), max_size=2),
+        "format": st.lists(st.sampled_from([{"w": 300, "h": 250}, {"w": 728, "h": 90}, *RATIOS]), max_size=2),
         "battr": some([1, 3, 13]),
         "btype": some([1, 2, 3, 4]),
     },
@@ -268,6 +302,7 @@ tops = sometimes(
     badv=some(["ACME.example", "example", "shop.acme.example"]),
     bapp=some(APPS),
     wlang=some(["en", "de"]),
+    wlangb=some(["EN", "en-us", "de-AT"]),
 )
 users = st.none() | st.builds(
     User,
