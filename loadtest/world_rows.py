@@ -245,7 +245,7 @@ def table(world: World, people: Audience, hour: Hour) -> pa.Table:
         "converted_us": np.zeros(n, dtype=np.int64),
         "value_micros": np.zeros(n, dtype=np.int64),
         "weight": np.ones(n),
-        "propensity": np.ones(n),
+        "chance": np.zeros(n),
         "lot": np.random.default_rng([world.config.seed, 9, time_us // HOUR_US]).random(n),
         **numeric,
     }

@@ -53,7 +53,7 @@ ABOUT = pa.schema(
         ("converted_us", pa.int64()),
         ("value_micros", pa.int64()),
         ("weight", pa.float64()),
-        ("propensity", pa.float64()),
+        ("chance", pa.float64()),
         ("lot", pa.float64()),
     ]
 )
@@ -61,8 +61,8 @@ ABOUT = pa.schema(
 
 key: a stable text per row. uid: null for contextual bids. time_us: of the bid. shown_us, clicked_us, converted_us: when
 the impression was seen, clicked, and when a conversion was attributed to it, 0 for never. value_micros: of that
-conversion. weight: 1 less the probability that this was invalid traffic. propensity: of the price that was bid, 1
-without exploration. lot: in [0, 1), decided by the key alone; samples are drawn by it."""
+conversion. weight: 1 less the probability that this was invalid traffic. chance: of winning, as known at the bid, 0
+for not known. lot: in [0, 1), decided by the key alone; samples are drawn by it."""
 
 FIELDS: tuple[pa.Field, ...] = tuple(
     pa.field(
@@ -172,7 +172,7 @@ def table_of(rows: Rows) -> pa.Table:
     raw["shown_us"] = raw["time_us"]
     zeros, ones = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
     raw |= dict.fromkeys(("clicked_us", "converted_us", "value_micros"), zeros)
-    raw |= {"weight": ones, "propensity": ones, "lot": [lot(key) for key in rows.keys]}
+    raw |= {"weight": ones, "chance": np.zeros(len(rows)), "lot": [lot(key) for key in rows.keys]}
     return pa.table({field.name: pa.array(raw[field.name], field.type) for field in SCHEMA})
 
 

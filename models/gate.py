@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 CALIBRATED = (0.97, 1.03)
 CAMPAIGN_CALIBRATED, CAMPAIGN_CLICKS = (0.85, 1.15), 200
+CHANCE_SLOPE, CHANCE_CLICKS = 0.1, 200
 NO_WORSE = 0.001  # of the live model's log loss, for a model of newer data
 MOST_BYTES = 20_000_000
 MOST_US_PER_50 = 10_000.0
@@ -81,6 +82,31 @@ def by_campaign(clicks: Floats, p: Floats, campaigns: npt.NDArray[np.str_]) -> l
         if clicks[own].sum() >= CAMPAIGN_CLICKS:
             found.append(calibration(clicks[own], p[own], *CAMPAIGN_CALIBRATED, f"calibration of campaign {name}"))
     return found
+
+
+def by_chance(clicks: Floats, p: Floats, chance: Floats) -> list[Check]:
+    """Whether calibration depends on how likely the bid was to win: clicks are seen on wins only (decision science).
+
+    chance: of winning as known at the bid, 0 = not known. The slope is that of predicted over observed from the tenth
+    of rows that were likeliest to lose to the one likeliest to win. It warns and does not block: what was never won
+    cannot be weighted back in, only bid for (`bidder.explore_share`).
+    """
+    known = chance > 0
+    if clicks[known].sum() < CHANCE_CLICKS:
+        return []
+    order = np.flatnonzero(known)[np.argsort(chance[known], kind="stable")]
+    parts = [part for part in np.array_split(order, 10) if clicks[part].sum() > 0]
+    ratios = [ratio_of(clicks[part], p[part]) for part in parts]
+    x, weight = np.linspace(-0.5, 0.5, len(parts)), np.array([1 / se**2 for _, se in ratios])
+    centred = x - float((weight * x).sum() / weight.sum())
+    spread = float((weight * centred**2).sum())
+    slope = float((weight * centred * np.array([ratio for ratio, _ in ratios])).sum()) / spread
+    se = spread**-0.5
+    passed = abs(slope) - Z95 * se <= CHANCE_SLOPE
+    limit = f"within {CHANCE_SLOPE} of 0"
+    return [
+        Check("slope of calibration over the chance to win", f"{slope:+.3f} +- {se:.3f}", limit, passed, blocks=False)
+    ]
 
 
 def stability(indices: Mapping[str, float], score: float, *, blocks: bool) -> list[Check]:

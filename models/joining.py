@@ -37,7 +37,7 @@ from models.frames import DAY_US, Frame
 
 MEMORY = "1GB"
 BATCH = 20_000
-VERSION = 4  # of what a cached file holds
+VERSION = 5  # of what a cached file holds
 CLICK_WINDOW_US, VIEW_WINDOW_US = 7 * DAY_US, DAY_US
 
 EVENTS = pa.schema(
@@ -49,7 +49,7 @@ EVENTS = pa.schema(
         ("uid", pa.binary()),
         ("campaign", pa.string()),
         ("creative", pa.string()),
-        ("propensity", pa.float64()),
+        ("chance", pa.float64()),
         ("context", pa.binary()),
         ("user", pa.binary()),
         ("ad", pa.binary()),
@@ -154,7 +154,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 "uid": event.uid,
                 "campaign": event.campaign,
                 "creative": event.creative,
-                "propensity": event.propensity,
+                "chance": event.chance,
                 "context": event.context,
                 "user": None if event.user is None else _user_encoder.encode(event.user),
                 "ad": event.ad,
@@ -286,7 +286,7 @@ def _counted(
 
 _QUERY = """
     SELECT s.bid_id, s.imp_id, b.time_us, s.uid, s.shown_us, s.clicked_us, a.converted_us, a.value_micros,
-        b.propensity, s.weight, b.context, b."user", b.ad, b.campaign, b.creative
+        b.chance, s.weight, b.context, b."user", b.ad, b.campaign, b.creative
     FROM shown AS s
     JOIN (SELECT * FROM events WHERE kind = 'bid' AND time_us // {day_us} = {day}
           QUALIFY row_number() OVER (PARTITION BY bid_id, imp_id ORDER BY time_us) = 1) AS b USING (bid_id, imp_id)
@@ -344,7 +344,7 @@ def _table(batch: pa.Table) -> pa.Table:
     keys = [f"{line['bid_id']}/{line['imp_id']}" for line in lines]
     clicked = np.array([line["clicked_us"] is not None for line in lines], dtype=np.float64)
     table = frames.table_of(Rows(items, clicked, [line["uid"] for line in lines], keys, True, {}))
-    for name in ("shown_us", "clicked_us", "converted_us", "value_micros", "propensity", "weight"):
+    for name in ("shown_us", "clicked_us", "converted_us", "value_micros", "chance", "weight"):
         values = pa.array([line[name] or 0 for line in lines], table.schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), name, values)
     return table

@@ -137,6 +137,7 @@ def train(
         gate.over_base(over_base, metrics),
         gate.calibration(clicks, p, *gate.CALIBRATED, "predicted over observed clicks"),
         *gate.by_campaign(clicks, p, seen.about["campaign"]),
+        *gate.by_chance(clicks, p, frame.column("chance")[tested]),
         *_drift(frame, first, samples),
         *gate.cost(_forest(first.booster), first.booster.model_to_string(), samples.test),
         *([] if parity is None else [gate.parity(*parity)]),

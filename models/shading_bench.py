@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from models import ipinyou, landscape, landscape_fit, landscape_train
 from models.features import Context
-from models.figures import Figure, Options, jackknife
+from models.figures import Figure, Options, jackknife, mean_se
 from models.landscape_fit import ABOVE, BELOW, EXACT, Kinds
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 PART = "shading"
 GOAL = 0.60
 ROWS = 60_000
+WORLDS = 5  # planted ones
 SITES = 200
 SIZES = ((300, 250), (728, 90), (160, 600))
 SPREADS = (0.25, 0.4, 0.6)
@@ -77,10 +78,32 @@ def logged(options: Options, source: ipinyou.Source) -> Market:
 
 def figures(options: Options) -> Iterator[Figure]:
     """Shares of the clairvoyant's surplus, with prices told and hidden, against the best constant share."""
-    markets = [planted(options.size(ROWS), options.seed), *(logged(options, source) for source in SOURCES)]
-    for market in markets:
+    worlds = [planted(options.size(ROWS), options.seed + n) for n in range(options.seeds or WORLDS)]
+    for told in (True, False):
+        yield from over_worlds([list(of_market(world, told=told, seed=options.seed)) for world in worlds])
+    for source in SOURCES:
         for told in (True, False):
-            yield from of_market(market, told=told, seed=options.seed)
+            yield from of_market(logged(options, source), told=told, seed=options.seed)
+
+
+def over_worlds(found: Sequence[Sequence[Figure]]) -> Iterator[Figure]:
+    """Figures of several worlds as one each: their mean, with the error between worlds.
+
+    found: per world, in the order `of_market` gives them.
+    """
+    for n, of_all in enumerate(zip(*found, strict=True)):
+        value, se = mean_se([figure.value for figure in of_all])
+        first = of_all[0]
+        met = None if first.met is None else value > 2 * se if n else value >= GOAL
+        yield msgspec.structs.replace(
+            first,
+            metric="that less the best constant share of the value" if n else first.metric,
+            data=f"{first.data}, {len(found)} worlds",
+            value=value,
+            se=se,
+            met=met,
+            about=first.about | {"worlds": [figure.value for figure in of_all], "se_within": [f.se for f in of_all]},
+        )
 
 
 def of_market(market: Market, *, told: bool, seed: int = 1) -> Iterator[Figure]:

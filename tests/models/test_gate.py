@@ -126,3 +126,22 @@ def test_heaps_of_scores_that_move_a_little_are_no_drift_and_a_lot_are():
     assert drift.stability(heaps, heaps + 0.02) > drift.BLOCK
     assert drift.of_scores(heaps, heaps + 0.02) < drift.WARN
     assert drift.of_scores(heaps, heaps + 1.0) > drift.BLOCK
+
+
+def test_calibration_must_not_depend_on_how_likely_the_bid_was_to_win() -> None:
+    rng = np.random.default_rng(3)
+    chance = rng.uniform(0.05, 0.95, 40_000)
+    p = rng.uniform(0.02, 0.1, 40_000)
+    fair = (rng.random(40_000) < p).astype(float)
+    (check,) = gate.by_chance(fair, p, chance)
+    assert check.passed
+    # Bids that rarely win are clicked half as often as said: from twice to once, a slope of -1 and a little less.
+    cursed = (rng.random(40_000) < p * (0.5 + 0.5 * (chance - 0.05) / 0.9)).astype(float)
+    (check,) = gate.by_chance(cursed, p, chance)
+    assert not check.passed
+    assert not check.blocks
+    assert -1.2 < float(check.value.split()[0]) < -0.5
+
+
+def test_where_the_chance_to_win_is_not_known_nothing_is_said_of_it() -> None:
+    assert gate.by_chance(np.ones(1_000), np.ones(1_000), np.zeros(1_000)) == []

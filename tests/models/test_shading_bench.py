@@ -16,6 +16,16 @@ def test_the_landscape_earns_nearly_what_whoever_knows_the_law_does(told: bool) 
     assert better.met
 
 
+def test_worlds_differ_and_the_error_says_by_how_much() -> None:
+    found = [list(of_market(planted(3_000, seed=seed), told=True)) for seed in (1, 2, 3)]
+    share, better = shading_bench.over_worlds(found)
+    values = [figures[0].value for figures in found]
+    assert share.value == pytest.approx(np.mean(values))
+    assert share.se == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+    assert share.about["worlds"] == values
+    assert better.met is (better.value > 2 * better.se)
+
+
 def test_a_market_that_cannot_be_read_shows_no_gain() -> None:
     market = planted(6_000, seed=4)
     noise = shading_bench.Market(
