@@ -42,6 +42,23 @@ HOUR_US = 3_600_000_000
 DEVICES = {"mobile": (1, 4, 5), "phone": (4,), "tablet": (5,), "desktop": (2,), "tv": (3, 7)}
 
 
+class Rules:
+    """A campaign with its lists as sets and its names as the numbers that user records have for them."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        target = campaign.targeting
+        self.campaign = campaign
+        self.countries = frozenset(target.countries)
+        self.cities = frozenset(city.lower().replace("usa", "USA") for city in target.cities)
+        self.device_types = {number for name in target.devices for number in DEVICES[name]}
+        self.hours = frozenset(target.hours)
+        self.domains, self.not_domains = frozenset(target.domains), frozenset(target.not_domains)
+        self.apps = frozenset(target.apps)
+        self.tags = {tag_id(name): least for name, least in target.tags.items()}
+        self.audiences = {keys.number(name) for name in target.audiences}
+        self.scope = keys.number(campaign.id)
+
+
 class Rival:
     """What the application keeps between requests."""
 
@@ -64,15 +81,17 @@ class Rival:
         client = store.sync()
         self.generation = live_generation(client)
         client.close()
+        self.rules = [Rules(campaign) for campaign in portfolio.campaigns]
+        self.ads = {
+            creative.id: ad_of(campaign, creative)
+            for campaign in portfolio.campaigns
+            for creative in campaign.creatives
+        }
         self.booster: lightgbm.Booster | None = None
         if artefact is not None:
             self.model = registry.load(artefact, "response")
             self.booster = lightgbm.Booster(model_file=artefact / "response" / self.model.version / "model.txt")
-        self.ads = {
-            (campaign.id, creative.id): ad_of(campaign, creative)
-            for campaign in portfolio.campaigns
-            for creative in campaign.creatives
-        }
+            self.ad_side = {name: features.campaign_values(self.model.vocabulary, ad) for name, ad in self.ads.items()}
 
     async def bid(self, http: web.Request) -> web.Response:
         try:
@@ -128,25 +147,20 @@ class Rival:
         floor = round((imp.get("bidfloor") or 0) * 1e6)
         context = context_of(request, imp, floor, now_us, exchange)
         candidates = []
-        for campaign in self.portfolio.campaigns:
-            if not fits(campaign, request, imp, user, context, now_us):
-                continue
-            candidates += [(campaign, creative) for creative in campaign.creatives if shows(creative, imp)]
+        for rules in self.rules:
+            if fits(rules, request, imp, user, context, now_us):
+                campaign = rules.campaign
+                candidates += [(campaign, creative) for creative in campaign.creatives if shows(creative, imp)]
         if not candidates:
             return None
         candidates = candidates[:MAX_CANDIDATES]
-        rows: list[list[float]] = []
         if self.booster is None:
             chances = [PRIOR_CTR] * len(candidates)
         else:
             request_side = features.request_values(self.model.vocabulary, context, user, now_us)
-            for campaign, creative in candidates:
-                ad = self.ads[campaign.id, creative.id]
-                rows.append(
-                    request_side
-                    + features.campaign_values(self.model.vocabulary, ad)
-                    + features.pair_values(ad, context, user, now_us)
-                )
+            names = [creative.id for _, creative in candidates]
+            pairs = features.pair_columns([self.ads[name] for name in names], context, user, now_us)
+            rows = [request_side + self.ad_side[name] + features.row_of(pairs, i) for i, name in enumerate(names)]
             chances = self.model.calibrate(np.asarray(self.booster.predict(np.array(rows), num_threads=1))).tolist()
         ranked = []
         for i, (campaign, creative) in enumerate(candidates):
@@ -251,9 +265,10 @@ def context_of(request: dict[str, Any], imp: dict[str, Any], floor: int, now_us:
 
 
 def fits(
-    campaign: Campaign, request: dict[str, Any], imp: dict[str, Any], user: User | None, context: Context, now_us: int
+    rules: Rules, request: dict[str, Any], imp: dict[str, Any], user: User | None, context: Context, now_us: int
 ) -> bool:
     """Every rule of one campaign, in the order one would write them down."""
+    campaign = rules.campaign
     target = campaign.targeting
     if campaign.status != "active":
         return False
@@ -261,19 +276,19 @@ def fits(
         return False
     if target.at and context.at not in target.at:
         return False
-    if target.countries and context.country not in target.countries:
+    if rules.countries and context.country not in rules.countries:
         return False
-    if target.cities and context.city not in [city.lower().replace("usa", "USA") for city in target.cities]:
+    if rules.cities and context.city not in rules.cities:
         return False
-    if target.devices and not any(context.device_type in DEVICES[name] for name in target.devices):
+    if rules.device_types and context.device_type not in rules.device_types:
         return False
     if target.os and context.os not in target.os:
         return False
-    if target.hours and context.hour not in target.hours:
+    if rules.hours and context.hour not in rules.hours:
         return False
-    if (target.domains or target.apps) and context.domain not in target.domains and context.bundle not in target.apps:
+    if (rules.domains or rules.apps) and context.domain not in rules.domains and context.bundle not in rules.apps:
         return False
-    if context.domain in target.not_domains:
+    if context.domain in rules.not_domains:
         return False
     if target.categories and not any(
         context.category == wanted or context.category.startswith(wanted + "-") for wanted in target.categories
@@ -287,15 +302,14 @@ def fits(
     if imp.get("secure") and any("http://" in creative.image_url for creative in campaign.creatives):
         return False
     if user is None:
-        return not (target.tags or target.audiences or (campaign.caps and campaign.cap_without_user == "skip"))
-    if target.tags and not any(user.tags.get(tag_id(name), 0) >= least for name, least in target.tags.items()):
+        return not (rules.tags or rules.audiences or (campaign.caps and campaign.cap_without_user == "skip"))
+    if rules.tags and not any(user.tags.get(tag, 0) >= least for tag, least in rules.tags.items()):
         return False
-    if target.audiences and not any(keys.number(name) in user.audiences for name in target.audiences):
+    if rules.audiences and rules.audiences.isdisjoint(user.audiences):
         return False
-    scope = keys.number(campaign.id)
     for cap in campaign.caps:
         since = (now_us - cap.window_s * 1_000_000) // HOUR_US
-        if sum(seen.count for seen in user.contacts if seen.scope == scope and seen.hour >= since) >= cap.limit:
+        if sum(seen.count for seen in user.contacts if seen.scope == rules.scope and seen.hour >= since) >= cap.limit:
             return False
     return True
 
