@@ -95,6 +95,8 @@ def run(
         for server in timed:
             for _ in range(2):  # a request costs less the more of them there are, so the rate is found in steps
                 server.rate = min(MAX_RATE, 2e6 / max(1.0, saturate(server, made.bodies, 1.0)))
+            server.bid_share.clear()
+            server.not_whole.clear()
         for number in range(rounds):
             for server in timed:
                 step(f"round {number + 1} of {rounds}: {server.name}")
@@ -209,6 +211,8 @@ def report(
                 "cpu_us_min": round(min(server.cpu_us), 1),
                 "cpu_us_max": round(max(server.cpu_us), 1),
                 "requests_per_cpu_s": round(1e6 / statistics.median(server.cpu_us)),
+                "bid_share": round(statistics.median(server.bid_share), 3),
+                "not_whole": round(max(server.not_whole), 4),
                 **{
                     name: round(statistics.median(figures)) if figures else None
                     for name, figures in (
@@ -232,19 +236,32 @@ def report(
             "fastapi_over_aiohttp204": ratio("fastapi", "aiohttp204"),
         },
         "p99_over_rival_range": [round(min(latency), 3), round(max(latency), 3)],
+        "p99_over_rival_conclusive": apart(p99["bidder"], p99["rival"]),
         "why_null": {} if "nginx204" in cpu else {"floor_over_nginx": "nginx is not installed"},
     }
 
 
+def apart(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether the ranges of two servers' figures do not overlap, so that one is better beyond the noise.
+
+    >>> apart([1.0, 2.0], [3.0, 4.0]), apart([1.0, 3.5], [3.0, 9.0])
+    (True, False)
+    """
+    return max(ours) < min(theirs) or max(theirs) < min(ours)
+
+
 def print_tables(console: Console, found: dict[str, Any]) -> None:
     """The report for people."""
-    table = Table("server", "CPU µs/request", "min to max", "requests/CPU s", "p99 µs at half load", title="one core")
+    table = Table(
+        "server", "CPU µs/request", "min to max", "requests/CPU s", "bid on", "p99 µs at half load", title="one core"
+    )
     for name, figures in found["servers"].items():
         table.add_row(
             name,
             f"{figures['cpu_us']:,.1f}",
             f"{figures['cpu_us_min']:,.1f} to {figures['cpu_us_max']:,.1f}",
             f"{figures['requests_per_cpu_s']:,}",
+            f"{figures['bid_share']:.1%}" + (f", {less:.2%} not whole" if (less := figures["not_whole"]) else ""),
             f"{figures['p99_us']:,}" if figures["p99_us"] is not None else "",
         )
     console.print(table)
@@ -256,7 +273,7 @@ def print_tables(console: Console, found: dict[str, Any]) -> None:
             text = f"null: {found['why_null'][name]}"
         if name == "p99_over_rival":
             low, high = found["p99_over_rival_range"]
-            text += f" ({low:.2f} to {high:.2f})" + (", inconclusive" if low < 1 < high else "")
+            text += f" ({low:.2f} to {high:.2f})" + ("" if found["p99_over_rival_conclusive"] else ", inconclusive")
         ratios.add_row(name, text, GOALS[name])
     console.print(ratios)
     table = Table("marker", "measured", "goal")

@@ -23,6 +23,15 @@ WORKERS = 2
 BUSY_RATE, BUSY_CAMPAIGNS = 8_333.0, 5_000
 MARKERS = ("bidder_5k", "bidder_free")
 """Servers that take no turns in the rounds."""
+BIDDERS = ("bidder", "bidder_numpy", "bidder_1k", "bidder_10k", "bidder_2w")
+"""Servers of ours that do and decide; they tell what became of requests."""
+NOT_WHOLE = (
+    'tagbid_no_bid_total{reason="overload"}',
+    'tagbid_no_bid_total{reason="no_time"}',
+    'tagbid_contextual_total{because="store"}',
+    "tagbid_bidlog_dropped_total",
+)
+"""Requests that were turned away, decided without their user, or whose bid was not logged."""
 PORTS = {
     name: 8180 + 2 * i
     for i, name in enumerate(
@@ -47,6 +56,7 @@ PORTS = {
 class Server(msgspec.Struct):
     """One server under load. cpu_us: CPU per request of each round. rate: requests per second it is offered.
 
+    bid_share: of the answers of each round; not_whole: share of the requests that cost less than a decision does.
     p99_us and its neighbours: at half load, of each round.
     """
 
@@ -55,6 +65,8 @@ class Server(msgspec.Struct):
     child: Child
     rate: float = 4_000
     cpu_us: list[float] = []
+    bid_share: list[float] = []
+    not_whole: list[float] = []
     p50_us: list[float] = []
     p99_us: list[float] = []
     p999_us: list[float] = []
@@ -144,11 +156,14 @@ def play(server: Server, bodies: Sequence[bytes], rate: float, seconds: float) -
 
 
 def saturate(server: Server, bodies: Sequence[bytes], seconds: float) -> float:
-    """CPU µs per request with more offered than the server can do, over `CONNECTIONS` connections.
+    """CPU µs per whole decision with more offered than the server can do, over `CONNECTIONS` connections.
 
-    A request that finds no free connection is not sent, so the server always has work and never a growing queue.
+    A request that finds no free connection is not sent, so the server always has work and never a growing queue. What
+    a bidder sheds or cuts short is not counted among what it did, though its CPU is, so that shedding cannot pay.
     """
     pids = server.pids
+    asked = server.name in BIDDERS
+    told = scrape.metrics(server.admin) if asked else {}
     before = scrape.cpu_s(pids)
     result = generator.play(
         Load(
@@ -159,4 +174,14 @@ def saturate(server: Server, bodies: Sequence[bytes], seconds: float) -> float:
     spent = scrape.cpu_s(pids) - before
     if not result.answered or int((result.status >= 400).sum()):
         raise TagbidError(f"{server.name} answered with errors or not at all; {server.child.tail()}")
-    return spent * 1e6 / result.answered
+    less = not_whole(told, scrape.metrics(server.admin)) if asked else 0
+    if less >= result.answered:
+        raise TagbidError(f"{server.name} decided none of {result.answered} requests; {server.child.tail()}")
+    server.bid_share.append(int((result.status == 200).sum()) / result.answered)
+    server.not_whole.append(less / result.answered)
+    return spent * 1e6 / (result.answered - less)
+
+
+def not_whole(before: Mapping[str, float], after: Mapping[str, float]) -> int:
+    """Requests between two scrapes that a bidder did less for than for a decision."""
+    return int(sum(after.get(name, 0.0) - before.get(name, 0.0) for name in NOT_WHOLE))
