@@ -82,16 +82,15 @@ class Rival:
         self.generation = live_generation(client)
         client.close()
         self.rules = [Rules(campaign) for campaign in portfolio.campaigns]
-        self.ads = {
-            creative.id: ad_of(campaign, creative)
-            for campaign in portfolio.campaigns
-            for creative in campaign.creatives
-        }
+        shown = [(campaign, creative) for campaign in portfolio.campaigns for creative in campaign.creatives]
+        ads = [ad_of(campaign, creative) for campaign, creative in shown]
+        self.place = {creative.id: i for i, (_, creative) in enumerate(shown)}
+        self.ads = features.columns_of(ads)
         self.booster: lightgbm.Booster | None = None
         if artefact is not None:
             self.model = registry.load(artefact, "response")
             self.booster = lightgbm.Booster(model_file=artefact / "response" / self.model.version / "model.txt")
-            self.ad_side = {name: features.campaign_values(self.model.vocabulary, ad) for name, ad in self.ads.items()}
+            self.ad_side = [features.campaign_values(self.model.vocabulary, ad) for ad in ads]
 
     async def bid(self, http: web.Request) -> web.Response:
         try:
@@ -158,9 +157,9 @@ class Rival:
             chances = [PRIOR_CTR] * len(candidates)
         else:
             request_side = features.request_values(self.model.vocabulary, context, user, now_us)
-            names = [creative.id for _, creative in candidates]
-            pairs = features.pair_columns([self.ads[name] for name in names], context, user, now_us)
-            rows = [request_side + self.ad_side[name] + features.row_of(pairs, i) for i, name in enumerate(names)]
+            places = [self.place[creative.id] for _, creative in candidates]
+            pairs = features.pair_columns(self.ads, places, context, user, now_us)
+            rows = [request_side + self.ad_side[ad] + features.row_of(pairs, i) for i, ad in enumerate(places)]
             chances = self.model.calibrate(np.asarray(self.booster.predict(np.array(rows), num_threads=1))).tolist()
         ranked = []
         for i, (campaign, creative) in enumerate(candidates):
