@@ -155,6 +155,10 @@ _REGION = re.compile(r"[A-Z]{3}-[A-Z0-9]{1,3}")
 _CITY = re.compile(r"[A-Z]{3}-.+")
 _AUDIENCE = re.compile(r"[^/\s]+/[^/]+")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*", re.IGNORECASE)
+MISSING = (
+    "there is no such file: write one with [[campaign]] tables, or name another with --campaigns or `campaigns` of "
+    "[bidder]; loadtest/campaigns.toml of the source shows every kind"
+)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f<>\"]")
 
 
@@ -162,6 +166,8 @@ def load(path: Path) -> Portfolio:
     """The campaigns of a TOML file (`[[campaign]]` tables). Raises ConfigError with every problem in it."""
     try:
         text = path.read_text()
+    except FileNotFoundError:
+        raise ConfigError(str(path), [MISSING]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [str(error)]) from None
     return parse(text, str(path))

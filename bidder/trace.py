@@ -18,7 +18,7 @@ from bidder.privacy import policy
 from bidder.snapshot import Snapshot
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
-from dmp.schema import User
+from dmp.schema import NOBODY, User
 
 HEADER = "X-Tagbid-Trace"
 READ_S = 1.0  # nobody's auction is waiting
@@ -86,4 +86,4 @@ async def _user(
     user: Any = await later
     if user is None:
         return None, "unread"
-    return user, "read" if user.tags or user.audiences or user.contacts else "unknown"
+    return user, "read" if user != NOBODY else "unknown"

@@ -2,8 +2,9 @@
 
 The body is one event, an array of them (`application/json`), or one a line (`application/x-ndjson`), gzip allowed;
 `dmp.incoming` says what an event is. The answer is 202 once the store has acknowledged the good ones, with the others
-told by their place; 400 when none was good. After any other answer the same events may be sent again: copies count
-once. The key's owner is the events' source; ids are linked only with a key of the scope `events.link`.
+told by their place, and those kept without ids, for want of a permission, by their number; 400 when none was good.
+After any other answer the same events may be sent again: copies count once. The key's owner is the events' source;
+ids are linked only with a key of the scope `events.link`.
 
 A sender must wait (429 with Retry-After) while its rate is used up or events are not worked off (`dmp.pressure`).
 """
@@ -53,10 +54,14 @@ async def take_events(request: web.Request) -> web.Response:
 
 
 def told(taken: Taken) -> dict[str, Any]:
-    """What a sender learns. error, detail: as in every refusal, where nothing was taken."""
+    """What a sender learns. error, detail: as in every refusal, where nothing was taken. anonymous: how many of the
+    accepted events are kept without their ids because the sender stated no permission to build a profile.
+    """
+    anonymous = sum(event.uid == NO_UID for event in taken.events)
     refused = [{"index": place, "error": why.code, "detail": why.detail} for place, why in taken.refused]
     if taken.events:
-        return {"accepted": len(taken.events), "refused": refused}
+        told: dict[str, Any] = {"accepted": len(taken.events), "refused": refused}
+        return told | {"anonymous": anonymous} if anonymous else told
     return {"error": "no_event", "detail": "the body holds no good event", "accepted": 0, "refused": refused}
 
 

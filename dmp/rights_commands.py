@@ -137,7 +137,9 @@ def sweep(config: ConfigFile = None, as_json: Json = False) -> None:
 def opt_out_link(
     raw_id: RawId,
     id_type: Type = "cookie",
-    url: Annotated[str, typer.Option(help="Where the world reaches `tagbid dmp serve`.")] = "http://127.0.0.1:8100",
+    url: Annotated[
+        str | None, typer.Option(help="Where the world reaches `tagbid dmp serve`; default: where it listens.")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Print the link with which a person opts out without logging in."""
@@ -145,7 +147,9 @@ def opt_out_link(
 
     settings = configuration.load("dmp", DmpConfig, config)
     (uid,) = _person(settings, raw_id, id_type, alone=True)
-    typer.echo(f"{url.rstrip('/')}{links.ROUTE}?t={links.token(settings.data_dir, uid)}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = f"http://{host}:{settings.port}" if url is None else url.rstrip("/")
+    typer.echo(f"{base}{links.ROUTE}?t={links.token(settings.data_dir, uid)}")
 
 
 @audit_app.command()

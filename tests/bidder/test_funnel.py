@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from tests.bidder.running import CAMPAIGNS, body, running, urls
+from dmp import keys, realtime
+from dmp.realtime import Parts
+from tests.bidder.running import CAMPAIGNS, IFA, body, body_of_user, running, urls
 
 PAGE_BOUND = """
 [[campaign]]
@@ -79,6 +81,15 @@ async def test_a_trace_tells_nothing_that_names_the_user(tmp_path, store):
     assert status == 200
     assert json.loads(answer)["user"] == "unknown"
     assert not [name for name in (b"6d92078a", b"198.51.100", b"u-canary") if name in answer]
+
+
+async def test_who_is_known_by_what_they_do_now_is_known(tmp_path, store, client):
+    async with running(tmp_path, store, trace_token="secret") as bidder:
+        client.set(
+            keys.realtime(bidder.service.ring.uid("device", IFA)), realtime.encode(Parts(nonce=bytes(8), newest_us=1))
+        )
+        status, answer = await traced(bidder, body_of_user(), **{"X-Tagbid-Trace": "secret"})
+    assert (status, json.loads(answer)["user"]) == (200, "read")
 
 
 async def test_a_test_is_nobodys_bid(tmp_path, store):

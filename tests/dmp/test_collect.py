@@ -50,6 +50,13 @@ async def test_a_body_without_a_good_event_is_refused(door: Door) -> None:
     assert told["refused"][0]["error"] == "unknown_kind"
 
 
+async def test_a_sender_is_told_how_many_events_lost_their_ids_for_want_of_a_permission(door: Door) -> None:
+    given = [an_item(1), an_item(2, consent=None), an_item(3, consent=None, gdpr=0), an_item(4, consent=2)]
+    status, told, _ = await door.send(*given, key=door.key("events"))
+    assert (status, told) == (202, {"accepted": 4, "refused": [], "anonymous": 3})
+    assert [event.uid for event in door.stream()].count(NO_UID) == 3
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lines", [False, True])
 async def test_lines_and_gzip_say_the_same(door: Door, packed: bool, lines: bool) -> None:

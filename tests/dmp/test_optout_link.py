@@ -52,6 +52,14 @@ async def test_the_link_of_a_person_opts_them_out_without_a_login_and_for_good(s
     assert not opted_out(client, other)
 
 
+def test_without_another_address_the_link_leads_where_the_door_listens(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TAGBID_DMP_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TAGBID_DMP_HOST", "::1")
+    monkeypatch.setenv("TAGBID_DMP_PORT", "18100")
+    assert commands.run(main.app, "tagbid dmp", ["opt-out-link", "alice"]) == 0
+    assert capsys.readouterr().out.startswith("http://[::1]:18100/v1/opt-out?t=")
+
+
 @pytest.mark.rule("P-73")
 async def test_a_link_we_did_not_sign_does_nothing(server, client, tmp_path):
     url, session = server
