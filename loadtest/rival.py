@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightgbm
+import msgspec
 import numpy as np
 import uvloop
 from aiohttp import web
@@ -117,7 +118,6 @@ class Rival:
             bid = self.best(request, imp, user, now_us, exchange)
             if bid is not None:
                 bids.append(bid)
-                self.log.write(json.dumps({"bid": bid["id"], "campaign": bid["cid"], "price": bid["price"]}) + "\n")
         if not bids:
             return None
         seats: dict[str, list[dict[str, Any]]] = {}
@@ -153,6 +153,7 @@ class Rival:
         if not candidates:
             return None
         candidates = candidates[:MAX_CANDIDATES]
+        rows: list[list[float]] = []
         if self.booster is None:
             chances = [PRIOR_CTR] * len(candidates)
         else:
@@ -167,7 +168,7 @@ class Rival:
                 campaign.price_micros if campaign.goal == "cpm" else round(campaign.price_micros * chances[i] * 1000)
             )
             ranked.append((value, -i, campaign, creative))
-        for value, _, campaign, creative in sorted(ranked, key=lambda entry: entry[:2], reverse=True):
+        for value, back, campaign, creative in sorted(ranked, key=lambda entry: entry[:2], reverse=True):
             if value < floor:
                 return None
             most = min(MAX_PRICE_MICROS, value)
@@ -177,8 +178,38 @@ class Rival:
             if price <= 0 or self.budget[campaign.id] < price:
                 continue
             self.budget[campaign.id] -= price
-            return self.answer(request, imp, campaign, creative, price)
+            bid = self.answer(request, imp, campaign, creative, price)
+            self.write_down(bid, request, context, user, value, chances[-back], rows[-back] if rows else [])
+            return bid
         return None
+
+    def write_down(
+        self,
+        bid: dict[str, Any],
+        request: dict[str, Any],
+        context: Context,
+        user: User | None,
+        value: int,
+        chance: float,
+        row: list[float],
+    ) -> None:
+        """A line of the log with what models are trained from later, as the bidder's own log has it."""
+        line = {
+            "bid": bid["id"],
+            "auction": request["id"],
+            "imp": bid["impid"],
+            "campaign": bid["cid"],
+            "creative": bid["crid"],
+            "price": bid["price"],
+            "value": value,
+            "chance": chance,
+            "features": row,
+            "context": msgspec.structs.astuple(context),
+            "tags": user.tags if user is not None else None,
+            "audiences": list(user.audiences) if user is not None else None,
+            "contacts": [msgspec.structs.astuple(seen) for seen in user.contacts] if user is not None else None,
+        }
+        self.log.write(json.dumps(line) + "\n")
 
     def answer(
         self, request: dict[str, Any], imp: dict[str, Any], campaign: Campaign, creative: Creative, price: int
