@@ -14,7 +14,7 @@ from secrets import token_bytes
 import msgspec
 from msgspec.structs import replace
 
-from bidder import answer, openrtb
+from bidder import answer, openrtb, transparency
 from bidder.answer import Sent
 from bidder.budget import Budgets
 from bidder.choosing import Pods, choose
@@ -292,6 +292,7 @@ class Bidder:
         """Sign, put together, write down."""
         currency = text_field(decision.currency)
         test = bool(request.test)
+        dsa = transparency.asked(request)
         joined = uid if privacy.measure else None
         known = permitted(user, privacy) if privacy.train else None
         mark = partial(self._ring.mark, "ip", _address(request)) if privacy.train and privacy.measure else str
@@ -310,6 +311,12 @@ class Bidder:
             name = bid_id_text(bid_id)
             parts = serving.parts[offer.ad_index]
             adm, tail = for_imp(parts, imp, request.cattax)
+            if dsa is not None and (behind := serving.snapshot.by_ad[offer.ad_index].dsa) is not None:
+                where = decision.contexts[offer.imp_index]
+                placed = where is not None and not serving.snapshot.ads[offer.ad_index].fences.isdisjoint(where.fences)
+                tail += transparency.answer(
+                    behind, dsa, serving.domain, privacy.personalise and user is not None, placed
+                )
             bids.append(
                 Sent(
                     name.encode(), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, hold_s,

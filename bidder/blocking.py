@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bidder.index import Index
+from bidder.transparency import CANNOT_SHOW, REQUIRED, WILL_SHOW, asked
 from bidder.view import View, host
 
 
@@ -102,6 +103,16 @@ def language(index: Index, seen: View) -> int:
                     passing |= ads
             mask &= passing
     return mask
+
+
+def transparency(index: Index, seen: View) -> int:
+    """Where the Digital Services Act requires it, ads that say who is behind them, in a notice shown once."""
+    dsa = asked(seen.request)
+    if dsa is None or dsa.dsarequired not in REQUIRED:
+        return index.everything
+    if dsa.pubrender == CANNOT_SHOW:
+        return index.noticed
+    return index.declared & ~index.noticed if dsa.pubrender == WILL_SHOW else index.declared
 
 
 def in_range(language: str, ranges: Sequence[str]) -> bool:

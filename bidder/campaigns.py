@@ -106,6 +106,16 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[float, Meta(gt=0, le=1e6)]] = {}
 
 
+class Transparency(Struct, frozen=True, forbid_unknown_fields=True):
+    """What people may know of an ad (Digital Services Act). behalf: on whose behalf it is shown. paid: who paid, when
+    that is somebody else. rendered: whether the creatives show it themselves.
+    """
+
+    behalf: Annotated[str, Meta(min_length=1, max_length=100)]
+    paid: Annotated[str, Meta(max_length=100)] = ""
+    rendered: bool = False
+
+
 class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     """What an advertiser pays for, and under which rules.
 
@@ -117,6 +127,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids.
     pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
+    dsa: without it there are no bids where the Digital Services Act requires it.
     """
 
     id: Name
@@ -140,6 +151,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     deals: tuple[str, ...] = ()
     targeting: Targeting = Targeting()
     pacing: Literal["even", "front", "asap"] = "even"
+    dsa: Transparency | None = None
 
 
 class Portfolio(Struct, frozen=True):

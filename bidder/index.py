@@ -44,6 +44,7 @@ class Index(msgspec.Struct, frozen=True):
     change under a snapshot. open: ads that need no deal. labels: by taxonomy. banner_mimes: by what an image's address
     says it is. apis: framework -> ads that need it. flexible: width to height -> (width, ads) of flexible banners.
     languages: sets of languages with the ads in just these. light: exchange -> ads whose bids its answers hold.
+    declared: ads that say who is behind them; noticed: those that show it themselves.
     rewarded, unrewarded: ads that may be shown where the user gets something for it, and where not. metrics: type ->
     (ascending least values, ads that want more than each below it).
     """
@@ -84,6 +85,8 @@ class Index(msgspec.Struct, frozen=True):
     not_segments: dict[str, int]
     audits: dict[str, int]
     light: dict[str, int]
+    declared: int
+    noticed: int
     labels: dict[int, Labels]
     advertisers: dict[str, int]
     bundles: dict[str, int]

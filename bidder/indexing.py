@@ -135,6 +135,8 @@ def build(
             name: _mask((i for i, (_, creative) in enumerate(rows) if creative.id not in ids), n)
             for name, ids in too_large.items()
         },
+        declared=_mask((i for i, (campaign, _) in enumerate(rows) if campaign.dsa is not None), n),
+        noticed=_mask((i for i, (campaign, _) in enumerate(rows) if campaign.dsa and campaign.dsa.rendered), n),
         not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
         hot_free=_free((t.hot for t in rules), n),
         topics=Topics() if topics is None else topics,
@@ -201,6 +203,7 @@ def _with_rules(index: Index) -> Index:
         (True, Reason.BLOCKED_ADVERTISER, blocking.blocked_advertiser),
         (bool(index.bundles), Reason.BLOCKED_APP, blocking.blocked_app),
         (True, Reason.LANGUAGE, blocking.language),
+        (True, Reason.TRANSPARENCY, blocking.transparency),
         (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, people.audience),
         (bool(index.tags or index.not_tags), Reason.TAGS, people.tags),
         (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, places.keyword),

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     CREATIVE_ATTRIBUTE = "creative_attribute"
     CREATIVE_TYPE = "creative_type"
     LANGUAGE = "language"
+    TRANSPARENCY = "transparency"
     BLOCKED_CATEGORY = "blocked_category"
     BLOCKED_ADVERTISER = "blocked_advertiser"
     BLOCKED_APP = "blocked_app"
@@ -317,6 +318,14 @@ class User(Struct, frozen=True, gc=False):
     ext: UserExt | None = None
 
 
+class Dsa(Struct, frozen=True, gc=False):
+    """What the Digital Services Act has the publisher ask for; see `bidder.transparency`."""
+
+    dsarequired: Annotated[Int, Meta(extra=STRICT)] | None = None
+    pubrender: Annotated[Int, Meta(extra=STRICT)] | None = None
+    datatopub: Int | None = None
+
+
 class RegsExt(Struct, frozen=True, gc=False):
     gdpr: StrictFlag | None = None
     us_privacy: Annotated[str, Meta(extra=STRICT)] | None = None
@@ -324,6 +333,7 @@ class RegsExt(Struct, frozen=True, gc=False):
     gpp_sid: StrictInts | None = None
     gpc: Annotated[Int | bool | str, Meta(extra=STRICT)] | None = None
     coppa: StrictFlag | None = None
+    dsa: Annotated[Dsa, Meta(extra=STRICT)] | None = None
 
 
 class Regs(Struct, frozen=True, gc=False):

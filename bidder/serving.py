@@ -22,6 +22,7 @@ from bidder.snapshot import Paces, Snapshot
 from bidder.tastes import Source
 from bidder.tokens import text_field
 from bidder.topics import Topics
+from bidder.view import host
 from dmp import keys
 from dmp.errors import ConfigError, TagbidError
 from dmp.link import Link
@@ -40,8 +41,8 @@ class Serving(Struct, frozen=True):
     """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
 
     fields: campaign and creative as token fields. landing: creative id -> where its clicks go. contacts_keep_s: the
-    longest window anything reads contact counters over (P-70). challenger: a model that is scored on a sample of bids
-    and decides nothing.
+    longest window anything reads contact counters over (P-70). domain: ours, where people learn why they see an ad.
+    challenger: a model that is scored on a sample of bids and decides nothing.
     """
 
     snapshot: Snapshot
@@ -51,6 +52,7 @@ class Serving(Struct, frozen=True):
     landing: dict[str, str]
     contacts_keep_s: int
     made_s: float
+    domain: str
     challenger: Model | None = None
 
 
@@ -108,6 +110,7 @@ def load(
         landing={creative.id: creative.landing_url for _, creative in rows},
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
         made_s=time.time(),
+        domain=host(public_url),
         challenger=challenger,
     )
 

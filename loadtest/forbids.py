@@ -77,6 +77,11 @@ def _request(request: Raw, campaign: Raw, creative: Raw, rates: Mapping[str, flo
     for name in ("wlang", "wlangb"):
         wanted = texts(request.get(name))
         yield name, bool(wanted) and not (languages and all(spoken(language, wanted) for language in languages))
+    dsa = dict_of(dict_of(dict_of(request.get("regs")).get("ext")).get("dsa"))
+    behind = dict_of(campaign.get("dsa"))
+    notice = (number(dsa.get("pubrender")), bool(behind.get("rendered")))
+    required = number(dsa.get("dsarequired")) in (2, 3)
+    yield "regs.ext.dsa", required and (not behind or notice in ((0, False), (2, True)))
     yield "bapp", bool(creative.get("bundle")) and creative.get("bundle") in texts(request.get("bapp"))
     targeting = dict_of(campaign.get("targeting"))
     page = dict_of(request.get("site")) or dict_of(request.get("app"))

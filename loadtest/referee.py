@@ -78,7 +78,7 @@ def violations(
             bids.append((imp, bid))
             rate = rates.get(answer.get("cur", "USD"))
             found += _sound(bid) + _money(imp, bid, rate, rates) + _deal(imp, bid, name, rate, rates)
-            found += misfits(imp, bid) + _blocks(request, bid)
+            found += misfits(imp, bid) + _blocks(request, bid) + _transparency(request, bid)
     return found + _together(bids)
 
 
@@ -188,6 +188,19 @@ def _blocks(request: dict[str, Any], bid: Raw) -> list[str]:
     language = str(first(bid.get("language"), bid.get("langb")) or "").lower()
     lists = (texts(request.get("wlang")), texts(request.get("wlangb")))
     found += [f"language {language or 'unknown'} is not wanted" for one in lists if one and not spoken(language, one)]
+    return found
+
+
+def _transparency(request: dict[str, Any], bid: Raw) -> list[str]:
+    """The Digital Services Act: a required notice is there, and shown by the publisher or by the ad, not by both."""
+    asked = dict_of(dict_of(dict_of(request.get("regs")).get("ext")).get("dsa"))
+    told = dict_of(dict_of(bid.get("ext")).get("dsa"))
+    if not told:
+        return ["no ext.dsa where it is required"] if number(asked.get("dsarequired")) in (2, 3) else []
+    found = [f"ext.dsa without {name}" for name in ("behalf", "paid") if not 0 < len(str(told.get(name) or "")) <= 100]
+    by = (number(asked.get("pubrender")), number(told.get("adrender")))
+    if by in ((0, 0), (0, None), (2, 1)):
+        found.append(f"a notice of pubrender {asked.get('pubrender')} and adrender {told.get('adrender')}")
     return found
 
 

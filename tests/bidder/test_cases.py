@@ -136,7 +136,7 @@ RULES = sorted(
         Reason.INVENTORY, Reason.NO_USER, Reason.CATEGORY, Reason.BLOCKED_CATEGORY, Reason.BLOCKED_ADVERTISER,
         Reason.BLOCKED_APP, Reason.LANGUAGE, Reason.AUDIENCE, Reason.TAGS, Reason.KEYWORD, Reason.HOT, Reason.SEGMENT,
         Reason.FREQUENCY_CAP, Reason.DEAL, Reason.SECURE, Reason.REWARDED, Reason.METRIC, Reason.SIZE,
-        Reason.CREATIVE_TYPE, Reason.NOT_RUNNING, *targeting.MEDIA_RULES,
+        Reason.CREATIVE_TYPE, Reason.NOT_RUNNING, Reason.TRANSPARENCY, *targeting.MEDIA_RULES,
     }
 )  # fmt: skip
 
