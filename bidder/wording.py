@@ -13,8 +13,8 @@ from bidder.openrtb import App, Dooh, Request, Site
 from dmp import taxonomy
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-REMEMBERED = 4_096  # pages; 10 MB of the longest
-MAX_REMEMBERED_CHARS = 1_000
+REMEMBERED = 2_048  # pages; 20 MB of the longest
+MAX_REMEMBERED_CHARS = 400
 MAX_WORD = 100  # characters of a word that may name a topic
 MAX_ODD = 200  # words that are put into normal spelling, 0.5 ms; what is beyond is taken as it is spelt
 

@@ -394,4 +394,4 @@ def test_a_circle_across_the_date_line_holds_on_both_sides() -> None:
 
 def test_rules_nobody_uses_are_not_asked() -> None:
     asked = {reason for reason, _ in a_snapshot(a_campaign()).index.rules}
-    assert asked == {"seat", "blocked_category", "blocked_advertiser", "language"}
+    assert asked == {"seat", "transparency", "blocked_category", "blocked_advertiser", "language"}
