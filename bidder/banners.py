@@ -54,11 +54,12 @@ def creative_type(index: Index, seen: View, imp: Imp) -> int:
 def mime(index: Index, seen: View, imp: Imp) -> int:
     """`banner.mimes` names what images may be; HTML and images of no known type are not held against it."""
     wanted = imp.banner.mimes if imp.banner is not None else None
-    if not wanted or not any(name.startswith("image/") for name in wanted):
+    named = [name.lower() for name in wanted or ()]
+    if not any(name.startswith("image/") for name in named):
         return index.everything
     mask = index.banner_mimes.free
-    for name in wanted:
-        mask |= index.banner_mimes.masks.get(name.lower(), 0)
+    for name in named:
+        mask |= index.banner_mimes.masks.get(name, 0)
     return mask
 
 

@@ -6,6 +6,9 @@ from bidder.index import Index
 from bidder.transparency import CANNOT_SHOW, REQUIRED, WILL_SHOW, asked
 from bidder.view import View, host
 
+_ODD = ("/", "www.", " ", "*", "\n.", ".\n")
+"""What a listed domain holds that is not written as the standard has it."""
+
 
 def seat(index: Index, seen: View) -> int:
     """`wseat` and `bseat` filter the seat we would answer under."""
@@ -72,15 +75,15 @@ def blocked_advertiser(index: Index, seen: View) -> int:
 
 
 def domains(listed: Sequence[str]) -> list[str]:
-    """Domains of a block list in lower case; some are written as addresses, and then their domain is meant.
+    """Domains of a block list in lower case; some are written as addresses or patterns, and then their domain is meant.
 
-    >>> domains(["Acme.example", "https://www.shop.example/shoes/*"])
-    ['acme.example', 'shop.example']
+    >>> domains(["Acme.example", "https://www.shop.example/shoes/*", "*.toys.example", ".news.example", "a.example."])
+    ['acme.example', 'shop.example', 'toys.example', 'news.example', 'a.example']
     """
     text = "\n".join(listed).lower()
     found = text.split("\n")
-    if any(mark in text for mark in ("/", "www.", " ")):  # seldom, and a look at all of them costs less than at each
-        found = [host(name.strip()).removeprefix("www.") for name in found]
+    if any(mark in f"\n{text}\n" for mark in _ODD):  # seldom, and a look at all of them costs less than at each
+        found = [host(name.strip()).lstrip("*.").removeprefix("www.") for name in found]
     return found
 
 

@@ -143,7 +143,7 @@ def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) 
 
 
 def _imp_reason(imp: Imp) -> Reason:
-    if imp.unusable is not None:
+    if imp.unusable is not None or not imp.id:
         return Reason.IMP_UNUSABLE
     if imp.banner is None and imp.video is None and imp.audio is None and imp.native is None:
         return Reason.NO_MEDIA_FIT
