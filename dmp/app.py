@@ -35,6 +35,7 @@ from dmp.audiences import WARN_SEED, Audience, BadName, audience_id, told, told_
 from dmp.catalogue import AlreadyThere, Upload
 from dmp.config import DmpConfig
 from dmp.desk import DESK, PRINCIPAL, Desk
+from dmp.idle import Idle
 from dmp.limits import Refused, answer, error, take
 from dmp.schema import IdType
 from dmp.seeds import BadSeed, SeedTooLarge
@@ -75,9 +76,13 @@ async def listening(desk: Desk) -> AsyncIterator[str]:
     seeds.sweep(desk.data_dir)
     await asyncio.to_thread(desk.pressure.look, desk.client)
     await desk.lookup.start()
+    app, idle = make_app(desk), Idle(desk.rates.idle_s)
+    app.middlewares.insert(0, idle.middleware())
     # Unpacking is bounded in `dmp.seeds`; aiohttp's own would hide the packed size from it.
-    runner = web.AppRunner(make_app(desk), auto_decompress=False, access_log=None, logger=_log, shutdown_timeout=10)
+    runner = web.AppRunner(app, auto_decompress=False, access_log=None, logger=_log, shutdown_timeout=10)
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - just made
+    watch = asyncio.create_task(idle.watch(runner.server))
     try:
         await web.TCPSite(runner, desk.config.host, desk.config.port).start()
         gc.collect()
@@ -85,6 +90,7 @@ async def listening(desk: Desk) -> AsyncIterator[str]:
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
+        watch.cancel()
         await runner.cleanup()
         await desk.lookup.close()
 

@@ -24,6 +24,7 @@ class Rates(msgspec.Struct, frozen=True):
     """What one caller may ask of us (S-26, S-23). Per second and at once, of one key and of one address; uploads of
     one tenant at a time; how long an upload may stand still. machine_*: the same of requests that servers make in
     numbers (events, tag lookups), by key and by address; body_s: how long such a request may take to arrive (S-03).
+    idle_s: how long a connection may be without a request in hand, its headers on their way or not.
     """
 
     key_per_s: float = 10
@@ -35,6 +36,7 @@ class Rates(msgspec.Struct, frozen=True):
     machine_per_s: float = 2_000
     machine_burst: int = 4_000
     body_s: float = 10
+    idle_s: float = 60
 
 
 class Refused(Exception):
