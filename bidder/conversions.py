@@ -3,8 +3,8 @@
 The click redirect puts the click's id, which is the bid's browser token, into the landing address (`${CLICK_ID}`); the
 advertiser hands it back. A pixel (`/conv`) needs nothing else; a server (`/postback/<advertiser>`) also sends the
 advertiser's secret. Orders have ids: an order counts once per campaign, whatever told it how often. What has no
-order id counts once per click. A click id is no secret, so one click has a limited number of conversions, whatever
-order ids are made up for it.
+order id, or one that names a person, counts once per click. A click id is no secret, so one click has a limited number
+of conversions, whatever order ids are made up for it.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from bidder.prices import PriceUnusable, price_micros
 from bidder.tokens import SKEW_S, Forged, Signer, Token
 from dmp import events, keys
 from dmp.link import Link
+from dmp.naming import names_somebody
 from dmp.schema import NO_UID
 
 SCRIPT = (Path(__file__).parent / "conversions.lua").read_text()
@@ -91,6 +92,8 @@ class Conversions:
         except PriceUnusable:
             return Told.BAD_VALUE
         order = query.get("o", "").strip()[:MAX_ORDER_CHARS]
+        if names_somebody(order):  # neither it nor a hash of it may be kept (P-60): the click alone tells copies apart
+            order = ""
         # An order's id is the advertiser's text: only its hash goes into a key (S-22).
         name = f"order:{hashlib.blake2b(order.encode(), digest_size=16).hexdigest()}" if order else token.bid_id
         mark = f"{keys.number(token.campaign)}:{name}:conversion"

@@ -19,6 +19,7 @@ import msgspec
 
 from dmp import events, permission
 from dmp.events import CONSENT_ALL, CONSENT_MEASURE, CONSENT_PROFILE, Behaviour
+from dmp.naming import names_somebody
 from dmp.permission import Basis
 from dmp.pseudonym import KeyRing
 from dmp.schema import ID_TYPES, NO_UID, IdType, Uid
@@ -48,10 +49,6 @@ UNSTORED = {*MARKED, "event_id"}  # as text
 _STRUCTS = {events.kind_of(member): member for member in get_args(Behaviour)}
 _FIELDS = {kind: frozenset(field.name for field in msgspec.structs.fields(struct)) for kind, struct in _STRUCTS.items()}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_EMAIL = re.compile("[^\\s@]+@[^\\s@]+[.\uff0e]")
-_HASHED = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an e-mail or phone, as SHA-256
-_AT = re.compile("%40|\uff20", re.IGNORECASE)  # other spellings of @, the second one in Chinese text
-_DEVICE = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/@?#]*@)?([^/:?#]+)", re.IGNORECASE)
 _PAGE = re.compile("[/?#]")
 _QUOTED = re.compile("'.*'", re.DOTALL)  # the item's own text in an error message
@@ -233,7 +230,7 @@ def _checked(name: str, value: Any) -> Any:
         if name == "site" and (place := _PAGE.search(value)):
             host = _HOST.match(value)
             value = (host.group(1) if host else value[: place.start()]).lower()
-        if name not in UNSTORED and _names_somebody(value):
+        if name not in UNSTORED and names_somebody(value):
             raise Unusable("holds_id", f"{name} holds an e-mail address or a device id, which must not be stored")
     elif isinstance(value, int | float) and not isinstance(value, bool):
         low, high = RANGES.get(name, (0, MAX_NUMBER))
@@ -242,7 +239,3 @@ def _checked(name: str, value: Any) -> Any:
         if name in ("lat", "lon"):
             return round(value, DEGREE_DECIMALS)
     return value
-
-
-def _names_somebody(text: str) -> bool:
-    return bool(_EMAIL.search(_AT.sub("@", text)) or _DEVICE.search(text) or _HASHED.search(text))

@@ -140,6 +140,18 @@ async def test_without_an_order_a_click_converts_once(tmp_path, store, client):
         assert len(noted(client)) == 1
 
 
+@pytest.mark.rule("P-60")
+@pytest.mark.parametrize("order", ["ann@shop.example", "o-1 ann%2540shop.example", IFA])
+async def test_an_order_id_that_names_a_person_is_not_kept(tmp_path, store, client, order):
+    async with running(tmp_path, store, VIDEO) as bidder:
+        bid = await bidder.a_bid(video_body(device={"ifa": IFA, "geo": {"country": "USA"}}))
+        (click_id,) = parse_qs(urlsplit(inside(bid, "/click?t=")).query)["t"]
+        for _ in range(2):
+            await bidder.get(conversion(bidder, click_id, o=order))
+        (found,) = noted(client)
+        assert (found.order_id, "order" in found.event_id) == ("", False)
+
+
 @pytest.mark.parametrize(
     ("query", "result"),
     [
