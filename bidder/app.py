@@ -113,6 +113,7 @@ class Service:
         self.bidlog = BidLog(data_dir / "bidlog")
         self.signer = Signer(load_keys(data_dir))
         self.ring = key_ring(data_dir)
+        self.lookup.former_of = self.ring.former_of if self.ring.rotating else None
         self.endpoints = Endpoints(settings, self.metrics)
         worker = new_worker()
         self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)

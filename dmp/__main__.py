@@ -33,6 +33,7 @@ from dmp import (
     commands,
     hot_commands,
     identity_commands,
+    key_commands,
     keys,
     optout,
     partner_commands,
@@ -141,9 +142,11 @@ def profile(
     from dmp import explain
 
     settings_ = settings(config)
-    uid = _uid(settings_, raw_id, id_type)
+    uids = _uids(settings_, raw_id, id_type)
     with store.open_store(settings_) as tags:
-        found = explain.explain(settings_, tags.sync(), uid, time.time_ns() // 1000)
+        client = tags.sync()
+        uid = next((one for one in uids if client.exists(*keys.user_keys(one))), uids[0])
+        found = explain.explain(settings_, client, uid, time.time_ns() // 1000)
     if as_json:
         told = msgspec.to_builtins(found) | {
             "tags": {tag.tag: tag.weight for tag in found.tags},
@@ -175,16 +178,18 @@ def opt_out(
 ) -> None:
     """Show this user no personalised advertising any more, from the next bid request on."""
     settings_ = settings(config)
-    uid = _uid(settings_, raw_id, id_type)
+    uid, *former = _uids(settings_, raw_id, id_type)
+    marks = {keys.CHILD if child else keys.OPTED_OUT}
     with store.open_store(settings_) as tags:
-        (optout.clear_marks if undo else optout.set_marks)(tags.sync(), uid, {keys.CHILD if child else keys.OPTED_OUT})
+        for one in (uid, *former):
+            (optout.clear_marks if undo else optout.set_marks)(tags.sync(), one, marks)
     console.print(
         f"user {keys.text(uid).decode()} is {'no longer ' if undo else ''}{'a known child' if child else 'opted out'}"
     )
 
 
-def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
-    """The pseudonym of an id typed by the operator."""
+def _uids(settings_: DmpConfig, raw_id: str, id_type: str) -> list[Uid]:
+    """The pseudonym of an id typed by the operator; while a key is rotated, also that under the former one."""
     try:
         kind = msgspec.convert(id_type, IdType)
     except msgspec.ValidationError:
@@ -195,7 +200,8 @@ def _uid(settings_: DmpConfig, raw_id: str, id_type: str) -> Uid:
         raise DmpError("this user was forgotten: nothing is held about them, and nothing will be")
     if uid is None:
         raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
-    return uid
+    former = ring.former(kind, raw_id)
+    return [uid] if former is None else [uid, former]
 
 
 app.add_typer(taxonomy_commands.app, name="taxonomy")
@@ -209,6 +215,7 @@ app.add_typer(identity_commands.app, name="identity")
 app.add_typer(brushing_commands.app, name="brushing")
 app.add_typer(preference_commands.app, name="preference")
 app.add_typer(partner_commands.app, name="partners")
+app.add_typer(key_commands.app, name="keys")
 
 
 @app.command("store")

@@ -139,6 +139,22 @@ def _check(data: bytes, size: int, what: str) -> None:
         raise CorruptRecord(f"{what} record of {len(data)} bytes, version {data[0] if data else 'none'}")
 
 
+def joined(values: Sequence[bytes | None], former: Sequence[bytes | None]) -> list[bytes | None]:
+    """The five values of a user who is known under two pseudonyms while a key is rotated; `former`: the older one's.
+
+    Audiences (refusals among them) and contacts of both count, contacts since each holds what the other has not; of
+    profiles and real-time records the newer pseudonym's.
+    """
+    bank0, bank1, audiences, contacts, recent = values
+    banks = former[:2] if bank0 is None and bank1 is None else (bank0, bank1)
+    return [*banks, _both(audiences, former[2]), _both(contacts, former[3]), former[4] if recent is None else recent]
+
+
+def _both(table: bytes | None, other: bytes | None) -> bytes | None:
+    """Two records of one version whose entries follow each other."""
+    return other if table is None else table if other is None else table + other[1:]
+
+
 def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
     """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
     bank0, bank1, aud, contacts, recent = values

@@ -79,7 +79,12 @@ async def append(desk: Desk, happened: Sequence[Behaviour]) -> None:
 
     Raises redis.exceptions.RedisError when it has not: some may be there, and may be sent again under the same ids.
     """
-    gone = await opted_out(desk, set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID})
+    named = set[Uid]().union(*map(incoming.persons, happened)) - {NO_UID}
+    formers = {uid: former for uid in named if (former := desk.ring.former_of(uid)) is not None}
+    if formers:  # a key is being rotated
+        await desk.carrier.carry(desk.link, formers)
+    refused = await opted_out(desk, [*named, *formers.values()])
+    gone = {uid for uid in named if uid in refused or formers.get(uid) in refused}
     now_us = _now_us()
     kept = (streams.clamp(incoming.without(event, gone) if gone else event, now_us) for event in happened)
     await ask_all(desk.link, list(streams.commands(kept, desk.config.stream.partitions)))

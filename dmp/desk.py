@@ -18,6 +18,7 @@ from dmp.lookup import Lookup
 from dmp.pressure import Pressure
 from dmp.pseudonym import KeyRing
 from dmp.remembered import Remembered
+from dmp.rotation import Carrier
 
 REMEMBERED_S = 0.9  # a revoked key is refused within a second (S-20)
 
@@ -46,6 +47,7 @@ class Desk:
         self.basis = permission.basis(config.collect)
         self.pressure = Pressure(config)
         self.lookup = Lookup(url or config.redis_url, stall_s=1.0)
+        self.carrier = Carrier(self.data_dir)
         self._audiences = Remembered(self._named_audiences, REMEMBERED_S)
         self._principals = Remembered(self._principal, REMEMBERED_S)
         self._uploading: dict[str, int] = {}

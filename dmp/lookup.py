@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import redis.exceptions
 
@@ -28,7 +28,7 @@ from dmp import codec, keys
 from dmp.errors import CorruptRecord
 from dmp.link import SILENT_S, Link
 from dmp.schema import NOBODY, Uid, User
-from dmp.wire import encode
+from dmp.wire import Waiter, encode
 
 POLL_S = 1.0  # how often the live generation is read
 STALL_S = 0.15  # bids that cannot have the user should not be made to wait for it either
@@ -82,8 +82,32 @@ class _OneByOne:
             self._read(next((value for value in self._values if isinstance(value, Exception)), self._values))
 
 
+class _Joined:
+    """A user who may still be known under the pseudonym of a former key: the replies for both, then as one.
+
+    Without one of them nothing is told: a refusal may be in it.
+    """
+
+    def __init__(self, read: _Read) -> None:
+        self._read = read
+        self._replies: dict[str, Any] = {}
+
+    def take(self, which: Literal["own", "former"], reply: Any) -> None:
+        self._replies[which] = reply
+        if len(self._replies) == 2:
+            own, former = self._replies["own"], self._replies["former"]
+            if isinstance(own, Exception) or isinstance(former, Exception):
+                self._read(redis.exceptions.ConnectionError("one of a user's two records could not be read"))
+            else:
+                self._read(codec.joined(own, former))
+
+
 class Lookup:
-    """Reads users for bids. counts: reads by how they ended. stall_s: as of `Link`."""
+    """Reads users for bids. counts: reads by how they ended. stall_s: as of `Link`. former_of: while a key is rotated,
+    the pseudonym under the former one (`dmp.pseudonym.KeyRing.former_of`); both are read in the same write then.
+    """
+
+    former_of: Callable[[Uid], Uid | None] | None = None
 
     def __init__(self, url: str, stall_s: float = STALL_S) -> None:
         self.link = Link(url, stall_s)
@@ -119,10 +143,14 @@ class Lookup:
         names = keys.user_keys(uid)
         line = self.link.line(names[0])
         read = _Read(self, names, deadline_s, callback)
+        waiter: Waiter | None = read
+        if self.former_of is not None and (former := self.former_of(uid)) is not None:
+            waiter = self._beside(read, keys.user_keys(former))
         if (
             line is None
+            or waiter is None
             or (line.waiting >= MOST_STUCK and line.silent_s(time.monotonic()) >= SILENT_S)
-            or not self.link.send_by(line, _MGET % names, read)
+            or not self.link.send_by(line, _MGET % names, waiter)
         ):
             self.counts["skipped"] += 1
             return False
@@ -130,6 +158,12 @@ class Lookup:
         if deadline_s < self._wake_s:
             self._wake(deadline_s)
         return True
+
+    def _beside(self, read: _Read, former: tuple[bytes, ...]) -> Waiter | None:
+        """Ask for the former pseudonym's values too; what is to take the own ones' reply, None when that cannot be."""
+        both = _Joined(read)
+        sent = self.link.send(former[0], _MGET % former, partial(both.take, "former"))
+        return partial(both.take, "own") if sent else None
 
     def decode(self, reply: Any) -> User | None:
         """The user in a reply; None for an error or a record of a version this release does not know."""

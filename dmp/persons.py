@@ -6,13 +6,14 @@ that opted out joins nobody: what it did is not used on other devices, nor the o
 """
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from dmp import identity, keys, optout
+from dmp import identity, keys, optout, rotation
 from dmp.config import DmpConfig
 from dmp.engine import Engine, family_sql
 from dmp.events import unpack_ids
@@ -38,7 +39,8 @@ def learn(engine: Engine, config: DmpConfig, store: Store) -> int:
     Raises BadEvents for ids that no release wrote, DmpError for a broken log.
     """
     take_up(engine, config)
-    records = identity.read(identity.edges_file(config.data_dir))
+    known = identity.read(identity.edges_file(config.data_dir))
+    records = np.concatenate((known, _carried(Path(config.data_dir))))
     graph = identity.replay(records, config.identity)
     shared = sharing(graph)
     if len(shared):
@@ -51,6 +53,12 @@ def learn(engine: Engine, config: DmpConfig, store: Store) -> int:
             shared = sharing(identity.replay(np.concatenate((records, _blocked(barred))), config.identity))
     engine.table("persons", shared)
     return len(shared)
+
+
+def _carried(data_dir: Path) -> Records:
+    """That who was carried to another pseudonym by a rotation of the key is one person under both (`dmp.rotation`)."""
+    pairs = rotation.carried(data_dir)
+    return identity.records([Statement(identity.LINK, 0, "cookie", a, "cookie", b) for a, b in pairs])
 
 
 def take_up(engine: Engine, config: DmpConfig) -> int:

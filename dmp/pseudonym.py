@@ -13,7 +13,7 @@ import secrets
 import socket
 import tempfile
 import unicodedata
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,9 @@ from dmp.forgotten import Forgotten
 from dmp.schema import IdType, Uid
 
 KEY_BYTES = 32
+KEY_FILE, FORMER_KEY_FILE = "pseudonym.key", "pseudonym.former.key"
+ENVIRONMENT, FORMER_ENVIRONMENT = "TAGBID_PSEUDONYM_KEY", "TAGBID_PSEUDONYM_FORMER_KEY"
+MOST_FORMERS = 100_000  # remembered at a time, some 15 MB
 MarkKind = Literal["address", "ip"]
 MAX_ID_CHARS = 512
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,31 +41,62 @@ _HASHED_PLACEHOLDERS = frozenset(hashlib.sha256(text.encode()).hexdigest() for t
 class KeyRing:
     """The HMAC key, loaded once. Pre-keyed state makes one pseudonym cost about 2 us.
 
-    forgotten: pseudonyms that are made no more (P-71); one costs a microsecond more where there are any.
+    forgotten: pseudonyms that are made no more (P-71); one costs a microsecond more where there are any. former: the
+    key before this one, while a rotation is on (P-61, `dmp.rotation`). suppress: has it written down that a pseudonym
+    under this key is to be made no more, as the former key's already is.
     """
 
-    def __init__(self, key: bytes, forgotten: Container[Uid] = ()) -> None:
-        if len(key) != KEY_BYTES:
-            raise ConfigError("pseudonym key", [f"{len(key)} bytes, {KEY_BYTES} are needed"])
-        self._mac = hmac.new(key, digestmod=hashlib.sha256)
-        self._forgotten = forgotten
+    def __init__(
+        self,
+        key: bytes,
+        forgotten: Container[Uid] = (),
+        former: bytes | None = None,
+        suppress: Callable[[Uid], object] = lambda uid: None,
+    ) -> None:
+        self._mac = _mac(key)
+        self._former_mac = None if former is None else _mac(former)
+        self._formers: dict[Uid, Uid] = {}
+        self._forgotten, self._suppress = forgotten, suppress
+
+    @property
+    def rotating(self) -> bool:
+        """Whether there is a former key under which users may still be known."""
+        return self._former_mac is not None
 
     def uid(self, id_type: IdType, raw: str) -> Uid | None:
         """The pseudonym of a raw id, or None when the text cannot be an id of that type (see `normalise`).
 
         None as well for an id that was forgotten: whoever may not be known again is no user.
         """
-        uid = self.pseudonym(id_type, raw)
-        return None if uid is None or uid in self._forgotten else uid
+        normal = normalise(id_type, raw)
+        if normal is None:
+            return None
+        uid = _digest(self._mac, id_type, normal)
+        if uid in self._forgotten:
+            return None
+        if self._former_mac is not None:
+            former = _digest(self._former_mac, id_type, normal)
+            if former in self._forgotten:
+                self._suppress(uid)
+                return None
+            if len(self._formers) >= MOST_FORMERS:
+                self._formers.clear()
+            self._formers[uid] = former
+        return uid
+
+    def former_of(self, uid: Uid) -> Uid | None:
+        """Under the former key, the pseudonym of an id whose `uid` was made a moment ago; None without a rotation."""
+        return self._formers.get(uid)
+
+    def former(self, id_type: IdType, raw: str) -> Uid | None:
+        """As `pseudonym`, under the former key; None without a rotation."""
+        normal = None if self._former_mac is None else normalise(id_type, raw)
+        return None if normal is None or self._former_mac is None else _digest(self._former_mac, id_type, normal)
 
     def pseudonym(self, id_type: IdType, raw: str) -> Uid | None:
         """As `uid`, also of a forgotten id: for what must be done about the id itself."""
         normal = normalise(id_type, raw)
-        if normal is None:
-            return None
-        mac = self._mac.copy()
-        mac.update(id_type.encode() + b"\0" + normal.encode())
-        return mac.digest()[:16]
+        return None if normal is None else _digest(self._mac, id_type, normal)
 
     def event_id(self, source: str, raw: str) -> str:
         """What stands for an event's id at rest: 32 hex characters. Senders make ids of what they have, users' too."""
@@ -83,6 +117,18 @@ class KeyRing:
         return mac.hexdigest()[:32]
 
 
+def _mac(key: bytes) -> hmac.HMAC:
+    if len(key) != KEY_BYTES:
+        raise ConfigError("pseudonym key", [f"{len(key)} bytes, {KEY_BYTES} are needed"])
+    return hmac.new(key, digestmod=hashlib.sha256)
+
+
+def _digest(keyed: hmac.HMAC, id_type: IdType, normal: str) -> Uid:
+    mac = keyed.copy()
+    mac.update(id_type.encode() + b"\0" + normal.encode())
+    return mac.digest()[:16]
+
+
 def _normal_ip(raw: str) -> str:
     with suppress(OSError, ValueError):
         socket.inet_pton(socket.AF_INET, raw)  # takes the one spelling of such an address, in 0.3 us for 5
@@ -99,7 +145,17 @@ def _normal_address(raw: str) -> str:
 
 def key_ring(data_dir: Path | str) -> KeyRing:
     """The key ring of a data directory; ids forgotten there are no users. Raises as `load_key`."""
-    return KeyRing(load_key(Path(data_dir) / "pseudonym.key"), Forgotten(data_dir))
+    forgotten = Forgotten(data_dir)
+    former = former_key(Path(data_dir))
+    return KeyRing(load_key(Path(data_dir) / KEY_FILE), forgotten, former, lambda uid: forgotten.add([uid]))
+
+
+def former_key(data_dir: Path) -> bytes | None:
+    """The key before the present one, None when no rotation is on. Raises as `load_key`."""
+    if os.environ.get(ENVIRONMENT) is not None:
+        return None if os.environ.get(FORMER_ENVIRONMENT) is None else load_key(data_dir, FORMER_ENVIRONMENT)
+    path = data_dir / FORMER_KEY_FILE
+    return secret_file(path) if path.exists() else None
 
 
 def normalise(id_type: IdType, raw: str) -> str | None:
@@ -128,7 +184,7 @@ def normalise(id_type: IdType, raw: str) -> str | None:
     return lower if _UUID.fullmatch(lower) else text
 
 
-def load_key(path: Path, environment: str = "TAGBID_PSEUDONYM_KEY") -> bytes:
+def load_key(path: Path, environment: str = ENVIRONMENT) -> bytes:
     """The operator's key: from the environment as 64 hex characters, else from `path`, made there on first use.
 
     The file is written with mode 0600 and refused with any wider mode (P-61, S-41). An empty variable is refused

@@ -146,7 +146,7 @@ def opt_out_link(
     from dmp import optout_link as links
 
     settings = configuration.load("dmp", DmpConfig, config)
-    (uid,) = _person(settings, raw_id, id_type, alone=True)
+    uid = _person(settings, raw_id, id_type, alone=True)[0]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"http://{host}:{settings.port}" if url is None else url.rstrip("/")
     typer.echo(f"{base}{links.ROUTE}?t={links.token(settings.data_dir, uid)}")
@@ -170,13 +170,15 @@ def _person(settings: DmpConfig, raw_id: str, id_type: str, alone: bool) -> list
         kind = msgspec.convert(id_type, IdType)
     except msgspec.ValidationError:
         raise DmpError(f"id type {id_type!r} is none of {', '.join(ID_TYPES)}") from None
-    uid = pseudonym.key_ring(settings.data_dir).pseudonym(kind, raw_id)
+    ring = pseudonym.key_ring(settings.data_dir)
+    uid, former = ring.pseudonym(kind, raw_id), ring.former(kind, raw_id)
     if uid is None:
         raise DmpError(f"that is no usable {id_type} id (blank, all zeros, a placeholder, or malformed)")
+    own = [uid] if former is None else [uid, former]
     if alone:
-        return [uid]
+        return own
     graph = identity.replay(identity.read(identity.edges_file(settings.data_dir)), settings.identity)
-    return list(dict.fromkeys([uid, *(member for member, _ in identity.members(graph, uid))]))
+    return list(dict.fromkeys([*own, *(member for one in own for member, _ in identity.members(graph, one))]))
 
 
 def _audit(settings: DmpConfig, now_us: int, what: str, uid: Uid) -> None:

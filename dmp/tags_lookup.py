@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
-from dmp import keys, limits
+from dmp import codec, keys, limits
 from dmp.asked import ask_each
 from dmp.desk import DESK, PRINCIPAL, Desk
 from dmp.limits import Refused
@@ -110,8 +110,15 @@ async def read(desk: Desk, uids: Iterable[Uid]) -> Mapping[Uid, User | None]:
     Raises Refused (503) when that is so of all.
     """
     asked = dict.fromkeys(uids)
-    replies = await ask_each(desk.link, [(b"MGET", *keys.user_keys(uid)) for uid in asked])
-    found = dict(zip(asked, map(desk.lookup.decode, replies), strict=True))
+    former = {uid: older for uid in asked if (older := desk.ring.former_of(uid)) is not None}
+    everybody = [*asked, *former.values()]
+    replies = await ask_each(desk.link, [(b"MGET", *keys.user_keys(uid)) for uid in everybody])
+    values = dict(zip(everybody, replies, strict=True))
+    for uid, older in former.items():  # known under two keys: a refusal may stand under either
+        either = values[uid], values[older]
+        failed = next((reply for reply in either if isinstance(reply, Exception)), None)
+        values[uid] = failed or codec.joined(*either)
+    found = {uid: desk.lookup.decode(values[uid]) for uid in asked}
     if found and all(user is None for user in found.values()):
         raise Refused(503, "store_unavailable", "the tag store does not answer; try again", {"Retry-After": "1"})
     return found
