@@ -45,7 +45,7 @@ from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
 from models import features
-from models.features import NAN, USER_COLUMNS, Ad, Context, encode_ad, encode_context
+from models.features import NAN, USER_COLUMNS, Ad, Context, encode_context
 from models.landscape import HOWS
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
@@ -253,6 +253,10 @@ class Bidder:
         for imp, offers in zip(request.imp, decision.offers, strict=True):
             if offers:
                 hold_s = self._hold_s(request, imp)
+                if len(offers) == 1 and imp.video is None and imp.audio is None:  # no pod, nothing to choose from
+                    if self._take(request, imp, serving, issued_s, hold_s, offers[0]):
+                        chosen.append((offers[0], hold_s))
+                    continue
                 take = partial(self._take, request, imp, serving, issued_s, hold_s)
                 chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take, pods)]
         return chosen
@@ -434,6 +438,7 @@ def user_uid(request: Request, exchange: str, ring: KeyRing, sources: Sequence[s
     return None
 
 
+_VECTOR = struct.Struct(f"<{len(features.FEATURES)}d")
 SHADOWED = 16  # one bid in so many is scored by the challenger too, after its answer is out; about 0.2 ms each
 
 
@@ -494,10 +499,10 @@ def bid_event(
         at=offer.at,
         model="" if model is None else model.version,
         pctr=offer.pctr,
-        vector=struct.pack(f"<{len(row)}d", *row),
+        vector=_VECTOR.pack(*row) if row else b"",
         context=b"" if where is None else encode_context(where),
         user=user,
-        ad=encode_ad(ad),
+        ad=serving.logged[offer.ad_index],
         arm=arm,
         worth_micros=offer.worth_micros,
         pace=quote.pace,

@@ -7,6 +7,7 @@ priced, as a price costs as much as a score.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ class Offer(Struct, frozen=True, gc=False):
     @property
     def row(self) -> list[float]:
         """The features in column order, [] without a model; joined here because one offer in five is logged."""
-        return [value for side in self.sides for value in side]
+        return [*chain.from_iterable(self.sides)]
 
     @property
     def vector(self) -> npt.NDArray[np.float64] | None:

@@ -27,6 +27,7 @@ from dmp import keys
 from dmp.errors import ConfigError, TagbidError
 from dmp.link import Link
 from models import artefacts, landscape, live, registry
+from models.features import encode_ad
 from models.live import Cost, Ratio
 from models.registry import BadArtefact, Model
 
@@ -40,14 +41,15 @@ IDLE_S = 1.0  # before the first campaigns are served
 class Serving(Struct, frozen=True):
     """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
 
-    fields: campaign and creative as token fields. landing: creative id -> where its clicks go. contacts_keep_s: the
-    longest window anything reads contact counters over (P-70). domain: ours, where people learn why they see an ad.
-    challenger: a model that is scored on a sample of bids and decides nothing.
+    fields: campaign and creative as token fields; logged: ads as the bid log has them. landing: creative id -> where its
+    clicks go. contacts_keep_s: the longest window anything reads contact counters over (P-70). domain: ours, where
+    people learn why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
     """
 
     snapshot: Snapshot
     parts: tuple[AdParts, ...]
     fields: tuple[bytes, ...]
+    logged: tuple[bytes, ...]
     urls: UrlParts
     landing: dict[str, str]
     contacts_keep_s: int
@@ -106,6 +108,7 @@ def load(
         snapshot=made,
         parts=tuple(parts[creative.id] for _, creative in rows),
         fields=tuple(text_field(campaign.id) + text_field(creative.id) for campaign, creative in rows),
+        logged=tuple(map(encode_ad, made.ads)),
         urls=url_parts(public_url),
         landing={creative.id: creative.landing_url for _, creative in rows},
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days

@@ -103,7 +103,10 @@ def visible(bank0: bytes | None, bank1: bytes | None, live: int) -> bytes | None
 
 def tag_scores(data: bytes) -> dict[int, int]:
     """{tag id: score} of a profile: what the bid path needs, without a Struct per tag."""
-    n, _ = _profile_head(data)
+    return _scores(data, _profile_head(data)[0])
+
+
+def _scores(data: bytes, n: int) -> dict[int, int]:
     ids = array(_U32, data[8 : 8 + 4 * n])
     if _SWAP:
         ids.byteswap()
@@ -159,9 +162,13 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
     """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
     bank0, bank1, aud, contacts, recent = values
     seen = visible(bank0, bank1, live)
-    vector = vector_of(seen) if seen is not None else b""
+    tags: dict[int, int] = {}
+    vector = b""
+    if seen is not None:
+        n = int.from_bytes(seen[2:4], "little")  # `visible` has checked the head
+        tags, vector = _scores(seen, n), _vector(seen, n)
     return User(
-        tags={} if seen is None else tag_scores(seen),
+        tags=tags,
         audiences=frozenset(a for a, until in decode_audiences(aud) if not until or until > now_s)
         if aud
         else frozenset(),
