@@ -33,10 +33,12 @@ def tags(index: Index, seen: View) -> int:
     if index.wanted_tags:
         held = current_tags(held, seen.user.realtime, seen.now_us, index.wanted_tags)
     mask, blocked = index.tags_free, 0
-    for tag in index.tags.keys() & held.keys():
-        mask |= index.tags[tag][held[tag]]
-    for tag in index.not_tags.keys() & held.keys():
-        blocked |= index.not_tags[tag][held[tag]]
+    wanted, unwanted = index.tags, index.not_tags
+    for tag in [tag for tag in held if tag in wanted]:  # in half the time of an intersection of the keys
+        mask |= wanted[tag][held[tag]]
+    if unwanted:
+        for tag in [tag for tag in held if tag in unwanted]:
+            blocked |= unwanted[tag][held[tag]]
     return mask & ~blocked
 
 

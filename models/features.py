@@ -345,9 +345,12 @@ _INTEREST_RANK = {tag: rank for rank, tag in enumerate(INTERESTS)}
 
 def top_interest(tags: Mapping[int, int]) -> int:
     """The interest tag with the highest score (first in the taxonomy on a tie), 0 when there is none."""
-    held = tags.keys() & _INTEREST_RANK.keys()
-    best = max(map(tags.__getitem__, held), default=0)
-    return min([tag for tag in held if tags[tag] == best], key=_INTEREST_RANK.__getitem__) if best > 0 else 0
+    rank = _INTEREST_RANK
+    best = found = 0
+    for tag, score in tags.items():
+        if score >= best and score and tag in rank and (score > best or rank[tag] < rank[found]):
+            best, found = score, tag
+    return found
 
 
 def request_values(vocabulary: Vocabulary, context: Context, user: User | None, now_us: int) -> list[float]:

@@ -170,21 +170,19 @@ class Forest:
         """values: the n_request request features, or those of some columns of them. Returns uint64 (trees,).
 
         Masks of parts, ANDed, are the mask of the whole; what is the same for many requests need be folded once.
-        other: the mask of the other columns, which is left as it is.
+        other: the mask of the other columns; it may be overwritten.
         """
-        if other is None:
-            other = self._full
         if columns is None:
             columns = self._every_column
         if len(columns) != len(values):
             raise ValueError(f"{len(columns)} floats are needed, not {len(values)}")
         if self._c_request is not None:
-            folded = other.copy()
+            folded = self._full.copy() if other is None else other
             self._c_request.fold(columns, values, folded)
             return folded
         side = self._request
         rows = [side.row(column, value) for column, value in zip(columns, values, strict=True) if column in side.own]
-        return _and_rows(other, side, rows)
+        return _and_rows(self._full if other is None else other, side, rows)
 
     def campaign_masks(self, X: Floats) -> Masks:
         """X: float64 (n, n_campaign), the campaign features. Returns uint64 (n, trees)."""
