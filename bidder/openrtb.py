@@ -163,6 +163,16 @@ class Metric(Struct, frozen=True, gc=False):
     vendor: Str | None = None
 
 
+class PrebidImp(Struct, frozen=True, gc=False):
+    is_rewarded_inventory: Flag | None = None
+
+
+class ImpExt(Struct, frozen=True, gc=False):
+    """Where senders of 2.5 say that an impression is rewarded."""
+
+    prebid: PrebidImp | None = None
+
+
 class Imp(Struct, frozen=True, gc=False):
     """One impression. bidfloor: CPM in bidfloorcur (USD when absent). unusable: why nothing can be bid on it."""
 
@@ -181,7 +191,16 @@ class Imp(Struct, frozen=True, gc=False):
     qty: Annotated[Qty, Meta(extra=STRICT)] | None = None
     rwdd: Flag | None = None
     metric: list[Metric] | None = None
+    ext: ImpExt | None = None
     unusable: str | None = field(default=None, name="tagbid:unusable")
+
+
+def is_rewarded(imp: Imp) -> bool:
+    """Whether the user gets something for watching, by the field of 2.6 or by its place before."""
+    if imp.rwdd is not None:
+        return bool(imp.rwdd)
+    told = imp.ext.prebid if imp.ext is not None else None
+    return told is not None and bool(told.is_rewarded_inventory)
 
 
 class Publisher(Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from bidder.fitting import RULES
 from bidder.index import Index
-from bidder.openrtb import Deal, Imp, Reason
+from bidder.openrtb import Deal, Imp, Reason, is_rewarded
 from bidder.view import View
 
 MEDIA_RULES = (*RULES, Reason.CREATIVE_TYPE)
@@ -82,7 +82,7 @@ def secure(index: Index, seen: View, imp: Imp) -> int:
 
 
 def rewarded(index: Index, seen: View, imp: Imp) -> int:
-    return index.rewarded if imp.rwdd else index.unrewarded
+    return index.rewarded if is_rewarded(imp) else index.unrewarded
 
 
 def metric(index: Index, seen: View, imp: Imp) -> int:

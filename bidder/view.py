@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from bidder.config import ExchangeConfig
 from bidder.geo import country
-from bidder.openrtb import App, Dooh, Imp, Request, Site
+from bidder.openrtb import App, Dooh, Imp, Request, Site, is_rewarded
 from bidder.openrtb_media import placement_of
 from bidder.useragent import families, os_name
 from bidder.wording import searched, topics
@@ -179,6 +179,6 @@ def context(seen: View, imp: Imp, floor_usd_micros: int, fences: tuple[int, ...]
         searched(request),
         fences,
         viewability(imp) if imp.metric else -1.0,
-        int(imp.rwdd or 0),
+        int(is_rewarded(imp)),
         placement_of(imp.video) if imp.video is not None else 0,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from loadtest.referee import floor_of, spoken
 from loadtest.referee_media import image_mimes, longest, native_request, sizes
-from loadtest.referee_read import Raw, dict_of, domains, flag, number, numbers, objects, texts
+from loadtest.referee_read import Raw, dict_of, domains, first, flag, number, numbers, objects, texts
 
 NAMES = ("banner", "video", "audio", "native")
 DATA = {
@@ -132,7 +132,8 @@ def _imp(
     yield f"{name}.api", bool(numbers(creative.get("apis")) - numbers(part.get("api")))
     yield "imp.secure", flag(imp.get("secure")) and "http://" in str(creative)
     wish = targeting.get("rewarded", "any")
-    yield "imp.rwdd", wish == ("never" if flag(imp.get("rwdd")) else "only")
+    before = dict_of(dict_of(imp.get("ext")).get("prebid")).get("is_rewarded_inventory")
+    yield "imp.rwdd", wish == ("never" if flag(first(imp.get("rwdd"), before)) else "only")
     told = [(str(one.get("type")), number(one.get("value")) or 0.0) for one in objects(imp.get("metric"))]
     for kind, least in dict_of(targeting.get("metrics")).items():
         yield "imp.metric", min([value for name, value in told if name == kind], default=-1.0) < least

@@ -282,7 +282,11 @@ def _asset(asked: Raw, given: Raw, secure: bool) -> list[str]:
             return [f"asset {asked.get('id')} is empty"]
         return [f"{kind} of {len(text)} characters where {room:.0f} fit"] if room and len(text) > room else []
     if kind == "video":
-        return [] if str(value.get("vasttag", "")).startswith("<") else ["video asset without VAST"]
+        try:
+            root = etree.fromstring(str(value.get("vasttag", "")).encode(), etree.XMLParser(resolve_entities=False))
+        except etree.XMLSyntaxError:
+            return ["video asset without VAST"]
+        return list(referee_vast.faults(root))
     found = []
     size = {side: number(value.get(side)) for side in ("w", "h")}
     for side, length in size.items():
