@@ -116,8 +116,9 @@ def offers_for(
     fences = snapshot.index.fences
     inside = tuple(fence.number for fence in fences.at(seen.lat, seen.lon)) if fences else ()
     where = context(seen, imp, floor_usd, inside)
+    kept = 1  # offers of one lot that no ad left out may beat
     if pod_of(imp):
-        wanted = max(wanted, POD_CHOICES)
+        kept, wanted = POD_CHOICES, max(wanted, POD_CHOICES)
     auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted, deals)
     scores = score(candidates, where, seen, snapshot)
     offers = priced(auction, candidates, scores, seen.request.id, snapshot)
@@ -126,7 +127,7 @@ def offers_for(
         for ad in candidates if deals else ():
             lots = [lot & ~(1 << ad) for lot in lots]
         after = 0 if deals else candidates[-1] + 1
-        batch = _next(lots, after, limit, _bounds(lots, offers, floor_bound, snapshot), snapshot)
+        batch = _next(lots, after, limit, _bounds(len(lots), offers, kept, floor_bound, snapshot), snapshot)
         if not batch:
             break
         scores = scores.with_more(score(batch, where, seen, snapshot))
@@ -142,12 +143,14 @@ def _lots(mask: int, deals: Sequence[Deal], snapshot: Snapshot) -> list[int]:
     return [mask & index.open, *(mask & targeting.deal_ads(index, deal) for deal in deals)]
 
 
-def _bounds(lots: Sequence[int], offers: Sequence[Offer], least: int, snapshot: Snapshot) -> list[int]:
-    """What an ad must be able to be worth to be the best of each lot."""
-    best: dict[int, Offer] = {}
+def _bounds(lots: int, offers: Sequence[Offer], kept: int, least: int, snapshot: Snapshot) -> list[int]:
+    """What an ad must be able to be worth to be among the `kept` best of each lot."""
+    bounds, found = [least] * lots, [0] * lots
     for offer in offers:
-        best.setdefault(offer.lot, offer)
-    return [max(least, _to_beat(best[lot], snapshot)) if lot in best else least for lot in range(len(lots))]
+        found[offer.lot] += 1
+        if found[offer.lot] == kept:
+            bounds[offer.lot] = max(least, _to_beat(offer, snapshot))
+    return bounds
 
 
 def _next(lots: Sequence[int], after: int, limit: int, bounds: Sequence[int], snapshot: Snapshot) -> list[int]:
