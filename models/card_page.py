@@ -165,11 +165,19 @@ def _figure(draw: Any, values: Any, caption: str) -> str:
 
 
 def _calibration(axes: Axes, curve: Sequence[Mapping[str, float]], of: str) -> None:
-    x, y = [line["predicted"] for line in curve], [line["observed"] for line in curve]
-    top = max([*x, *y]) * 1.08 or 1.0
-    axes.plot([0, top], [0, top], color=GREY, linewidth=1)
-    axes.errorbar(x, y, yerr=[line["se"] for line in curve], fmt="o", color=BLUE, markersize=4, capsize=2, linewidth=1)
-    axes.set(xlabel=f"predicted {of} rate", ylabel=f"observed {of} rate", xlim=(0, top), ylim=(0, top))
+    # Logarithmic: most bins of a click model lie far below the last one. A bin without any is drawn at the lower edge.
+    x = [max(line["predicted"], 1e-9) for line in curve]
+    low = min([*x, *(line["observed"] for line in curve if line["observed"] > 0)]) / 2
+    top = max([*x, *(line["observed"] for line in curve)]) * 1.5
+    y = [max(line["observed"], low) for line in curve]
+    bars = [
+        [min(line["se"], value - low) for line, value in zip(curve, y, strict=True)],
+        [line["se"] for line in curve],
+    ]
+    axes.set(xscale="log", yscale="log", xlim=(low, top), ylim=(low, top))
+    axes.plot([low, top], [low, top], color=GREY, linewidth=1)
+    axes.errorbar(x, y, yerr=bars, fmt="o", color=BLUE, markersize=4, capsize=2, linewidth=1)
+    axes.set(xlabel=f"predicted {of} rate", ylabel=f"observed {of} rate")
 
 
 def _ratios(axes: Axes, values: Mapping[str, Mapping[str, Any]]) -> None:
@@ -224,7 +232,10 @@ def _drift(axes: Axes, values: Mapping[str, float]) -> None:
         GREY if name in drift.MOVING else RED if index > drift.BLOCK else ORANGE if index > drift.WARN else BLUE
         for name, index in values.items()
     ]
-    _bars(axes, values, colours, "PSI")
+    # What moves by nature can have any index; drawn to scale it would hide the others.
+    _bars(axes, {name: min(index, 4 * drift.BLOCK) for name, index in values.items()}, colours, "PSI")
+    for n, index in enumerate(reversed(list(values.values())[:_TOP])):
+        axes.text(min(index, 4 * drift.BLOCK), n, f" {index:.2f}", va="center", fontsize=8)
+    axes.set_xlim(0, 4.6 * drift.BLOCK)
     for limit, colour in ((drift.WARN, ORANGE), (drift.BLOCK, RED)):
-        if max(values.values(), default=0) > limit / 3:
-            axes.axvline(limit, color=colour, linewidth=1, linestyle="--")
+        axes.axvline(limit, color=colour, linewidth=1, linestyle="--")

@@ -17,9 +17,10 @@ WARN, BLOCK = 0.1, 0.25
 BINS, VALUES = 10, 20
 _LEAST = 1e-4  # share of an empty bin, so that one new value does not make the index infinite
 
-MOVING = frozenset(
-    {"hour", "weekday", "place_rate", "place_rows", "ad_rate", "ad_rows", "user_shown_24h", "shown_24h", "shown_7d"}
-)
+MOVING = frozenset({
+    "hour", "weekday", "place_rate", "place_rows", "ad_rate", "ad_rows",
+    "user_shown_24h", "shown_24h", "shown_7d", "hours_since_shown",
+})  # fmt: skip
 """Features that differ between any two days by what they are: of the calendar, or counts that grow with the log."""
 
 

@@ -13,7 +13,7 @@ from dmp import keys
 from dmp.schema import Contact
 from loadtest import world as worlds
 from loadtest import world_rows
-from models import features, frames
+from models import drift, encoding, features, frames, gate
 from models.features import Context
 
 
@@ -91,3 +91,19 @@ def test_labels_dealt_out_anew_keep_their_number_a_day(made, tmp_path):
         assert frame.column("clicked")[days == day].sum() == dealt.column("clicked")[days == day].sum()
     assert (frame.column("clicked") != dealt.column("clicked")).any()
     assert frame.column("site").tolist() == dealt.column("site").tolist()
+
+
+def test_a_young_log_whose_contacts_grow_is_not_taken_for_another_world(tmp_path):
+    """Nobody was ever shown anything in the first hours; a week later everybody was. That alone must not block."""
+    world = world_rows.build(seed=3, rows=40_000)
+    frame, _ = world_rows.write(world, world_rows.audience(world), tmp_path, 40_000)
+    day = frame.column("time_us") // world_rows.DAY_US
+    everything = np.ones(len(frame), dtype=bool)
+    encoder = encoding.fit(frame, everything)
+    early, late = (
+        np.concatenate([encoder.matrix(part) for _, part in frames.chunks(frame, keep)])
+        for keep in (day < day[-1], day == day[-1])
+    )
+    moved = gate.stability(drift.by_feature(early, late), 0.0, blocks=True)
+    assert "drift (PSI) of hours_since_shown" in {check.name for check in moved}
+    assert [check.name for check in moved if check.blocks] == []
