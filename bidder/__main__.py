@@ -16,6 +16,7 @@ from rich.console import Console
 from bidder import config, openrtb, serving
 from bidder import explain as explaining
 from bidder.config import BidderConfig
+from bidder.supply_commands import supply
 from bidder.topics import Topics
 from dmp import commands, keys, store, trends
 from dmp import config as files
@@ -31,6 +32,9 @@ app = typer.Typer(no_args_is_help=True, help=__doc__)
 @app.callback()
 def bidder() -> None:
     """Answer OpenRTB requests, and explain single answers."""
+
+
+app.command()(supply)
 
 
 @app.command()

@@ -22,7 +22,7 @@ import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, conversions, notices, pacer, serving, topics, trace
+from bidder import budget, contact, conversions, notices, pacer, serving, supply_week, topics, trace
 from bidder.bidding import Answer, Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
@@ -250,7 +250,8 @@ class Service:
         answers = await asyncio.gather(*asked, return_exceptions=True)  # without an answer they start anew
         found = {name: pacer.decode(a) for name, a in zip(new, answers, strict=True) if isinstance(a, bytes)}
         kept = {name: pace for name, pace in found.items() if pace is not None}
-        self.pacer.configure(self._campaigns.values(), kept, self.budgets.now_s())
+        week = supply_week.load(Path(self.settings.models_dir))
+        self.pacer.configure(self._campaigns.values(), kept, self.budgets.now_s(), week)
         self.paces.of = self.pacer.of
 
     def _asks_hot(self) -> bool:

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from bidder import pacing
+from bidder import pacing, supply_week
 from bidder.budget import DAY_S, Account
 from bidder.campaigns import Campaign
 from bidder.pacing import FULL, Pace
 from bidder.quoting import Quote
+from bidder.supply_week import NOTHING, Week
 from models import landscape
 from models.landscape import Terms
 from models.live import Cost
@@ -77,7 +78,7 @@ class _Course:
     )  # fmt: skip
 
     def __init__(self, campaign: Campaign, pace: Pace | None, now_s: float) -> None:
-        self.plan = pacing.plan(campaign.pacing)
+        self.plan: tuple[float, ...] = ()
         self.pace = FULL if pace is None else pace
         self.cold = pace is None
         self.seen_s = now_s
@@ -99,12 +100,19 @@ class Pacer:
         self.untold = 0
         """Campaigns that pay per conversion and bid less because nobody tells what one costs."""
         self._save = save
+        self._week = NOTHING
         self._courses: dict[str, _Course] = {}
         self._stepped_s = -math.inf
         self._told: Mapping[str, Account] = {}
 
-    def configure(self, campaigns: Iterable[Campaign], kept: Mapping[str, Pace], now_s: float) -> None:
-        """The campaigns to pace; "asap" ones never are. Those that stay keep their course unless their plan changed."""
+    def configure(
+        self, campaigns: Iterable[Campaign], kept: Mapping[str, Pace], now_s: float, week: Week = NOTHING
+    ) -> None:
+        """The campaigns to pace; "asap" ones never are. Those that stay keep their course unless their plan changed.
+
+        week: when auctions come.
+        """
+        self._week = week
         courses = {}
         for campaign in campaigns:
             if campaign.pacing == "asap":
@@ -112,7 +120,8 @@ class Pacer:
             before = self._courses.get(campaign.id)
             if before is None:
                 before = _Course(campaign, kept.get(campaign.id), now_s)
-            before.plan = pacing.plan(campaign.pacing)
+            day = before.day if before.day >= 0 else int(now_s) // DAY_S
+            before.plan = pacing.plan(campaign.pacing, supply_week.slots(week, day))
             courses[campaign.id] = before
         self._courses = courses
         self._publish(now_s)
@@ -171,6 +180,7 @@ class Pacer:
             return
         if account.day != course.day:  # a new day, or the first news
             course.day, course.spent, course.day_s = account.day, account.spent, account.synced_s
+            course.plan = pacing.plan(campaign.pacing, supply_week.slots(self._week, account.day))
             course.at_s = max(account.synced_s, course.at_s)
             return
         if account.synced_s - course.at_s < STEP_S:

@@ -13,7 +13,7 @@ from pathlib import Path
 import redis.exceptions
 from msgspec import Struct
 
-from bidder import campaigns, experiments, results, snapshot, traffic
+from bidder import campaigns, experiments, results, snapshot, supply_week, traffic
 from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, most_bytes, url_parts
@@ -182,7 +182,8 @@ async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Mapp
 
 def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
     """Changes whenever `load` may give something else; a few microseconds for every file there is."""
-    paths = [Path(settings.campaigns), *([Path(settings.experiments)] if settings.experiments else [])]
+    week = Path(settings.models_dir) / supply_week.FILE
+    paths = [Path(settings.campaigns), week, *([Path(settings.experiments)] if settings.experiments else [])]
     file = tuple(map(_changes, (*paths, *traffic.files(settings))))
     try:
         root = Path(settings.models_dir)

@@ -29,7 +29,7 @@ from models import features, frames
 from models.features import Ad, Context, Vocabulary
 from models.frames import Frame
 
-BORN_US = 20_000 * DAY_US  # a Wednesday
+BORN_US = 20_000 * DAY_US  # a Friday
 HOUR_US = 3_600_000_000
 DAYS = 8
 EXCHANGE = "world"
