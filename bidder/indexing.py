@@ -1,29 +1,29 @@
 """From campaigns to masks: builds the `bidder.index.Index` of a snapshot."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import TypeVar, get_args
+from typing import get_args
 
 from msgspec.structs import replace
 
 from bidder import banners, blocking, fences, people, places, targeting
+from bidder.bits import by_value, free_of, mask_of
 from bidder.blocking import codes
 from bidder.campaigns import Campaign, FrequencyCap, Placement, Targeting
 from bidder.creatives import Creative, is_secure
 from bidder.fences import Fences
 from bidder.fitting import Fitting
+from bidder.hours import Rows, running_of, schedule_of
 from bidder.index import AnyOf, Index, Labels
+from bidder.levels import metrics_of, scores_of
 from bidder.native import image_mimes
 from bidder.openrtb import Imp, Reason
 from bidder.topics import Topics
 from bidder.useragent import os_name
-from bidder.view import WEEK_HOURS, View
+from bidder.view import View
 from dmp import keys
 from dmp.taxonomy import TAGS, tag_id
-
-K = TypeVar("K", bound=Hashable)
-Rows = Sequence[tuple[Campaign, Creative]]
 
 DEVICES: dict[str, tuple[int, ...]] = {
     "mobile": (1, 4, 5),
@@ -39,27 +39,6 @@ DEVICES: dict[str, tuple[int, ...]] = {
 PLACEMENTS: dict[str, int] = {name: number for number, name in enumerate(get_args(Placement), 1)}
 HTML_BTYPES = (1, 3, 4)  # XHTML text, JavaScript, iframe: what advertiser HTML may be
 IMAGE_BTYPE = 2
-
-
-def _mask(bits: Iterable[int], n: int) -> int:
-    """Bits to an integer through bytes: linear, where |= of one bit at a time is quadratic in n."""
-    data = bytearray(n // 8 + 1)
-    for bit in bits:
-        data[bit >> 3] |= 1 << (bit & 7)
-    return int.from_bytes(data, "little")
-
-
-def _by_value(rows: Iterable[Iterable[K]], n: int) -> dict[K, int]:
-    bits: dict[K, list[int]] = {}
-    for bit, values in enumerate(rows):
-        for value in values:
-            bits.setdefault(value, []).append(bit)
-    return {value: _mask(found, n) for value, found in bits.items()}
-
-
-def _free(rows: Iterable[object], n: int) -> int:
-    """Rows without values: the ads that do not have the rule."""
-    return _mask((bit for bit, values in enumerate(rows) if not values), n)
 
 
 def _up(domain: str) -> list[str]:
@@ -87,8 +66,8 @@ def build(
     n = len(rows)
     rules = [campaign.targeting for campaign, _ in rows]
     everything = (1 << n) - 1
-    changes, running = _running(rows, n)
-    local, by_utc = _schedule(rows, n)
+    changes, running = running_of(rows, n)
+    local, by_utc = schedule_of(rows, n)
     geo_rows = [t.countries + t.regions + t.cities + t.radius + t.polygons for t in rules]
     taxonomies = {1} | {int(name) for campaign, _ in rows for name in campaign.cat_in}
     attrs = [frozenset(campaign.attr) | frozenset(creative.attr) for campaign, creative in rows]
@@ -106,75 +85,73 @@ def build(
         shared_rules=(),
         changes=changes,
         running=running,
-        seats=_by_value(([campaign.seat] for campaign, _ in rows), n),
-        at={at: _mask((i for i, t in enumerate(rules) if not t.at or at in t.at), n) for at in (1, 2)},
-        devices=_with_free(_by_value(([c for d in t.devices for c in DEVICES[d]] for t in rules), n), rules, n),
-        devices_free=_free((t.devices for t in rules), n),
+        seats=by_value(([campaign.seat] for campaign, _ in rows), n),
+        at={at: mask_of((i for i, t in enumerate(rules) if not t.at or at in t.at), n) for at in (1, 2)},
+        devices=_with_free(by_value(([c for d in t.devices for c in DEVICES[d]] for t in rules), n), rules, n),
+        devices_free=free_of((t.devices for t in rules), n),
         os=_any_of([[os_name(name) for name in t.os] for t in rules], n),
         local=local,
         by_utc=by_utc,
-        geo_free=_free(geo_rows, n),
-        countries=_by_value((t.countries for t in rules), n),
-        regions=_by_value((t.regions for t in rules), n),
-        cities=_by_value(([_city(name) for name in t.cities] for t in rules), n),
+        geo_free=free_of(geo_rows, n),
+        countries=by_value((t.countries for t in rules), n),
+        regions=by_value((t.regions for t in rules), n),
+        cities=by_value(([_city(name) for name in t.cities] for t in rules), n),
         fences=_fences(rules, n),
-        not_countries=_by_value((t.not_countries for t in rules), n),
-        not_regions=_by_value((t.not_regions for t in rules), n),
-        inventory_free=_free((t.domains + t.apps for t in rules), n),
-        domains=_by_value((map(_domain, t.domains) for t in rules), n),
-        apps=_by_value((t.apps for t in rules), n),
-        not_domains=_by_value((map(_domain, t.not_domains) for t in rules), n),
-        not_apps=_by_value((t.not_apps for t in rules), n),
+        not_countries=by_value((t.not_countries for t in rules), n),
+        not_regions=by_value((t.not_regions for t in rules), n),
+        inventory_free=free_of((t.domains + t.apps for t in rules), n),
+        domains=by_value((map(_domain, t.domains) for t in rules), n),
+        apps=by_value((t.apps for t in rules), n),
+        not_domains=by_value((map(_domain, t.not_domains) for t in rules), n),
+        not_apps=by_value((t.not_apps for t in rules), n),
         categories=_any_of([t.categories for t in rules], n),
-        not_categories=_by_value((t.not_categories for t in rules), n),
+        not_categories=by_value((t.not_categories for t in rules), n),
         keywords=_any_of([related(t.keywords) for t in rules], n),
         segments=_any_of([t.segments for t in rules], n),
-        not_segments=_by_value((t.not_segments for t in rules), n),
+        not_segments=by_value((t.not_segments for t in rules), n),
         audits=_audits(rows, auditors, n),
         light={
-            name: _mask((i for i, (_, creative) in enumerate(rows) if creative.id not in ids), n)
+            name: mask_of((i for i, (_, creative) in enumerate(rows) if creative.id not in ids), n)
             for name, ids in too_large.items()
         },
-        declared=_mask((i for i, (campaign, _) in enumerate(rows) if campaign.dsa is not None), n),
-        noticed=_mask((i for i, (campaign, _) in enumerate(rows) if campaign.dsa and campaign.dsa.rendered), n),
-        not_keywords=_by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
-        hot_free=_free((t.hot for t in rules), n),
+        declared=mask_of((i for i, (campaign, _) in enumerate(rows) if campaign.dsa is not None), n),
+        noticed=mask_of((i for i, (campaign, _) in enumerate(rows) if campaign.dsa and campaign.dsa.rendered), n),
+        not_keywords=by_value(([word.lower() for word in t.not_keywords] for t in rules), n),
+        hot_free=free_of((t.hot for t in rules), n),
         topics=Topics() if topics is None else topics,
         labels={tax: _labels([_cats(*row, tax) for row in rows], n) for tax in taxonomies},
-        advertisers=_by_value((_up(campaign.adomain) for campaign, _ in rows), n),
-        bundles=_by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
-        languages=tuple(
-            _by_value(([frozenset(map(str.lower, creative.languages))] for _, creative in rows), n).items()
-        ),
-        anonymous=_mask((i for i, needed in enumerate(needs_user) if not needed), n),
-        tags_free=_free((t.tags for t in rules), n),
-        tags=_scores([t.tags for t in rules], n),
-        not_tags=_scores([t.not_tags for t in rules], n),
+        advertisers=by_value((_up(campaign.adomain) for campaign, _ in rows), n),
+        bundles=by_value(([creative.bundle] if creative.bundle else [] for _, creative in rows), n),
+        languages=tuple(by_value(([frozenset(map(str.lower, creative.languages))] for _, creative in rows), n).items()),
+        anonymous=mask_of((i for i, needed in enumerate(needs_user) if not needed), n),
+        tags_free=free_of((t.tags for t in rules), n),
+        tags=scores_of([t.tags for t in rules], n),
+        not_tags=scores_of([t.not_tags for t in rules], n),
         wanted_tags=frozenset(tag_id(name) for t in rules for name in (*t.tags, *t.not_tags)),
-        audiences_free=_free((t.audiences for t in rules), n),
-        audiences=_by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
-        not_audiences=_by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
+        audiences_free=free_of((t.audiences for t in rules), n),
+        audiences=by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
+        not_audiences=by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
         caps=_caps(rows, n),
-        uncapped=_mask((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
-        sizes=_by_value(([(c.w, c.h)] if c is not None else [] for c in banners), n),
+        uncapped=mask_of((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
+        sizes=by_value(([(c.w, c.h)] if c is not None else [] for c in banners), n),
         flexible=_flexible(banners, n),
-        secure=_mask((i for i, (_, creative) in enumerate(rows) if https and is_secure(creative)), n),
-        attributes=_by_value(attrs, n),
-        types=_by_value((HTML_BTYPES if creative.html else (IMAGE_BTYPE,) for _, creative in rows), n),
-        banners=_mask((i for i, c in enumerate(banners) if c is not None), n),
+        secure=mask_of((i for i, (_, creative) in enumerate(rows) if https and is_secure(creative)), n),
+        attributes=by_value(attrs, n),
+        types=by_value((HTML_BTYPES if creative.html else (IMAGE_BTYPE,) for _, creative in rows), n),
+        banners=mask_of((i for i, c in enumerate(banners) if c is not None), n),
         banner_mimes=_any_of([image_mimes(creative.image_url) for _, creative in rows], n),
-        apis=_by_value((creative.apis for _, creative in rows), n),
-        rewarded=_mask((i for i, t in enumerate(rules) if t.rewarded != "never"), n),
-        unrewarded=_mask((i for i, t in enumerate(rules) if t.rewarded != "only"), n),
-        metrics=_metrics([t.metrics for t in rules], n),
+        apis=by_value((creative.apis for _, creative in rows), n),
+        rewarded=mask_of((i for i, t in enumerate(rules) if t.rewarded != "never"), n),
+        unrewarded=mask_of((i for i, t in enumerate(rules) if t.rewarded != "only"), n),
+        metrics=metrics_of([t.metrics for t in rules], n),
         fitting=Fitting(
             [
                 (creative, attr, frozenset(PLACEMENTS[name] for name in t.placements))
                 for (_, creative), attr, t in zip(rows, attrs, rules, strict=True)
             ]
         ),
-        open=_free((campaign.deals for campaign, _ in rows), n),
-        deals=_by_value((campaign.deals for campaign, _ in rows), n),
+        open=free_of((campaign.deals for campaign, _ in rows), n),
+        deals=by_value((campaign.deals for campaign, _ in rows), n),
     )
     return _with_rules(index)
 
@@ -242,17 +219,17 @@ def _cats(campaign: Campaign, creative: Creative, taxonomy: int) -> tuple[str, .
 def _labels(rows: Sequence[tuple[str, ...]], n: int) -> Labels:
     rows = [tuple(codes(own)) if own else () for own in rows]
     return Labels(
-        _by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in rows), n),
-        _by_value((own or ("",) for own in rows), n),
+        by_value(({x for c in own for x in (c, c.partition("-")[0])} or {""} for own in rows), n),
+        by_value((own or ("",) for own in rows), n),
     )
 
 
 def _any_of(rows: Sequence[Sequence[str]], n: int) -> AnyOf:
-    return AnyOf(_free(rows, n), _by_value(rows, n))
+    return AnyOf(free_of(rows, n), by_value(rows, n))
 
 
 def _with_free(masks: dict[int, int], rules: Sequence[Targeting], n: int) -> dict[int, int]:
-    free = _free((t.devices for t in rules), n)
+    free = free_of((t.devices for t in rules), n)
     return {value: mask | free for value, mask in masks.items()}
 
 
@@ -267,55 +244,13 @@ def _city(name: str) -> str:
     return f"{country}-{rest.lower()}"
 
 
-def _running(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Times in µs at which the set of running ads changes, the first before all time, and the set from each on."""
-    spans = [
-        (
-            0 if campaign.start is None else int(campaign.start.timestamp() * 1e6),
-            None if campaign.end is None else int(campaign.end.timestamp() * 1e6),
-            campaign.status == "active",
-        )
-        for campaign, _ in rows
-    ]
-    changes = sorted({0} | {time for start, end, _ in spans for time in (start, end) if time is not None})
-    running = tuple(
-        _mask(
-            (i for i, (start, end, on) in enumerate(spans) if on and start <= time and (end is None or time < end)), n
-        )
-        for time in changes
-    )
-    return tuple(changes), running
-
-
-def _schedule(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ads by hour of the week on the user's clock, and by UTC quarter hour on each campaign's own clock."""
-    wanted: list[set[int] | None] = []
-    for campaign, _ in rows:
-        t = campaign.targeting
-        if not t.hours and not t.weekdays:
-            wanted.append(None)
-            continue
-        days, hours = t.weekdays or range(7), t.hours or range(24)
-        wanted.append({day * 24 + hour for day in days for hour in hours})
-    bound = [(i, slots, rows[i][0].targeting.utc_offset_min) for i, slots in enumerate(wanted) if slots is not None]
-    free = _mask((i for i, slots in enumerate(wanted) if slots is None), n)
-    if not bound:
-        return (free,) * WEEK_HOURS, (free,) * (WEEK_HOURS * 4)
-    local = tuple(free | _mask((i for i, slots, _ in bound if slot in slots), n) for slot in range(WEEK_HOURS))
-    by_utc = tuple(
-        free | _mask((i for i, slots, offset in bound if (quarter * 15 + offset) // 60 % WEEK_HOURS in slots), n)
-        for quarter in range(WEEK_HOURS * 4)
-    )
-    return local, by_utc
-
-
 def _audits(rows: Rows, auditors: frozenset[str], n: int) -> dict[str, int]:
     """Exchange -> the ads it may be sent; exchanges that are not in it may be sent all."""
     names = auditors | {name for _, creative in rows for name, told in creative.audit.items() if told == "refused"}
     found = {}
     for name in names:
         fits = ("approved",) if name in auditors else ("approved", "pending", "")
-        found[name] = _mask((i for i, (_, creative) in enumerate(rows) if creative.audit.get(name, "") in fits), n)
+        found[name] = mask_of((i for i, (_, creative) in enumerate(rows) if creative.audit.get(name, "") in fits), n)
     return found
 
 
@@ -337,50 +272,23 @@ def related(words: Sequence[str]) -> list[str]:
 
 def _flexible(banners: Sequence[Creative | None], n: int) -> dict[Fraction, tuple[tuple[int, int], ...]]:
     """Width to height -> (width, ads) of every width such a banner has."""
-    sizes = _by_value(([(c.w, c.h)] if c is not None and c.flexible else [] for c in banners), n)
+    sizes = by_value(([(c.w, c.h)] if c is not None and c.flexible else [] for c in banners), n)
     found: dict[Fraction, tuple[tuple[int, int], ...]] = {}
     for (w, h), mask in sizes.items():
         found[Fraction(w, h)] = (*found.get(Fraction(w, h), ()), (w, mask))
     return found
 
 
-def _metrics(rows: Sequence[dict[str, float]], n: int) -> dict[str, tuple[tuple[float, ...], tuple[int, ...]]]:
-    """Type -> (values asked for, ascending; for each the ads that ask for it or more, and none at the end)."""
-    found = {}
-    for name in {name for wanted in rows for name in wanted}:
-        steps = sorted({wanted[name] for wanted in rows if name in wanted})
-        asking = [_mask((i for i, wanted in enumerate(rows) if wanted.get(name, 0.0) >= step), n) for step in steps]
-        found[name] = (tuple(steps), (*asking, 0))
-    return found
-
-
 def _fences(rows: Sequence[Targeting], n: int) -> Fences:
     """Every distinct area with the ads that name it."""
-    areas = _by_value((t.radius for t in rows), n)
-    polygons = _by_value((t.polygons for t in rows), n)
+    areas = by_value((t.radius for t in rows), n)
+    polygons = by_value((t.polygons for t in rows), n)
     return Fences(
         [
             *(fences.circle(area, mask) for area, mask in areas.items()),
             *(fences.polygon(corners, mask) for corners, mask in polygons.items()),
         ]
     )
-
-
-def _scores(rows: Sequence[dict[str, int]], n: int) -> dict[int, tuple[int, ...]]:
-    """Tag id -> for each score 0..100 the ads whose least score it reaches."""
-    least: dict[int, list[tuple[int, int]]] = {}
-    for bit, tags in enumerate(rows):
-        for name, score in tags.items():
-            least.setdefault(tag_id(name), []).append((score, bit))
-    found = {}
-    for tag, entries in least.items():
-        steps = {score: _mask((bit for s, bit in entries if s <= score), n) for score in {s for s, _ in entries}}
-        masks, current = [], 0
-        for score in range(101):
-            current = steps.get(score, current)
-            masks.append(current)
-        found[tag] = tuple(masks)
-    return found
 
 
 def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int, int]]:
@@ -392,5 +300,5 @@ def _caps(rows: Rows, n: int) -> dict[int, tuple[tuple[FrequencyCap, ...], int, 
             bits.setdefault(scope, []).append(bit)
             caps[scope] = campaign.caps
     return {
-        scope: (caps[scope], min(cap.limit for cap in caps[scope]), _mask(found, n)) for scope, found in bits.items()
+        scope: (caps[scope], min(cap.limit for cap in caps[scope]), mask_of(found, n)) for scope, found in bits.items()
     }
