@@ -227,15 +227,16 @@ class Bidder:
         if decision.reason is not Reason.BID:
             return self._no_bids(decision.reason, arrived_s, request, endpoint)
         issued_s = self._budgets.now_s()
-        chosen = self._choose(request, decision, serving, issued_s, exchange.open_bids)
-        if not chosen and best_only:  # seldom: the money ran out with this very bid
-            decision = decided()
-            chosen = self._choose(request, decision, serving, issued_s, exchange.open_bids)
-        if not chosen:
-            return self._no_bids(Reason.BUDGET, arrived_s, request, endpoint)
-        if exchange.max_answer_bytes and len(chosen) > 1:
-            chosen = self._fitting(request, chosen, serving, issued_s, exchange.max_answer_bytes)
+        chosen: list[tuple[Offer, int]] = []
         try:
+            self._choose(chosen, request, decision, serving, issued_s, exchange.open_bids)
+            if not chosen and best_only:  # seldom: the money ran out with this very bid
+                decision = decided()
+                self._choose(chosen, request, decision, serving, issued_s, exchange.open_bids)
+            if not chosen:
+                return self._no_bids(Reason.BUDGET, arrived_s, request, endpoint)
+            if exchange.max_answer_bytes and len(chosen) > 1:
+                chosen = self._fitting(request, chosen, serving, issued_s, exchange.max_answer_bytes)
             return self._sent(
                 request, endpoint, privacy, uid, user, serving, decision, chosen, assigned, issued_s, now_us, arrived_s
             )
@@ -245,10 +246,15 @@ class Bidder:
             raise
 
     def _choose(
-        self, request: Request, decision: Decision, serving: Serving, issued_s: int, open_bids: int
-    ) -> list[tuple[Offer, int]]:
-        """The offers to send, their money reserved, and for how many seconds it is."""
-        chosen: list[tuple[Offer, int]] = []
+        self,
+        chosen: list[tuple[Offer, int]],
+        request: Request,
+        decision: Decision,
+        serving: Serving,
+        issued_s: int,
+        open_bids: int,
+    ) -> None:
+        """Add the offers to send to `chosen` as soon as their money is reserved, and for how many seconds it is."""
         pods: Pods = {}
         for imp, offers in zip(request.imp, decision.offers, strict=True):
             if offers:
@@ -258,8 +264,8 @@ class Bidder:
                         chosen.append((offers[0], hold_s))
                     continue
                 take = partial(self._take, request, imp, serving, issued_s, hold_s)
-                chosen += [(offer, hold_s) for offer in choose(imp, offers, serving.snapshot, open_bids, take, pods)]
-        return chosen
+                for offer in choose(imp, offers, serving.snapshot, open_bids, take, pods):
+                    chosen.append((offer, hold_s))  # noqa: PERF401 - what was taken before a defect must be known
 
     def _fitting(
         self, request: Request, chosen: list[tuple[Offer, int]], serving: Serving, issued_s: int, limit: int
@@ -302,7 +308,7 @@ class Bidder:
         mark = partial(self._ring.mark, "ip", _address(request)) if privacy.train and privacy.measure else str
         if known is not None and known.vector:
             known = replace(known, vector=decision.vector)  # what the models saw
-        bids = []
+        bids, names = [], []
         for offer, hold_s in chosen:
             self._bids += 1
             bid_id = self._worker + self._bids.to_bytes(_COUNTER_BYTES)
@@ -327,19 +333,20 @@ class Bidder:
                     offer.deal,
                 )
             )  # fmt: skip
-            if not test:
-                self._funnel.count(parts.campaign, SENT)
-                self._note(serving, offer)
-                self._log(
-                    partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
-                            known, assigned.arm_of.get(serving.snapshot.names[offer.ad_index], ""), mark)
-                )  # fmt: skip
-        counts = self._counts
-        counts[self._bids_slot] += len(bids)
-        counts[self._statuses[OK]] += 1
+            names.append(name)
         body = answer.response(request.id, bids, decision.currency, serving.urls)
         if endpoint.exchange.price_macro != PRICE:
             body = body.replace(PRICE.encode(), endpoint.exchange.price_macro.encode())
+        for name, (offer, _) in zip(names, chosen, strict=True) if not test else ():  # from here on nothing can fail
+            self._funnel.count(serving.parts[offer.ad_index].campaign, SENT)
+            self._note(serving, offer)
+            self._log(
+                partial(bid_event, name, request, decision, offer, serving, endpoint, now_us, joined,
+                        known, assigned.arm_of.get(serving.snapshot.names[offer.ad_index], ""), mark)
+            )  # fmt: skip
+        counts = self._counts
+        counts[self._bids_slot] += len(bids)
+        counts[self._statuses[OK]] += 1
         self._latency.observe(int((time.monotonic() - arrived_s) * 1e6))
         return body
 

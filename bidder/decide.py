@@ -103,7 +103,7 @@ def decide(
     offers: list[tuple[Offer, ...]] = [()] * len(imps)
     contexts: list[Context | None] = [None] * len(imps)
     names = Counter(imp.id for imp in imps) if len(imps) > 1 else {}
-    wanted = 1 if best_only and len(imps) == 1 else settings.offers
+    wanted = 1 if best_only and len(imps) == 1 else max(settings.offers, exchange.open_bids)
     for i, imp in enumerate(imps):
         if reasons[i] is not Reason.BID:
             continue
@@ -115,7 +115,7 @@ def decide(
             continue
         candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
         if candidates:
-            offers[i], contexts[i] = offers_for(i, candidates, seen, snapshot, currency, wanted)
+            offers[i], contexts[i] = offers_for(i, candidates, seen, snapshot, currency, wanted, exchange.open_bids)
             if not offers[i]:
                 reasons[i] = Reason.BELOW_FLOOR
     if len(imps) > 1:

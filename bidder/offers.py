@@ -92,11 +92,12 @@ class Auction(Struct, frozen=True, gc=False):
 
 
 def offers_for(
-    index: int, mask: int, seen: View, snapshot: Snapshot, currency: str, wanted: int
+    index: int, mask: int, seen: View, snapshot: Snapshot, currency: str, wanted: int, kept: int = 1
 ) -> tuple[tuple[Offer, ...], Context | None]:
     """Offers for one imp, best first, from the ads of a non-empty mask; no offer means all are below the floor.
 
-    index: position in `request.imp`. wanted: how many offers may be of use, at least 1; a pod may use more.
+    index: position in `request.imp`. wanted: how many offers may be of use, at least `kept`; a pod may use more. kept:
+    offers of one lot that no ad left out may beat, as they are sent together.
     """
     settings = snapshot.settings
     imp = seen.request.imp[index]
@@ -116,7 +117,6 @@ def offers_for(
     fences = snapshot.index.fences
     inside = tuple(fence.number for fence in fences.at(seen.lat, seen.lon)) if fences else ()
     where = context(seen, imp, floor_usd, inside)
-    kept = 1  # offers of one lot that no ad left out may beat
     if pod_of(imp):
         kept, wanted = POD_CHOICES, max(wanted, POD_CHOICES)
     auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted, deals)
