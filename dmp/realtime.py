@@ -32,7 +32,7 @@ latest first. Tables end with the record, so that a later version can append.
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import NamedTuple
@@ -369,26 +369,39 @@ def _score(
 ) -> None:
     """Add the scores of interests and intents."""
     data, n = realtime.data, len(ids)
+    picks = [i for i, tag in enumerate(ids) if wanted is None or tag in wanted or INTENT_OF.get(tag, 0) in wanted]
+    if not picks:
+        return
     short, day, long = _fade(last_seen_us(realtime), now_us)
     gone = bought(realtime, now_us) if data[5] else ()
-    start = HEAD.size + 4 * n
-    for i, tag in enumerate(ids):
-        intent = INTENT_OF.get(tag, 0)
-        if wanted is not None and tag not in wanted and intent not in wanted:
-            continue
-        if tag in gone:
-            continue
-        (a,), (b,), (c,) = (_F64.unpack_from(data, start + 8 * (horizon * n + i)) for horizon in range(3))
+    intends = wanted is None or not _INTENTS.isdisjoint(wanted)
+    in_basket = carted(realtime, now_us) if data[5] and intends else ()
+    searched = keywords(realtime, now_us) if data[6] and intends else ()
+    for i, (a, b, c) in zip(picks, _values(data, n, picks), strict=True):
+        tag = ids[i]
         s = a * short + b * day + c * long
         score = int(100 * s / (s + HALF_SCORE) + ROUNDING)
-        if not score:
+        if not score or tag in gone:
             continue
         if wanted is None or tag in wanted:
             found[tag] = score
-        if intent and (wanted is None or intent in wanted):
-            searched = b * day >= INTENT_DAY and tag in keywords(realtime, now_us)
-            if searched or tag in carted(realtime, now_us):
+        if tag in in_basket or (tag in searched and b * day >= INTENT_DAY):
+            intent = INTENT_OF.get(tag, 0)
+            if intent and (wanted is None or intent in wanted):
                 found[intent] = score
+
+
+def _values(data: bytes, n: int, picks: Sequence[int]) -> Iterator[Sums]:
+    """The sums of some of n tags: one by one while they are few, which bids are interested in."""
+    start = HEAD.size + 4 * n
+    if 4 * len(picks) > n:
+        values = struct.unpack_from(f"<{3 * n}d", data, start)
+        return ((values[i], values[n + i], values[2 * n + i]) for i in picks)
+    one = _F64.unpack_from
+    return (
+        (one(data, start + 8 * i)[0], one(data, start + 8 * (n + i))[0], one(data, start + 8 * (2 * n + i))[0])
+        for i in picks
+    )
 
 
 def current_tags(
