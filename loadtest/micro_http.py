@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from dmp import keys
+from dmp import keys, realtime
 from dmp.catalogue import open_catalogue
 from dmp.codec import encode_profile
 from dmp.pseudonym import KeyRing
+from dmp.realtime import Parts
 from dmp.schema import Tag
 from dmp.taxonomy import INTERESTS
 from loadtest import scrape, stage
@@ -28,7 +29,7 @@ from loadtest.stage import Running, Stage
 KEY = bytes(range(32))
 BATCH = 100
 USERS = 20_000
-TAGS_EACH = 30
+TAGS_EACH, LATELY = 30, 8
 
 
 class HttpFigures(msgspec.Struct, frozen=True):
@@ -147,12 +148,17 @@ def _question(n: int) -> bytes:
 
 
 def _people(client: Any, ring: KeyRing) -> None:
-    """USERS users with TAGS_EACH tags each."""
+    """USERS users with TAGS_EACH long-term tags each; every second one did something lately, with LATELY tags."""
     client.set(keys.GENERATION, 1)
+    now_us = time.time_ns() // 1000
+    sums = dict.fromkeys(INTERESTS[:LATELY], (3.0, 3.0, 3.0))
+    lately = realtime.encode(Parts(nonce=bytes(8), newest_us=now_us, sums=sums))
     record = encode_profile(1, [Tag(tag, 50, 20_000, 1) for tag in INTERESTS[:TAGS_EACH]])
     pipe = client.pipeline(transaction=False)
     for n in range(USERS):
         uid = ring.uid("cookie", f"user-{n}")
         if uid is not None:
             pipe.set(keys.profile(uid, 0), record)
+            if n % 2:
+                pipe.set(keys.realtime(uid), lately)
     pipe.execute()
