@@ -1,38 +1,34 @@
 """The DMP's commands."""
 
 import asyncio
-import itertools
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Column, Table
-from rich.text import Text
 
 from dmp import (
+    advertiser_commands,
     archive_commands,
     audience_commands,
     brushing_commands,
     commands,
     hot_commands,
     identity_commands,
+    ingest_commands,
     key_commands,
     keys,
     optout,
@@ -49,10 +45,6 @@ from dmp import config as configuration
 from dmp.config import DmpConfig
 from dmp.errors import DmpError
 from dmp.schema import IdType, Uid
-
-if TYPE_CHECKING:  # loads SQLAlchemy, which only the commands that need it should wait for
-    from dmp.catalogue import Catalogue
-    from dmp.ingest import Report
 
 app = typer.Typer(no_args_is_help=True, help="User tags, audiences and seeds.")
 console = Console()
@@ -216,6 +208,10 @@ app.add_typer(brushing_commands.app, name="brushing")
 app.add_typer(preference_commands.app, name="preference")
 app.add_typer(partner_commands.app, name="partners")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(advertiser_commands.advertisers, name="advertisers")
+app.add_typer(advertiser_commands.seed_files, name="seeds")
+app.command("ingest")(ingest_commands.ingest_logs)
+app.add_typer(ingest_commands.quarantines, name="quarantine")
 
 
 @app.command("store")
@@ -230,99 +226,6 @@ def run_store(config: ConfigFile = None) -> None:
         )
         while tags.server is not None and tags.server.poll() is None and not stop.wait(0.5):
             pass
-
-
-SCOPES = ("seeds", "events", "events.link", "tags", "tags.longterm", "tags.realtime", "tags.audiences")
-_SCOPES = ", ".join(SCOPES)
-advertisers = typer.Typer(no_args_is_help=True, help="Who may upload: advertisers and their API keys.")
-app.add_typer(advertisers, name="advertisers")
-seed_files = typer.Typer(no_args_is_help=True, help="Audience seeds.")
-app.add_typer(seed_files, name="seeds")
-
-
-@contextmanager
-def catalogue_of(path: Path | None) -> "Iterator[Catalogue]":
-    from dmp.catalogue import open_catalogue
-
-    catalogue = open_catalogue(Path(settings(path).data_dir))
-    try:
-        yield catalogue
-    finally:
-        catalogue.close()
-
-
-@advertisers.command("add")
-def add_advertiser(
-    advertiser: Annotated[str, typer.Argument(metavar="ID", help="Letters, digits, '_', '-', '.'.")],
-    config: ConfigFile = None,
-) -> None:
-    """Add an advertiser and print its first API key, which is shown this once."""
-    with catalogue_of(config) as catalogue:
-        now_us = time.time_ns() // 1000
-        catalogue.add_advertiser(advertiser, now_us)
-        typer.echo(catalogue.issue_key(advertiser, now_us))
-
-
-@advertisers.command("key")
-def add_key(
-    advertiser: Annotated[str, typer.Argument(metavar="ID")],
-    days: Annotated[int, typer.Option(min=0, help="Days until it expires; 0: when revoked.")] = 0,
-    scope: Annotated[list[str] | None, typer.Option(help=f"What it opens: {_SCOPES}; default seeds.")] = None,
-    config: ConfigFile = None,
-) -> None:
-    """Print another API key of an advertiser, which is shown this once."""
-    wanted = scope or ["seeds"]
-    if unknown := set(wanted) - set(SCOPES):
-        raise DmpError(f"no scope {', '.join(sorted(unknown))}; there are {_SCOPES}")
-    with catalogue_of(config) as catalogue:
-        now_us = time.time_ns() // 1000
-        expires_us = now_us + days * 86_400_000_000 if days else 0
-        typer.echo(catalogue.issue_key(advertiser, now_us, tuple(wanted), expires_us))
-
-
-@advertisers.command("revoke")
-def revoke_key(
-    advertiser: Annotated[str, typer.Argument(metavar="ID")],
-    key: Annotated[str, typer.Argument(help="The key, or its first nine characters.")],
-    config: ConfigFile = None,
-) -> None:
-    """Revoke an API key; the next request with it is refused."""
-    with catalogue_of(config) as catalogue:
-        if not catalogue.revoke_keys(advertiser, key, time.time_ns() // 1000):
-            raise DmpError(f"advertiser {advertiser!r} has no valid key that begins like this")
-
-
-@seed_files.command("upload")
-def upload_seed(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV of ids, plain or gzipped.")],
-    advertiser: Annotated[str, typer.Option(help="Whose seed it is.")],
-    name: Annotated[str, typer.Option(help="Name of the audience to grow.")],
-    key: Annotated[str, typer.Option(envvar="TAGBID_KEY", help="API key; better given as TAGBID_KEY.")],
-    url: Annotated[str, typer.Option(help="Where `tagbid dmp serve` listens.")] = "http://127.0.0.1:8100",
-    id_type: Annotated[str, typer.Option(help="Type of all ids, for a file without the column id_type.")] = "",
-    share_pct: Annotated[float, typer.Option(help="Size of the look-alike, per cent of the known users.")] = 5.0,
-    include_seed: Annotated[bool, typer.Option(help="Make the seed's users members too.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Upload a seed to a running server; `tagbid models expand` grows it into an audience."""
-    from dmp.upload import upload
-
-    query = {"name": name, "share_pct": str(share_pct), "include_seed": str(include_seed).lower()}
-    if id_type:
-        query["id_type"] = id_type
-    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=file.stat().st_size)
-        told = asyncio.run(upload(file, url, key, advertiser, query, lambda size: bar.advance(task, size)))
-    if as_json:
-        typer.echo(msgspec.json.encode(told))
-        return
-    console.print(
-        f"{told['audience']}: {told['uploaded']:,} lines, {told['invalid']:,} invalid, about {told['matched']:,} "
-        f"known users (match rate {told['match_rate']:.0%}); {told['state']}"
-    )
-    for warning in told["warnings"]:
-        console.print(f"[yellow]{warning}[/yellow]")
 
 
 @app.command()
@@ -346,7 +249,7 @@ def serve(config: ConfigFile = None) -> None:
             typer.echo(f"ready {url}")
             await stop.wait()
 
-    with store.open_store(settings_) as tags, catalogue_of(config) as catalogue:
+    with store.open_store(settings_) as tags, advertiser_commands.catalogue_of(config) as catalogue:
         client = tags.sync()
         store.check_durability(client, settings_.collect.durability)
         try:
@@ -355,120 +258,6 @@ def serve(config: ConfigFile = None) -> None:
             raise DmpError(f"cannot listen on {settings_.host}:{settings_.port}: {error.strerror or error}") from None
         finally:
             client.close()
-
-
-IntoFolder = Annotated[Path, typer.Option(help="Folder of the event files; a run that was killed goes on there.")]
-MappingName = Annotated[str, typer.Option(help="TOML file that says what the columns mean, or ipinyou, clickstream.")]
-quarantines = typer.Typer(no_args_is_help=True, help="Rows of raw logs that became no event.")
-app.add_typer(quarantines, name="quarantine")
-
-
-@contextmanager
-def ingest_bar(files: list[Path]) -> "Iterator[Callable[[str, float, int], None]]":
-    """A progress bar over logs by their bytes, with rows/s."""
-    sizes = {str(path): path.stat().st_size for path in files}
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("reading", total=sum(sizes.values()))
-        begun, rows = time.monotonic(), 0
-        done = dict.fromkeys(sizes, 0.0)
-
-        def show(file: str, share: float, count: int) -> None:
-            nonlocal rows
-            rows += count
-            done[file] = share * sizes[file]
-            rate = rows / max(0.001, time.monotonic() - begun)
-            bar.update(task, description=f"{rows:,} rows, {rate:,.0f}/s", completed=sum(done.values()))
-
-        yield show
-
-
-@app.command("ingest")
-def ingest_logs(
-    paths: Annotated[list[Path], typer.Argument(help="Logs, or folders of them: Parquet, CSV(.gz), JSON lines(.gz).")],
-    into: IntoFolder,
-    mapping: MappingName = "clickstream",
-    config: ConfigFile = None,
-    as_json: Json = False,
-) -> None:
-    """Turn raw behaviour logs into event files for `build`; ids become pseudonyms, bad rows go to quarantine."""
-    from dmp import ingest
-    from dmp import mapping as mappings
-
-    meant = mappings.load(mapping)
-    files = ingest.found(paths)
-    begun = time.monotonic()
-    with ingest_bar(files) as show:
-        report = ingest.ingest(files, into, meant, key_ring(config), time.time_ns() // 1000, show)
-    tell_ingested(report, time.monotonic() - begun, into, as_json)
-
-
-@quarantines.command("list")
-def list_quarantine(
-    into: IntoFolder,
-    reason: Annotated[str, typer.Option(help="Only rows refused for this.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Show what was refused, why, and where it stands; ids and digits are disguised."""
-    from dmp import journal, quarantine
-
-    if reason and reason not in quarantine.REASONS:
-        raise DmpError(f"no rows are refused for {reason!r}; reasons: {', '.join(quarantine.REASONS)}")
-    steps = journal.quarantined(journal.read(into))
-    counts: dict[str, int] = {}
-    for step in steps:
-        for name, count in step.bad.items():
-            counts[name] = counts.get(name, 0) + count
-    rows = quarantine.listed([journal.quarantine(into, step.n) for step in steps if not reason or reason in step.bad])
-    shown = list(itertools.islice((row for row in rows if reason in ("", row.reason)), limit))
-    if as_json:
-        typer.echo(msgspec.json.encode({"reasons": counts, "rows": shown}))
-        return
-    summary = Table("reason", "rows", "meaning")
-    for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-        summary.add_row(name, f"{count:,}", quarantine.REASONS[name])
-    console.print(summary)
-    table = Table("reason", "file", "row", "content")
-    for row in shown:
-        table.add_row(row.reason, Text(row.file), str(row.row), Text(row.raw))
-    console.print(table)
-
-
-@quarantines.command("replay")
-def replay_quarantine(into: IntoFolder, mapping: MappingName, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read the refused rows again from their logs, under a better mapping."""
-    from dmp import ingest, journal
-    from dmp import mapping as mappings
-
-    meant = mappings.load(mapping)
-    files = sorted({Path(step.file) for step in journal.quarantined(journal.read(into))})
-    if gone := [str(path) for path in files if not path.exists()]:
-        raise DmpError(f"{', '.join(gone)}: not there; a replay reads the rows, with their ids, from the log itself")
-    begun = time.monotonic()
-    with ingest_bar(files) as show:
-        report = ingest.replay(into, meant, key_ring(config), time.time_ns() // 1000, show)
-    tell_ingested(report, time.monotonic() - begun, into, as_json)
-
-
-def key_ring(path: Path | None) -> pseudonym.KeyRing:
-    return pseudonym.key_ring(settings(path).data_dir)
-
-
-def tell_ingested(report: "Report", seconds: float, into: Path, as_json: bool) -> None:
-    rate = report.rows / max(0.001, seconds)
-    if as_json:
-        told = msgspec.to_builtins(report) | {"seconds": round(seconds, 3), "rows_per_s": round(rate)}
-        typer.echo(msgspec.json.encode(told))
-        return
-    console.print(
-        f"{report.rows:,} rows of {report.files} files in {seconds:.1f} s ({rate:,.0f} rows/s): "
-        f"{report.events:,} events, {report.duplicates:,} copies left out, "
-        f"{sum(report.bad.values()):,} rows to quarantine"
-        + (f"; {report.skipped} files were done before" if report.skipped else "")
-    )
-    for reason, rows in sorted(report.bad.items(), key=lambda item: -item[1]):
-        console.print(f"  {reason}: {rows:,} (tagbid dmp quarantine list --into {into} --reason {reason})")
 
 
 if __name__ == "__main__":
