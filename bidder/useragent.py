@@ -68,14 +68,18 @@ def os_name(text: str | None) -> str:
     return _OS_NAMES.get(lower, lower)
 
 
-@lru_cache(maxsize=16_384)
 def families(ua: str) -> Families:
     """What a User-Agent header shows.
 
     >>> families("Mozilla/5.0 (iPad; CPU OS 17_0 like Mac OS X) AppleWebKit/605.1.15 Version/17.0 Safari/604.1")
     Families(os='ios', browser='safari', device_type=5)
     """
-    lower = ua[:MAX_CHARS].lower()
+    return _families(ua[:MAX_CHARS])
+
+
+@lru_cache(maxsize=16_384)
+def _families(ua: str) -> Families:
+    lower = ua.lower()
     system = next((name for mark, name in _OS if mark in lower), "")
     browser = next((name for mark, name in _BROWSER if mark in lower), "")
     if "tv" in lower or system in ("roku", "webos"):

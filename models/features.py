@@ -238,12 +238,15 @@ def decode_rates(data: bytes) -> Rates:
 
 
 PLACE_HASHES = 1 << 12
+_number = lru_cache(maxsize=65_536)(keys.number)
 
 
-@lru_cache(maxsize=65_536)
+MAX_REMEMBERED = 100  # characters of a placement's name; longer ones may be sent to fill memory
+
+
 def _place_hash(tagid: str) -> int:
     """Tells placements apart that are too many for a vocabulary; numeric, so two that collide only share a split."""
-    return keys.number(tagid) % PLACE_HASHES
+    return (_number if len(tagid) <= MAX_REMEMBERED else keys.number)(tagid) % PLACE_HASHES
 
 
 def rate_of(table: Mapping[tuple[str, ...], Rate], key: tuple[str, ...]) -> Rate:
@@ -524,9 +527,6 @@ def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
     ]
 
 
-_scope = lru_cache(maxsize=65_536)(keys.number)
-
-
 Columns = list[float | list[float]]
 """Features of several ads by column: one number where it is the same for all of them, else a list of one for each."""
 
@@ -534,7 +534,8 @@ Columns = list[float | list[float]]
 class Ads(msgspec.Struct, frozen=True):
     """What pair features ask of ads, by column: picking a column for some ads costs less than asking each of them.
 
-    targets: tags each ad targets; target: the only one, 0 for none. several: whether any ad targets more than one;
+    targets: tags each ad targets; target: the only one, 0 for none. targeted: whether any ad targets a tag; several:
+    more than one;
     fenced: whether any has geofences; about: all their interests and targets.
     """
 
@@ -546,6 +547,7 @@ class Ads(msgspec.Struct, frozen=True):
     audiences: tuple[frozenset[int], ...]
     preferences: tuple[bytes, ...]
     fences: tuple[frozenset[int], ...]
+    targeted: bool
     several: bool
     fenced: bool
     about: frozenset[int]
@@ -558,11 +560,12 @@ def columns_of(ads: Sequence[Ad]) -> Ads:
         interests=tuple(ad.interest for ad in ads),
         targets=targets,
         target=tuple(own[0] if own else 0 for own in targets),
-        scopes=tuple(_scope(ad.campaign) for ad in ads),
+        scopes=tuple(_number(ad.campaign) for ad in ads),
         categories=tuple(ad.category for ad in ads),
         audiences=tuple(ad.audiences for ad in ads),
         preferences=tuple(ad.preference for ad in ads),
         fences=tuple(ad.fences for ad in ads),
+        targeted=any(targets),
         several=any(len(own) > 1 for own in targets),
         fenced=any(ad.fences for ad in ads),
         about=frozenset(tag for ad in ads for tag in (ad.interest, *ad.target_tags)),
@@ -631,7 +634,7 @@ _matches = lru_cache(maxsize=1_024)(_Matches)
 def _summed(ads: Ads, pick: Pick, get: Callable[[int, int], float]) -> tuple[float | list[float], float | list[float]]:
     """(sum, maximum) of what the targets of each candidate are given."""
     if not ads.several:
-        column = [*map(get, pick(ads.target), _ZEROS)] if any(ads.target) else 0
+        column = [*map(get, pick(ads.target), _ZEROS)] if ads.targeted else 0
         return column, column
     scores = [[get(tag, 0) for tag in own] for own in pick(ads.targets)]
     return [*map(sum, scores)], [max(own) if own else 0 for own in scores]
