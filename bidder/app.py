@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import redis.exceptions
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bidder import budget, contact, conversions, notices, pacer, serving, supply_week, topics, trace
@@ -394,7 +394,9 @@ class Service:
         except web.HTTPRequestEntityTooLarge:
             return self._refused(413, close=True)
         twice = any(len(http.headers.getall(name, ())) > 1 for name in ("Authorization", "Content-Encoding"))
-        if twice or not http.headers.get("Host"):
+        hosts = http.headers.getall("Host", ())
+        named = all(hosts) if hosts else http.version < HttpVersion11
+        if twice or not named or http.version not in (HttpVersion10, HttpVersion11):
             return self._refused(400, close=True)
         arrived_s = time.monotonic()
         endpoint = self.endpoints.find(

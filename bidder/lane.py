@@ -3,14 +3,16 @@
 A connection belongs to the lane from its first byte and as long as every message on it starts with `POST /bid/`. Any
 other message at the start of a read is handed over with the connection, once its header is complete, through the
 public interface of both sides: `transport.set_protocol(server())`, `connection_made`, `data_received`. From then on
-aiohttp serves the connection, bids included, by the ordinary route. Only what comes pipelined in one read behind
-an unanswered bid cannot be cut off cleanly: then the last bid's answer says `Connection: close`, and the client
-sends the rest again (RFC 9112, 9.3.2).
+aiohttp serves the connection, bids included, by the ordinary route; so does it when a bid asks for an upgrade, which
+it ignores. Only what comes pipelined in one read behind an unanswered bid cannot be cut off cleanly: then the last
+bid's answer says `Connection: close`, and the client sends the rest again (RFC 9112, 9.3.2). Where the read ends before
+that is known, this answer waits for the next one.
 
 Answers leave in the order of the requests. Each connection has at most `MAX_PIPELINED` answers due; then it is not
 read further. Time limits need no timer per connection: `Port.sweep` looks at all of them twice a second.
 """
 
+import re
 from asyncio import BaseTransport, Protocol, Transport
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,11 +29,13 @@ from bidder.replies import CONTINUE, render
 
 START = b"POST " + PREFIX.encode()
 MAX_PIPELINED = 256
+VERSIONS = frozenset({"1.0", "1.1"})  # that one may claim on a first line; HTTP/2 begins otherwise
 MAX_HEADERS = 100  # S-02
 MAX_HEADER_BYTES = 8 * 1024  # S-02, name and value
 MAX_HEAD_BYTES = 64 * 1024  # a whole request line and header block
 ANSWER_S = 15.0  # longer than any deadline: an answer still due then was lost to a defect
 LINGER_S = 2.0  # what comes after a refusal is read and dropped for so long: a reset would take the refusal along
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class _Due:
@@ -68,8 +72,8 @@ class Lane(Protocol):
 
     __slots__ = (
         "_accepts", "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint",
-        "_expect", "_fed", "_head", "_headers", "_hosts", "_idle", "_known", "_learnt", "_linger", "_lingers_since_s",
-        "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_same", "_seen_s", "_size", "_status",
+        "_expect", "_fed", "_head", "_headers", "_held", "_hosts", "_idle", "_known", "_learnt", "_linger",
+        "_lingers_since_s", "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_same", "_seen_s", "_size", "_status",
         "_stopped_since_s", "_transport", "_url", "_version",
     )  # fmt: skip
 
@@ -88,6 +92,7 @@ class Lane(Protocol):
         self._lingers_since_s = 0.0
         self._paused = False
         self._known = False  # the message being read is a bid: its first bytes said so
+        self._held = False  # the last answer due waits to know what begins behind it
         self._same: Head | None = port.head  # the header block that the next message may have again
         self._learnt = 0
         self._begin()
@@ -127,6 +132,7 @@ class Lane(Protocol):
         if self._due and not self._parked:
             self._due[-1].close = True
             self._ended = True
+            self._release()
             return True
         return False
 
@@ -150,6 +156,7 @@ class Lane(Protocol):
 
     def overdue(self, now_s: float, limits: Limits) -> str:
         """Why this connection should be closed now, "" for no reason."""
+        self._release()  # whoever takes so long over a first line is not waited for
         if self._lingers_since_s:
             return "linger" if now_s - self._lingers_since_s > LINGER_S else ""
         if self._due:
@@ -179,6 +186,7 @@ class Lane(Protocol):
         if self._due:
             self._due[-1].close = True
             self._ended = True
+            self._release()
         elif self._idle and self._transport is not None:
             self._ended = True
             self._transport.close()
@@ -197,7 +205,7 @@ class Lane(Protocol):
             elif self._again(data):
                 self._read_no_further()
                 return
-            if not data.startswith(START):
+            if not data.startswith(START) or _UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 1 or len(data)):
                 self._not_a_bid(data, now_s)
                 return
             self._known = True
@@ -206,7 +214,7 @@ class Lane(Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._close_after_last()  # nobody upgrades a bid; what follows would be another protocol
+            self._close_after_last()  # of a bid whose header block came in pieces: it was read without its body
         except httptools.HttpParserError:
             self._refuse(400)
         if not self._idle:
@@ -214,9 +222,13 @@ class Lane(Protocol):
                 self._read_since_s = now_s
             if self._head and self._fed > MAX_HEAD_BYTES:
                 self._refuse(400)
-            elif self._head and not self._known and self._due and self._is_foreign():
-                self._close_after_last()  # before the answers leave: they must say that no more of them come
+            elif self._head and not self._known and self._due:
+                is_bid = self._is_bid()
+                self._held = is_bid is None
+                if is_bid is False:
+                    self._close_after_last()  # before the answers leave: they must say that no more of them come
         else:
+            self._held = False
             self._read_since_s = 0.0
             if whole:
                 self._learn(data)
@@ -251,10 +263,18 @@ class Lane(Protocol):
         if found is not None:
             self._same = self._port.head = found
 
-    def _is_foreign(self) -> bool:
-        """Whether a message that began behind a bid in one read is known to be no bid, its head being incomplete."""
+    def _is_bid(self) -> bool | None:
+        """Whether a message that began behind a bid in one read is one, too; None while its first line is too short."""
         url, bid = self._url, START[5:]
-        return bool(url) and (self._parser.get_method() != b"POST" or not (url.startswith(bid) or bid.startswith(url)))
+        if not url or (self._parser.get_method() == b"POST" and url != bid and bid.startswith(url)):
+            return None
+        return self._parser.get_method() == b"POST" and bool(url.startswith(bid))
+
+    def _release(self) -> None:
+        """Let the last answer go, whatever comes behind it."""
+        if self._held:
+            self._held = False
+            self.send()
 
     def _not_a_bid(self, data: bytes, now_s: float) -> None:
         """A message that is no bid, or not enough of one to tell."""
@@ -303,7 +323,8 @@ class Lane(Protocol):
                     self._status = 400  # which of them counts is anybody's guess
                 self._authorization = value
         elif length == 4:
-            self._hosts += name.lower() == b"host"
+            if name.lower() == b"host":
+                self._hosts += 1 if value.strip() else 2  # an empty one is no better than two
         elif length == 17:
             if name.lower() == b"x-openrtb-version":
                 self._version = value.decode("latin-1")
@@ -335,9 +356,10 @@ class Lane(Protocol):
         elif self._parser.get_method() != b"POST" or not self._url.startswith(START[5:]):
             self._close_after_last()  # pipelined behind a bid in one read: see above
             return
-        if len(self._url) > MAX_TARGET_BYTES or (
-            self._hosts != 1 and (self._hosts or self._parser.get_http_version() == "1.1")
-        ):
+        version = self._parser.get_http_version()
+        if len(self._url) > MAX_TARGET_BYTES or version not in VERSIONS:
+            self._status = 400
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
             self._status = 400
         self._endpoint = self._port.endpoints.find(self._url.decode("latin-1"), self._authorization)
         if self._status:
@@ -397,12 +419,14 @@ class Lane(Protocol):
         """Answer the message being read and read no further: where the next one starts is not known."""
         if not self._ended:
             self._ended = self._idle = self._linger = True
+            self._held = False
             due = _Due(self, self._turned_away(status))
             due.close = True
             self._due.append(due)
 
     def _close_after_last(self) -> None:
         self._ended = self._idle = self._linger = True
+        self._held = False
         if self._due:
             self._due[-1].close = True
         elif self._transport is not None:
@@ -414,6 +438,8 @@ class Lane(Protocol):
         transport = self._transport
         if not due or due[0].answer is None or transport is None or transport.is_closing():
             return
+        if self._held and len(due) == 1:
+            return
         if len(due) == 1:
             first = due.popleft()
             close = first.close
@@ -421,7 +447,7 @@ class Lane(Protocol):
         else:
             ready: list[bytes] = []
             close = False
-            while due and not close and (answer := due[0].answer) is not None:
+            while len(due) > self._held and not close and (answer := due[0].answer) is not None:
                 first = due.popleft()
                 close = first.close
                 ready.append(render(answer, close, first.more))

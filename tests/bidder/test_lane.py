@@ -121,6 +121,13 @@ CASES = {
     "two secrets": [post(headers="Authorization: Bearer a\r\nAuthorization: Bearer b\r\n")],
     "two Hosts": [post(headers="Host: i\r\n")],
     "two encodings": [post(headers="Content-Encoding: gzip\r\nContent-Encoding: identity\r\n")],
+    "an empty Host": [post().replace(b"Host: h", b"Host:")],
+    "a blank Host": [post().replace(b"Host: h", b"Host:  ")],
+    "an upgrade": [post(headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"), post(USER_BID)],
+    "an upgrade nobody connects": [post(headers="upgrade: websocket\r\n")],
+    "a version of the future": [post(version="2.0")],
+    "a version of the past": [post(version="0.9")],
+    "a version there is not": [post(version="1.2")],
     "no Host": [post().replace(b"Host: h\r\n", b"")],
     "a long target": [post(path="/bid/x?" + "a" * 100_000)],
     "a long header": [post(headers=f"X: {'a' * 7_000}\r\n")],
@@ -140,6 +147,43 @@ async def test_the_lane_answers_as_the_ordinary_route(pair, name):
     ours, theirs = await answers(lane, chunks), await answers(route, chunks)
     assert ours == theirs
     assert ours
+
+
+@pytest.mark.parametrize("line", [b"GET /win HTTP/1.1\r\nHost: h\r\n\r\n", post(path="/win")], ids=["GET", "POST"])
+async def test_something_else_behind_a_bid_is_answered_or_refused_openly_wherever_it_is_cut(pair, line):
+    lane, _ = pair
+    for cut in range(1, 24):
+        reader, writer = await lane.connect()
+        writer.write(post() + line[:cut])
+        await asyncio.sleep(0.002)
+        writer.write(line[cut:])
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in head
+            assert b"Connection: close" in head, line[:cut]
+        writer.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 30, 3))
+async def test_a_bid_behind_a_bid_is_answered_wherever_it_is_cut(pair, cut):
+    lane, route = pair
+    chunks = [post() + post(USER_BID)[:cut], post(USER_BID)[cut:], LAST]
+    assert await answers(lane, chunks) == await answers(route, chunks)
+
+
+async def test_a_bid_is_answered_although_what_begins_behind_it_never_ends(pair):
+    lane, _ = pair
+    reader, writer = await lane.connect()
+    writer.write(post() + b"PO")
+    async with asyncio.timeout(20):
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
+async def test_old_http_needs_no_host(pair):
+    found = [await answers(bidder, [post(version="1.0").replace(b"Host: h\r\n", b"")]) for bidder in pair]
+    assert found[0] == found[1]
+    assert found[0][0][0] == 200
 
 
 async def test_a_client_of_old_http_is_answered_and_closed(pair):
