@@ -7,40 +7,35 @@ stop accepting, answer what has arrived, hand back unused budget, write the log 
 
 import asyncio
 import gc
-import hmac
 import logging
 import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import redis.exceptions
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import budget, contact, conversions, notices, pacer, serving, supply_week, topics, trace
-from bidder.bidding import Answer, Bidder, new_worker
+from bidder import admin, budget, contact, conversions, gauges, notices, pacer, serving, supply_week, topics
+from bidder.bidding import Bidder, new_worker
 from bidder.bidlog import BidLog
-from bidder.budget import Account, Budgets
+from bidder.budget import Budgets
 from bidder.campaigns import Campaign
-from bidder.config import DEFAULT_EXCHANGE, BidderConfig, is_loopback
-from bidder.conversions import Conversions, Told
-from bidder.creatives import CLICK_ID
+from bidder.config import BidderConfig, is_loopback
+from bidder.conversions import Conversions
 from bidder.drawing import Drawer
-from bidder.endpoints import MAX_BODY_BYTES, PREFIX, VERSION_HEADER, Endpoints, also, plain
+from bidder.endpoints import Endpoints
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, lanes
 from bidder.metrics import Metrics
-from bidder.notices import Kind, Notices, Result
-from bidder.openrtb import BadRequest
+from bidder.notices import Notices
 from bidder.overload import Pressure
 from bidder.pacer import KEEP_S as KEEP_PACE_S
 from bidder.pacer import Pacer
-from bidder.pacing import Pace
 from bidder.port import SWEEP_S, Limits, Port
+from bidder.routes import Public
 from bidder.serving import Serving
 from bidder.snapshot import Paces
 from bidder.sockets import BACKLOG, bound, url_of
@@ -68,14 +63,6 @@ def _is_ours(record: logging.LogRecord) -> bool:
 http_log.addFilter(_is_ours)
 TICK_S = 1.0
 DRAIN_S = 2.0
-PIXEL = bytes.fromhex(
-    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002014400 3b".replace(" ", "")
-)
-ROUTES: Mapping[str, Kind] = {
-    "/win": "win", "/bill": "billing", "/loss": "loss", "/imp": "impression", "/click": "click",
-    "/view": "viewable", "/vast": "progress",
-}  # fmt: skip
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Reporter:
@@ -158,7 +145,10 @@ class Service:
             settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
             self.pressure, self.bidlog.put, self.report, self.pacer.saw,
         )  # fmt: skip
-        self._gauges()
+        gauges.read_all(
+            self.metrics, self.bidder, self.lookup, self.link, self.pressure, self.bidlog, self.topics, self.pacer,
+            self.budgets,
+        )  # fmt: skip
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT, conversions.SCRIPT):
             await self.link.everywhere("SCRIPT", "LOAD", script)
         self._tasks = [
@@ -188,11 +178,14 @@ class Service:
 
     async def serve(self) -> tuple[str, str]:
         """Take budget and answer; returns (public URL, admin URL)."""
-        settings, public, admin = self.settings, self._public_socket, self._admin_socket
+        settings, public, private = self.settings, self._public_socket, self._admin_socket
         self._serves = True
         await self.swap(self.bidder.serving)
+        routes = Public(
+            settings, self.bidder, self.endpoints, self.notices, self.conversions, self.lookup, self.ring, self.metrics
+        )
         runner = web.AppRunner(
-            self._public(),
+            routes.application(),
             access_log=None,
             logger=http_log,
             handle_signals=False,
@@ -211,9 +204,14 @@ class Service:
         listener = await loop.create_server(
             lanes(self.port) if settings.lane else runner.server, sock=public, backlog=BACKLOG
         )
-        operators = web.AppRunner(self._admin(), access_log=None, logger=http_log, handle_signals=False)
+        operators = web.AppRunner(
+            admin.application(self._page, self._health, self._ready),
+            access_log=None,
+            logger=http_log,
+            handle_signals=False,
+        )
         await operators.setup()
-        await web.SockSite(operators, admin).start()
+        await web.SockSite(operators, private).start()
         self._stack = [operators.cleanup, runner.cleanup, self._drain]
         self._listener = listener
         self._tasks += [
@@ -222,7 +220,7 @@ class Service:
             asyncio.create_task(self._sweeps(), name="sweeps"),
         ]
         self.pressure.start()
-        return url_of(settings.host, public), url_of(settings.admin_host, admin)
+        return url_of(settings.host, public), url_of(settings.admin_host, private)
 
     async def swap(self, made: Serving) -> None:
         """Decide with another snapshot, once its new campaigns have money to bid with."""
@@ -326,186 +324,26 @@ class Service:
             await asyncio.sleep(SWEEP_S)
             self.port.sweep()
 
-    # ---- the public port, by aiohttp
+    async def _page(self) -> str:
+        return self.metrics.expose()
 
-    def _public(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.router.add_post(PREFIX + "{exchange}", self._bid)
-        for path, kind in ROUTES.items():
-            handler = partial(self._notice, kind)
-            app.router.add_get(path, handler, allow_head=False)
-            app.router.add_post(path, handler)
-        app.router.add_post("/trace/{exchange}", self._trace)
-        app.router.add_get("/conv", self._pixel_conversion, allow_head=False)
-        for method in ("GET", "POST"):
-            app.router.add_route(method, "/postback/{advertiser}", self._postback)
-        return app
-
-    async def _trace(self, http: web.Request) -> web.Response:
-        """For who knows the operator's secret; for all others there is nothing here."""
-        given = http.headers.get(trace.HEADER, "").encode("utf-8", "surrogateescape")
-        wanted = self.settings.trace_token.encode()
-        if not wanted or not hmac.compare_digest(wanted, given):
-            return web.Response(status=404)
-        name = http.match_info["exchange"]
-        exchange = self.settings.exchanges.get(name, DEFAULT_EXCHANGE)
-        try:
-            found = await trace.trace(
-                await http.read(), name, exchange, self.bidder.serving.snapshot, self.lookup, self.ring
-            )
-        except BadRequest as error:
-            return web.json_response({"error": error.reason}, status=400)
-        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
-
-    async def _pixel_conversion(self, http: web.Request) -> web.Response:
-        """From the page behind a conversion: always a pixel, whatever came of it."""
-        await self.conversions.book(self.conversions.token(http.query.get("t", "")), http.query)
-        return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
-
-    async def _postback(self, http: web.Request) -> web.Response:
-        """From an advertiser's server: 204 counted once, however often it is told; 409 = its click has had as many
-        conversions as one may have; 503 = tell it again.
-        """
-        advertiser = self.settings.advertisers.get(http.match_info["advertiser"])
-        given = http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if advertiser is None or not hmac.compare_digest(f"Bearer {advertiser.token}".encode(), given):
-            return web.Response(status=401)
-        token = self.conversions.token(http.query.get("t", ""))
-        if token is not None and self._advertiser_of(token.campaign) != http.match_info["advertiser"]:
-            token = None  # a click of somebody else
-        told = await self.conversions.book(token, http.query)
-        status = {Told.FORGED: 403, Told.UNAVAILABLE: 503, Told.BAD_VALUE: 400, Told.TOO_MANY: 409}.get(told, 204)
-        return web.Response(status=status, headers={"Retry-After": "1"} if status == 503 else None)
-
-    def _advertiser_of(self, campaign: str) -> str:
-        """The advertiser of a campaign; an empty text when it is not in the portfolio."""
-        portfolio = self.bidder.serving.snapshot.portfolio
-        return next((one.advertiser for one in portfolio.campaigns if one.id == campaign), "")
-
-    async def _bid(self, http: web.Request) -> web.Response:
-        """The ordinary route of a bid: what the lane must equal."""
-        if http.content_length is not None and http.content_length > MAX_BODY_BYTES:
-            return self._refused(413, close=True)
-        try:
-            async with asyncio.timeout(self.settings.read_s):
-                received = await http.read()
-        except TimeoutError:
-            return self._refused(408, close=True)
-        except web.HTTPRequestEntityTooLarge:
-            return self._refused(413, close=True)
-        twice = any(len(http.headers.getall(name, ())) > 1 for name in ("Authorization", "Content-Encoding"))
-        hosts = http.headers.getall("Host", ())
-        named = all(hosts) if hosts else http.version < HttpVersion11
-        if twice or not named or http.version not in (HttpVersion10, HttpVersion11):
-            return self._refused(400, close=True)
-        arrived_s = time.monotonic()
-        endpoint = self.endpoints.find(
-            http.raw_path, http.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        )
-        if isinstance(endpoint, int):
-            return self._refused(endpoint)
-        body = plain(received, http.headers.get("Content-Encoding", ""))
-        if isinstance(body, int):
-            return self._refused(body)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        answer = self.bidder.handle(body, endpoint, arrived_s, partial(_resolve, future))
-        if answer is None:
-            answer = await future
-        more, answer = also(
-            http.headers.get(VERSION_HEADER, ""), http.headers.get("Accept-Encoding", ""), answer, endpoint.exchange
-        )
-        if isinstance(answer, int):
-            return web.Response(status=answer, headers=more)
-        return web.Response(body=answer, headers={"Content-Type": "application/json", **more})
-
-    def _refused(self, status: int, close: bool = False) -> web.Response:
-        """close: the rest of the body is not wanted, so where the next request starts is not known."""
-        self.metrics.counts[self.port.refused[status]] += 1
-        response = web.Response(status=status)
-        if close:
-            response.force_close()
-        return response
-
-    async def _notice(self, kind: Kind, http: web.Request) -> web.Response:
-        result, token = await self.notices.book(kind, http.query)
-        if token is None or result is Result.FORGED:
-            return web.Response(status=403, text="not a token of ours\n")
-        if kind == "click":
-            landing = self.bidder.serving.landing.get(token.creative)
-            if landing is None:
-                return web.Response(status=404, text="this ad is no longer known\n")
-            landing = landing.replace(CLICK_ID, http.query["t"])  # a token: it needs no escaping
-            # A person is waiting: the click is let through even when it could not be counted.
-            return web.Response(status=302, headers={"Location": landing, **_NO_STORE})
-        if result is Result.UNAVAILABLE:
-            return web.Response(status=503, headers={"Retry-After": "1"})
-        if kind in ("impression", "viewable"):
-            return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
-        return web.Response(status=204)
-
-    # ---- the admin port
-
-    def _admin(self) -> web.Application:
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/ready", self._ready)
-        return app
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=self.metrics.expose().encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
-
-    async def _health(self, _: web.Request) -> web.Response:
-        """200 while the process works; what is degraded is in the body."""
+    async def _health(self) -> dict[str, object]:
+        """What is degraded is in here."""
         served = self.bidder.serving
         failure = self.bidlog.failure
-        return web.json_response(
-            {
-                "status": "ok" if self.lookup.link.up and self.link.up and failure is None else "degraded",
-                "store": {"lookup": self.lookup.link.up, "notices": self.link.up},
-                "generation": self.lookup.generation,
-                "snapshot": served.snapshot.version,
-                "campaigns": len(served.snapshot.portfolio.campaigns),
-                "ads": len(served.parts),
-                "bidlog": "ok" if failure is None else str(failure),
-            }
-        )
+        return {
+            "status": "ok" if self.lookup.link.up and self.link.up and failure is None else "degraded",
+            "store": {"lookup": self.lookup.link.up, "notices": self.link.up},
+            "generation": self.lookup.generation,
+            "snapshot": served.snapshot.version,
+            "campaigns": len(served.snapshot.portfolio.campaigns),
+            "ads": len(served.parts),
+            "bidlog": "ok" if failure is None else str(failure),
+        }
 
-    async def _ready(self, _: web.Request) -> web.Response:
-        """200 when bids may be sent here."""
-        ready = not self.port.draining and self.link.up
-        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
-
-    def _gauges(self) -> None:
-        read = self.metrics.read
-        read("tagbid_store_total", lambda: {(("result", r),): n for r, n in self.lookup.counts.items()})
-        read(
-            "tagbid_store_up",
-            lambda: {
-                (("link", "lookup"),): self.lookup.link.share_up,
-                (("link", "notices"),): self.link.share_up,
-            },
-        )
-        read(
-            "tagbid_store_redirected_total",
-            lambda: {
-                (("link", name), ("how", how)): float(link.counts[how])
-                for name, link in (("lookup", self.lookup.link), ("notices", self.link))
-                for how in ("moved", "ask")
-            },
-        )
-        read("tagbid_in_flight", lambda: {(): self.bidder.in_flight})
-        read("tagbid_in_flight_limit", lambda: {(): self.pressure.limit})
-        read("tagbid_longest_stall_seconds", lambda: {(): self.pressure.longest_stall_s})
-        read("tagbid_bidlog_records_total", lambda: {(): self.bidlog.written})
-        read("tagbid_bidlog_dropped_total", lambda: {(): self.bidlog.dropped})
-        read("tagbid_snapshot_timestamp_seconds", lambda: {(): self.bidder.serving.made_s})
-        read("tagbid_hot_topics", lambda: {(): self.topics.count(_now_us())})
-        read("tagbid_pace", lambda: _pace_gauges(self.pacer.of))
-        read("tagbid_cost_unknown", lambda: {(): self.pacer.untold})
-        read("tagbid_budget_micros", lambda: _budget_gauges(self.budgets.accounts()))
+    def _ready(self) -> bool:
+        """Whether bids may be sent here."""
+        return not self.port.draining and self.link.up
 
 
 def _now_us() -> int:
@@ -514,32 +352,6 @@ def _now_us() -> int:
 
 def _budgets(served: Serving) -> dict[str, int]:
     return {c.id: c.daily_budget_micros for c in served.snapshot.portfolio.campaigns if c.status == "active"}
-
-
-def _budget_gauges(accounts: list[Account]) -> dict[tuple[tuple[str, str], ...], float]:
-    return {
-        (("campaign", account.campaign), ("state", state)): float(value)
-        for account in accounts
-        for state, value in (
-            ("budget", account.budget),
-            ("spent", account.spent),
-            ("lease", account.lease),
-            ("pending", account.pending),
-        )
-    }
-
-
-def _pace_gauges(paces: Mapping[str, Pace]) -> dict[tuple[tuple[str, str], ...], float]:
-    return {
-        (("campaign", campaign), ("what", what)): value
-        for campaign, pace in paces.items()
-        for what, value in (("multiplier", pace.k), ("share", pace.share))
-    }
-
-
-def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:
-    if not future.done():  # the client may have gone
-        future.set_result(answer)
 
 
 async def serve(

@@ -73,8 +73,8 @@ class Lane(Protocol):
     __slots__ = (
         "_accepts", "_authorization", "_bodies", "_body", "_due", "_encoding", "_ended", "_endpoint",
         "_expect", "_fed", "_head", "_headers", "_held", "_hosts", "_idle", "_known", "_learnt", "_linger",
-        "_lingers_since_s", "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_same", "_seen_s", "_size", "_status",
-        "_stopped_since_s", "_transport", "_url", "_version",
+        "_lingers_since_s", "_old", "_parked", "_parser", "_paused", "_port", "_read_since_s", "_same", "_seen_s",
+        "_size", "_status", "_stopped_since_s", "_transport", "_url", "_version",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:

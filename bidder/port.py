@@ -11,7 +11,7 @@ from bidder.bidding import Answer
 from bidder.endpoints import Endpoint, Endpoints
 from bidder.heads import Head
 from bidder.metrics import Metrics
-from bidder.replies import REASONS
+from bidder.replies import refusals
 
 SWEEP_S = 0.5
 
@@ -62,9 +62,7 @@ class Port:
         self.lanes: set[Connection] = set()
         self.draining = False
         self.head: Head | None = None  # learnt last: other connections of the same exchange send the same
-        self.refused = {
-            status: metrics.slot("tagbid_responses_total", status=str(status)) for status in REASONS if status >= 400
-        }
+        self.refused = refusals(metrics)
         self.counts = metrics.counts
         self._limits = limits
         self._closed = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bidder.bidding import Answer
+from bidder.metrics import Metrics
 
 REASONS = {
     100: "Continue", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
@@ -31,3 +32,8 @@ def render(answer: Answer, close: bool, more: Mapping[str, str] | None = None) -
     if isinstance(answer, int):
         return (_EMPTY_CLOSE if close else _EMPTY)[answer]
     return (_OK_CLOSE if close else _OK) % (len(answer), answer)
+
+
+def refusals(metrics: Metrics) -> dict[int, int]:
+    """{status that turns a request away: where it is counted}."""
+    return {status: metrics.slot("tagbid_responses_total", status=str(status)) for status in REASONS if status >= 400}

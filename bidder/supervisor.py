@@ -23,6 +23,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from bidder import admin
 from bidder.config import BidderConfig
 from bidder.merge import Merged
 from bidder.metrics import Metrics
@@ -93,11 +94,13 @@ class Supervisor:
         load_keys(self._data_dir)  # made once, here, not by workers at the same time
         load_key(self._data_dir / "pseudonym.key")
         reserved = bound(settings.host, settings.port, shared=True)  # keeps the port ours while workers come and go
-        admin = bound(settings.admin_host, settings.admin_port)
+        admin_socket = bound(settings.admin_host, settings.admin_port)
         self._port = reserved.getsockname()[1]
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SCRAPE_S)) as http:
             self._http = http
-            runner = web.AppRunner(self._admin(), access_log=None, handle_signals=False)
+            runner = web.AppRunner(
+                admin.application(self._page, self._health, self._is_ready), access_log=None, handle_signals=False
+            )
             try:
                 await self._fill()
                 stopping = asyncio.create_task(stop.wait())
@@ -108,8 +111,8 @@ class Supervisor:
                     raise NoWorker("no worker could be started; its message stands above")
                 if not stop.is_set():
                     await runner.setup()
-                    await web.SockSite(runner, admin).start()
-                    ready(url_of(settings.host, reserved), url_of(settings.admin_host, admin))
+                    await web.SockSite(runner, admin_socket).start()
+                    ready(url_of(settings.host, reserved), url_of(settings.admin_host, admin_socket))
                 while not stop.is_set():
                     await asyncio.wait([stopping], timeout=POLL_S)
                     await self._collect()
@@ -211,31 +214,21 @@ class Supervisor:
         states = [worker.state for worker in self.workers]
         return {(("state", state.value),): float(states.count(state)) for state in State}
 
-    def _admin(self) -> web.Application:
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/ready", self._is_ready)
-        return app
-
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _page(self) -> str:
         await self._collect()
         self._merged.update("", self._own.expose())
-        return web.Response(
-            body=self._merged.expose().encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return self._merged.expose()
 
-    async def _health(self, _: web.Request) -> web.Response:
-        """200 while enough workers serve; each worker's own health is in the body."""
+    async def _health(self) -> dict[str, object]:
+        """Well while enough workers serve; each worker's own health is in here."""
         serving = [worker for worker in self._serving() if worker.admin]
         pages = await asyncio.gather(*(self._get(f"{worker.admin}/health") for worker in serving))
         workers = {worker.number: page or "no answer" for worker, page in zip(serving, pages, strict=True)}
         well = len(serving) == self._settings.workers and all('"status": "ok"' in page for page in workers.values())
-        return web.json_response({"status": "ok" if well else "degraded", "workers": workers})
+        return {"status": "ok" if well else "degraded", "workers": workers}
 
-    async def _is_ready(self, _: web.Request) -> web.Response:
-        ready = not self._leaving and any(worker.admin for worker in self._serving())
-        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+    def _is_ready(self) -> bool:
+        return not self._leaving and any(worker.admin for worker in self._serving())
 
 
 async def supervise(
