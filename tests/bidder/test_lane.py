@@ -341,6 +341,9 @@ async def test_a_client_that_goes_away_before_its_answer_harms_nobody(tmp_path, 
             writer.write(post(USER_BID) * 20)
             await writer.drain()
             writer.transport.abort()
+        async with asyncio.timeout(20):
+            while bidder.service.bidder.in_flight:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.01)
         assert [status for status, _ in await answers(bidder, [post(USER_BID), LAST])] == [200, 204]
         assert bidder.service.lookup.link.losses == 0
         assert bidder.service.bidder.in_flight == 0
