@@ -43,7 +43,7 @@ from dmp import (
 )
 from dmp import config as configuration
 from dmp.config import DmpConfig
-from dmp.errors import DmpError
+from dmp.errors import DmpError, StoreUnavailable
 from dmp.schema import IdType, Uid
 
 app = typer.Typer(no_args_is_help=True, help="User tags, audiences and seeds.")
@@ -216,7 +216,10 @@ app.add_typer(ingest_commands.quarantines, name="quarantine")
 
 @app.command("store")
 def run_store(config: ConfigFile = None) -> None:
-    """Run the tag store in the foreground, for other commands to join; ends on Ctrl-C or SIGTERM."""
+    """Run the tag store in the foreground, for other commands to join; ends on Ctrl-C or SIGTERM.
+
+    Exits with 2 when the server ends by itself, so that whoever runs this knows to start it again.
+    """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -224,8 +227,10 @@ def run_store(config: ConfigFile = None) -> None:
         console.print(
             f"tag store at {tags.url}" + ("" if tags.server else " (already running, run by another process)")
         )
-        while tags.server is not None and tags.server.poll() is None and not stop.wait(0.5):
-            pass
+        while tags.server is not None and not stop.wait(0.5):
+            if (status := tags.server.poll()) is not None:
+                log = Path(settings(config).data_dir) / "store" / "server.log"
+                raise StoreUnavailable(f"the tag store ended with status {status}; see {log}, then run this again")
 
 
 @app.command()

@@ -173,3 +173,27 @@ def a_reader(tags: Store):
         return before, seen
 
     return read
+
+
+def test_the_command_that_runs_a_store_ends_with_an_error_when_the_store_does(tmp_path: Path) -> None:
+    config = DmpConfig(data_dir=str(tmp_path / "var"))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "dmp", "store"],
+        env={**ENVIRON, "TAGBID_DMP_DATA_DIR": config.data_dir},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert command.stdout is not None
+        assert command.stdout.readline().startswith("tag store at ")
+        with open_store(config) as joined:
+            server = joined.sync().info("server")["process_id"]
+        os.kill(server, signal.SIGKILL)
+        _, said = command.communicate(timeout=60)
+    finally:
+        command.kill()
+    assert command.returncode == 2
+    assert "tag store ended" in said
+    assert "server.log" in " ".join(said.split())
