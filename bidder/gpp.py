@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
-from bidder.gpp_sections import LAYOUTS, decode_us, us_privacy_opted_out
+from bidder.gpp_sections import LAYOUTS, decode_us
 from dmp.consent_bits import MAX_LENGTH, Malformed, fibonacci, only_padding, read, unpack
+from dmp.us_privacy import us_privacy_opted_out
 
 TCF_EU: Final = 2
 US_PRIVACY: Final = 6

@@ -1,4 +1,4 @@
-"""The US sections of a GPP string, and the older US privacy string: what each says of opt-outs, children, sensitivity.
+"""The US sections of a GPP string: what each says of opt-outs, children, sensitivity.
 
 Layouts: IAB Tech Lab Global Privacy Platform, "Sections": the US National and the per-state Privacy Technical
 Specifications, tables "Core Segment" and "GPC Sub-section", as the Tech Lab's own library encodes them. A core is a
@@ -154,17 +154,3 @@ def _answers(data: bytes, at: int, end: int, count: int) -> tuple[int, ...]:
     if _UNDEFINED in answers:
         raise Malformed
     return answers
-
-
-def us_privacy_opted_out(text: str) -> bool:
-    """P-20: whether a US privacy string opts out of sale, or is anything but one.
-
-    Source: IAB "CCPA U.S. Privacy String" v1: version 1, then notice, opt-out of sale and agreement, each Y, N
-    or -; `1---` says that the law does not apply, a dash for the opt-out alone says nothing and counts as one.
-
-    >>> [us_privacy_opted_out(text) for text in ("1YNN", "1YYN", "1---", "1Y-N", "2YNN", "")]
-    [False, True, False, True, True, True]
-    """
-    if text == "1---":
-        return False
-    return not (len(text) == 4 and text[0] == "1" and text[1] in "YN-" and text[2] == "N" and text[3] in "YN-")

@@ -19,11 +19,11 @@ from bidder import gpp
 from bidder.config import BidderConfig, declaration
 from bidder.consent_cache import Cached
 from bidder.geo import GDPR_COUNTRIES, country
-from bidder.gpp_sections import us_privacy_opted_out
 from bidder.openrtb import Request
 from dmp import keys, tcf
 from dmp.schema import User
 from dmp.tcf_rules import Permissions, permissions
+from dmp.us_privacy import us_privacy_opted_out
 
 
 class PrivacyDecision(msgspec.Struct, frozen=True, gc=False):

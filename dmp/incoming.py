@@ -2,8 +2,9 @@
 
 An item is one JSON object: `kind`, `event_id`, `id` with its `id_type` (see `dmp.schema.IdType`), `ids` with further
 ids of the same person (a list of the same pairs), `other` (one such pair: whom the act pays heed to), what the event
-may be used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC string), and the fields of its kind as
-`dmp.events` has them. `time_us` may be left out and is then now. Fields we do not know are dropped.
+may be used for (`consent` bits, or `gdpr` and `gdpr_consent` with the user's TC string; `us_privacy` and `gpp_sid` may
+refuse it), and the fields of its kind as `dmp.events` has them. `time_us` may be left out and is then now. Fields we
+do not know are dropped.
 
 Nothing raw leaves this file: an id becomes its pseudonym; addresses become marks; an event id, which senders make
 of what they have, is kept as a keyed digest, which also keeps two sources with the same numbers apart (P-60). An
@@ -23,6 +24,7 @@ from dmp.naming import names_somebody
 from dmp.permission import Basis
 from dmp.pseudonym import KeyRing
 from dmp.schema import ID_TYPES, NO_UID, IdType, Uid
+from dmp.us_privacy import refuses
 
 Format = Literal["json", "ndjson"]
 MAX_ITEMS = 1_000  # of one request
@@ -167,6 +169,8 @@ def _consent(item: dict[str, Any], us: Basis) -> int:
         )
     if gdpr not in (None, 0, 1) or not isinstance(text, str | None):
         raise Unusable("unknown_consent", "gdpr is 0 or 1, and gdpr_consent the TC string")
+    if refuses(item.get("us_privacy"), item.get("gpp_sid")):
+        return 0
     return permission.stated(consent, gdpr, text or "", us)
 
 

@@ -145,7 +145,7 @@ def event_files(source: Path) -> tuple[Path, ...]:
     found = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     paths = tuple(path for path in found if path.is_file())  # other tools write folders of that name
     if not paths:
-        raise BadEvents(f"{source}: no event files (*.parquet) there")
+        raise BadEvents(f"{source}: no event files (*.parquet) there; `tagbid dmp archive` or `ingest` makes them")
     return paths
 
 

@@ -25,6 +25,7 @@ from dmp.permission import allowed
 from dmp.realtime import realtime_tags
 from dmp.schema import NOBODY, IdType, Uid, User
 from dmp.taxonomy import TAGS, tag_name
+from dmp.us_privacy import refuses
 
 MAX_IDS = 100
 MAX_BODY_BYTES = 1024**2  # a hundred of the longest TC strings
@@ -32,12 +33,16 @@ OPTED_OUT = frozenset({keys.OPTED_OUT, keys.CHILD})
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One id. gdpr: 1 applies, 0 does not, None unknown, which counts as applying."""
+    """One id. gdpr: 1 applies, 0 does not, None unknown, which counts as applying. us_privacy, gpp_sid: as in a bid
+    request, see `dmp.us_privacy`.
+    """
 
     id: str
     id_type: IdType = "cookie"
     gdpr: Annotated[int, msgspec.Meta(ge=0, le=1)] | None = None
     gdpr_consent: str = ""
+    us_privacy: str = ""
+    gpp_sid: list[int] = []
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -99,7 +104,8 @@ def open_to(scopes: AbstractSet[str], field: str) -> bool:
 
 def _uid(desk: Desk, asked: Asked) -> Uid | str:
     """The user to read, or the status that says why there is none."""
-    if not allowed(asked.gdpr, asked.gdpr_consent, desk.basis).lookup:
+    told = allowed(asked.gdpr, asked.gdpr_consent, desk.basis)
+    if not told.lookup or refuses(asked.us_privacy, asked.gpp_sid):
         return "no_consent"
     return desk.ring.uid(asked.id_type, asked.id) or "bad_id"
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bidder.gpp import GppSignals, decode, split
-from bidder.gpp_sections import LAYOUTS, UsSection, decode_us, us_privacy_opted_out
+from bidder.gpp_sections import LAYOUTS, UsSection, decode_us
 from dmp import tcf
 from dmp.consent_bits import Malformed
+from dmp.us_privacy import us_privacy_opted_out
 from tests.bidder.consent_strings import WEB_SAFE, header, letters, us
 
 VECTORS = [json.loads(line) for line in (Path(__file__).parents[1] / "cases/consent/gpp.jsonl").open()]

@@ -83,6 +83,9 @@ async def test_the_cookie_is_out_of_reach_of_scripts(door: Door) -> None:
         ({"gdpr": "0", "gdpr_consent": tc(consent=())}, {}),
         ({"gdpr": "0"}, {"Sec-GPC": "1"}),
         ({"gdpr": "0"}, {"DNT": "1"}),
+        ({"gdpr": "0", "us_privacy": "1YYN"}, {}),
+        ({"gdpr": "0", "us_privacy": "yes"}, {}),
+        ({"gdpr": "0", "gpp_sid": "7"}, {}),
     ],
 )
 async def test_without_permission_no_cookie_is_read_or_set(
@@ -100,6 +103,12 @@ async def test_a_consent_string_opens_what_it_says(door: Door) -> None:
     _, _, headers = await door.ask("GET", path(gdpr="1", gdpr_consent=tc(consent=(1, 3, 4))))
     assert set_id(headers) is not None
     assert door.stream()[0].consent == 1
+
+
+@pytest.mark.rule("P-20")
+async def test_a_us_privacy_string_that_allows_the_sale_takes_nothing_away(door: Door) -> None:
+    _, _, headers = await door.ask("GET", path(gdpr="0", us_privacy="1YNN", gpp_sid="-1"))
+    assert set_id(headers) is not None
 
 
 async def test_a_page_cannot_say_whose_event_it_is_or_what_it_may_do(door: Door) -> None:

@@ -91,6 +91,9 @@ async def test_a_tenant_sees_its_own_audiences_only(door: Door) -> None:
         ({"gdpr": 1, "gdpr_consent": tc(consent=(1, 4))}, "ok"),
         ({"gdpr": 1, "gdpr_consent": tc(consent=(1, 3))}, "no_consent"),
         ({"gdpr": 0, "gdpr_consent": tc(consent=())}, "no_consent"),
+        ({"gdpr": 0, "us_privacy": "1YYN"}, "no_consent"),
+        ({"gdpr": 0, "us_privacy": "1YNN", "gpp_sid": [2]}, "ok"),
+        ({"gdpr": 0, "gpp_sid": [2, 7]}, "no_consent"),
     ],
 )
 async def test_nobody_is_looked_up_who_does_not_allow_it(door: Door, signals: dict[str, Any], status: str) -> None:
