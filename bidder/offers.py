@@ -115,7 +115,7 @@ def offers_for(
     if not candidates:
         return (), None
     fences = snapshot.index.fences
-    inside = tuple(fence.number for fence in fences.at(seen.lat, seen.lon)) if fences else ()
+    inside = () if seen.lat is None else tuple(fence.number for fence in fences.at(seen.lat, seen.lon))
     where = context(seen, imp, floor_usd, inside)
     if pod_of(imp):
         kept, wanted = POD_CHOICES, max(wanted, POD_CHOICES)
