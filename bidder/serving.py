@@ -41,9 +41,9 @@ IDLE_S = 1.0  # before the first campaigns are served
 class Serving(Struct, frozen=True):
     """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
 
-    fields: campaign and creative as token fields; logged: ads as logged. landing: creative id -> where its
-    clicks go. contacts_keep_s: the longest window anything reads contact counters over (P-70). domain: ours, where
-    people learn why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
+    fields: campaign and creative as token fields; logged: ads as logged. landing: creative id -> where its clicks go.
+    contacts_keep_s: the longest window anything reads contact counters over (P-70). domain: ours, where people learn
+    why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
     """
 
     snapshot: Snapshot

@@ -60,16 +60,14 @@ class Snapshot(Struct, frozen=True):
     """One ad is one creative of one campaign; `ads`, `owners`, `creatives`, `values` and the rows of `masks` line up.
 
     Ads stand in falling order of `bounds`, the most a thousand impressions of them can be worth in CPM micro-USD, so
-    the lowest bits of an index mask are the best candidates. columns: of the ads, for pair features.
-    owners: position in `portfolio.campaigns` of an ad's
-    campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether any is paid by what follows a
-    click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id -> the
-    mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model; parts: its request
-    side. values: campaign
-    features per ad. version: names this in logs. landscape: of prices, None = not known. paces and the
-    index's topics: the parts that change under a snapshot, by reference. results: models of what follows a click.
-    ratios: per ad, factors on click probabilities from what was clicked lately; None = all 1.
-    tastes: the space that users and ads have directions in.
+    the lowest bits of an index mask are the best candidates. columns: of the ads, for pair features. owners: position
+    in `portfolio.campaigns` of an ad's campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether
+    any is paid by what follows a click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id ->
+    the mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model; parts: its
+    request side. values: campaign features per ad. version: names this in logs. landscape: of prices, None = not known.
+    paces and the index's topics: the parts that change under a snapshot, by reference. results: models of what follows
+    a click. ratios: per ad, factors on click probabilities from what was clicked lately; None = all 1. tastes: the
+    space that users and ads have directions in.
     """
 
     portfolio: Portfolio

@@ -523,7 +523,7 @@ def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | 
     offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, sides)
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
-    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None)
+    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None, logged=(b"",))
     endpoint: Any = SimpleNamespace(name="x")
     logged = bid_event("b", request, found, offer, serving, endpoint, 0, None, user)
     blank = [

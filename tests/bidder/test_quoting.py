@@ -118,7 +118,7 @@ def test_what_scores_say_of_a_user_is_not_logged_for_one_who_may_not_train() -> 
     found = decision(request)
     quote = Quote(1e6, 1.0, 1e6, "constant", quality=-5.0)
     offer = msgspec.structs.replace(found.offers[0][0], quote=quote)
-    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None)
+    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None, logged=(b"",))
     endpoint: Any = SimpleNamespace(name="x")
     logged = [bid_event("b", request, found, offer, serving, endpoint, 0, None, user) for user in (None, NOBODY)]
     assert [bid.quality for bid in logged] == [0.0, -5.0]
