@@ -29,6 +29,7 @@ from models import features, registry
 from models.features import Row
 
 CANDIDATES = 10  # scored per request on average
+PASSING = 0.55  # of the ads that fit by size and site; tags, hours and floors take the rest: 10.1 are scored
 TREES, LEAVES = 200, 63
 TRAINING_ROWS = 40_000
 EXCHANGE = "bench"
@@ -51,7 +52,7 @@ def make(seed: int, users: int, requests: int) -> Scenario:
 
 
 def portfolio(scenario: Scenario, campaigns: int, free: int = 0) -> str:
-    """TOML of a portfolio of which about `CANDIDATES` ads fit a request.
+    """TOML of a portfolio of which about `CANDIDATES` ads are scored for a request.
 
     free: so many of the campaigns, the first ones, ask nothing about the user: no tag, no audience, no cap.
 
@@ -64,7 +65,7 @@ def portfolio(scenario: Scenario, campaigns: int, free: int = 0) -> str:
     sites = len(world.sites.vertical)
     names = [worlds.domain(world, site) for site in range(sites)]
     bundles = [f"com.example.{VERTICALS[world.sites.vertical[site]][0]}{site}" for site in range(sites)]
-    fit = 2 * float((shares * shares).sum()) * 0.72  # both sizes drawn by share; tags, hours and the like take the rest
+    fit = 2 * float((shares * shares).sum()) * PASSING  # both sizes are drawn by share
     wanted = min(1.0, CANDIDATES / (campaigns * fit))
     tables = []
     for i in range(campaigns):
