@@ -28,10 +28,11 @@ from dmp import codec, keys
 from dmp.errors import CorruptRecord
 from dmp.link import SILENT_S, Link
 from dmp.schema import NOBODY, Uid, User
-from dmp.wire import Waiter, encode
+from dmp.wire import LOOK_AGAIN_S, Waiter, encode
 
 POLL_S = 1.0  # how often the live generation is read
-STALL_S = 0.15  # bids that cannot have the user should not be made to wait for it either
+STALL_S = 0.18  # bids that cannot have the user should not be made to wait for it either
+BEHIND_S = 0.005  # a timer that goes off so late was kept waiting
 MOST_STUCK = 64  # reads that wait for a server that may not answer: more would be taken for load (`bidder.overload`)
 
 
@@ -116,6 +117,7 @@ class Lookup:
         self._now_s = int(time.time())
         self._reads: deque[_Read] = deque()
         self._wake_s = math.inf
+        self._looks_again = False
         self._timer: asyncio.TimerHandle | None = None
         self._poll: asyncio.Task[None] | None = None
 
@@ -192,8 +194,12 @@ class Lookup:
         self._timer = asyncio.get_running_loop().call_later(pause_s, self._expire)
 
     def _expire(self) -> None:
-        self._timer, self._wake_s = None, math.inf
         now_s = time.monotonic() + 0.001  # loop timers have a resolution of 1 ms
+        if now_s - self._wake_s > BEHIND_S and not self._looks_again:
+            self._looks_again = True  # the loop stood still: replies that came meanwhile have not been read yet
+            self._timer = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._expire)
+            return
+        self._timer, self._wake_s, self._looks_again = None, math.inf, False
         left = [read for read in self._reads if read.callback is not None]
         self._reads = deque(read for read in left if read.deadline_s > now_s)
         if self._reads:
