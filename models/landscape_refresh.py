@@ -19,11 +19,13 @@ from models.landscape import Landscape
 from models.landscape_train import Observations
 
 Floats = npt.NDArray[np.float64]
+Knots = tuple[list[float], list[float]]
 
 WINDOW_US = 6 * 3_600_000_000
 HALF_HOUR_US = 1_800_000_000
 OFF = 0.15
 Z = 3.0
+LEAST_MOVE = 0.01
 LEAST = 200  # bids of an exchange in a half hour, to say anything of it
 
 
@@ -60,7 +62,9 @@ def refresh(bidlog: Path, root: Path, *, now_us: int) -> Refresh:
         for exchange in np.unique(exchanges[modelled]).tolist()
     ]
     segments = [name for name, kept in zip(data.segments, modelled.tolist(), strict=True) if kept]
-    chances = landscape_fit.chances(raw[modelled], data.won[modelled], segments)
+    found = landscape_fit.chances(raw[modelled], data.won[modelled], segments)
+    before = live.manifest.chances
+    chances = {exchange: knots for exchange, knots in found.items() if moved(before.get(exchange), knots)}
     seen = {drift.exchange for drift in drifts}
     held = sorted({drift.exchange for drift in drifts if drift.held} | (live.held - seen))
     if not chances and set(held) == live.held:
@@ -80,6 +84,12 @@ def refresh(bidlog: Path, root: Path, *, now_us: int) -> Refresh:
         root, landscape.KIND, version, files, lambda folder: landscape.read(folder, version), (version, live.version)
     )
     return Refresh(version, drifts, sorted(chances))
+
+
+def moved(before: Knots | None, after: Knots) -> bool:
+    """Whether a calibration says something else than before by a hundredth somewhere; less is not worth a version."""
+    grid = np.linspace(0, 1, 101)
+    return before is None or float(np.abs(np.interp(grid, *before) - np.interp(grid, *after)).max()) > LEAST_MOVE
 
 
 def raw_chances(live: Landscape, data: Observations) -> Floats:

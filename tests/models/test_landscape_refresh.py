@@ -63,6 +63,8 @@ def test_a_market_as_it_was_is_believed_and_recalibrated(tmp_path: Path, root: P
     assert after.manifest.parent == before.version
     assert found.recalibrated == ["x"]
     assert after.manifest.spreads == before.manifest.spreads
+    same = landscape_refresh.refresh(tmp_path / "log", root, now_us=NOW_US + 1)
+    assert (same.version, same.recalibrated) == (None, [])  # nothing came since
     assert landscape.rollback(root) == before.version
 
 
