@@ -74,6 +74,7 @@ class Link:
         self._stall_s = stall_s
         self._only: Line | None = None  # the line of a store of one server
         self._lines: dict[Node, Line] = {}
+        self._opened: set[Line] = set()  # all that may hold a connection, those that only look for the store included
         self._table: list[Line | None] = [None] * SLOTS
         self._nodes: list[Node] = []  # all there were at the last reading, replicas included
         self._stale = asyncio.Event()
@@ -116,7 +117,7 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(line.close() for line in self.lines))
+        await asyncio.gather(*(line.close() for line in self._opened))
 
     def line(self, key: bytes) -> Line | None:
         """Who has a key, as far as is known."""
@@ -194,6 +195,7 @@ class Link:
 
     def _open(self, url: str, lost: Callable[[], None] = lambda: None) -> Line:
         line = Line(url, self._stall_s, lost)
+        self._opened.add(line)
         line.start()
         return line
 
@@ -260,7 +262,11 @@ class Link:
 
     def _close(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            self._do(line.close())
+            self._do(self._end(line))
+
+    async def _end(self, line: Line) -> None:
+        await line.close()
+        self._opened.discard(line)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

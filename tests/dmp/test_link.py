@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import signal
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import redis.exceptions
@@ -240,3 +240,13 @@ async def test_a_link_starts_although_a_node_is_away(own_cluster):
     async with connected(own_cluster.url) as lookup:
         assert await read(lookup, other) is NOBODY
         assert await read(lookup, next(uid for uid in UIDS if home(own_cluster, uid) is away)) is None
+
+
+async def test_a_link_that_is_closed_leaves_nothing_behind_whatever_it_had_found(cluster, store):
+    for url in (f"redis://127.0.0.1:{nodes.free_ports(1)[0]}", cluster.url, store.url):
+        before = asyncio.all_tasks()
+        link = Link(url)
+        with suppress(TimeoutError):
+            await link.start(timeout_s=0.3)
+        await link.close()
+        assert asyncio.all_tasks() == before
