@@ -10,7 +10,7 @@ Two signs of more load than one process can carry, both measured, neither set by
   to that long. More than `LATE_S` is shed; less is taken off the request's own time.
 
 What is shed costs its framing and nothing else, so that the rest is still answered in time. A store that has stopped
-answering is not load: then requests are decided without the user (see `crowded`).
+answering is not load: reads that wait for it do not count as work in hand (`dmp.link.Link.stuck`).
 """
 
 import asyncio

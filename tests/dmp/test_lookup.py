@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 import redis.exceptions
@@ -234,3 +235,26 @@ async def test_bytes_that_are_no_redis_drop_the_connection(tmp_path):
             await link.start(timeout_s=0.2)
         assert not link.up
         await link.close()
+
+
+async def test_slow_users_of_replies_leave_turns_to_what_arrives_meanwhile(store):
+    lookup = await started(store)
+    got, turns = [], []
+
+    def slow(user):
+        time.sleep(0.002)  # more than a turn may take
+        got.append(user)
+
+    def turn():
+        turns.append(len(got))
+        if len(got) < 20:
+            asyncio.get_running_loop().call_soon(turn)
+
+    for uid in UIDS[:20]:
+        assert lookup.get(uid, time.monotonic() + FAR_S, slow)
+    turn()
+    async with asyncio.timeout(20):
+        while len(got) < 20:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.001)
+    assert max(later - earlier for earlier, later in pairwise(turns)) == 1
+    await lookup.close()
