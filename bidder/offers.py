@@ -219,8 +219,8 @@ def priced(
             quote = quotes.quote(ad, worths[position], at)
             at = quotes.type_of(at)
             price = None if least is None else price_micros(quote.worth / rate, least, at, quote.bid / rate, ceiling)
-            if price is None and least and deal is not None and deal.guar and least <= ceiling:
-                price = least  # guaranteed: its terms were agreed, whatever this impression is worth or the pace says
+            if price is None and least and deal is not None and deal.guar and _agreed(least * rate, ad, snapshot):
+                price = least  # guaranteed, whatever this impression is worth or the pace says
             if price is None or least is None:
                 below = True
                 continue
@@ -253,6 +253,11 @@ def priced(
 def _deals(deals: Sequence[Deal], ad: int, snapshot: Snapshot) -> list[tuple[int, Deal | None]]:
     """(lot, deal) of the offered deals that this ad may answer."""
     return [(lot, deal) for lot, deal in enumerate(deals, 1) if targeting.deal_ads(snapshot.index, deal) >> ad & 1]
+
+
+def _agreed(cost_micros: float, ad: int, snapshot: Snapshot) -> bool:
+    """Whether a guaranteed deal may cost that much, CPM micro-USD: any exchange that knows a deal's id can name a floor."""
+    return cost_micros <= min(snapshot.by_ad[ad].agreed_cpm_micros, snapshot.settings.max_price_micros)
 
 
 def guidance(imp: Imp) -> dict[str, Timed]:

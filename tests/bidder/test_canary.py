@@ -218,6 +218,7 @@ async def test_ids_of_those_who_did_not_agree_leave_no_trace_anywhere(
         running(tmp_path, store, lane=lane, **settings) as (service, public, admin),
         aiohttp.ClientSession() as http,
     ):
+        clicks = set()
         for name, changes in NON_CONSENTED.items():
             body = a_body_with_ids(**changes)
             found = await bid(http, public, body)
@@ -231,6 +232,7 @@ async def test_ids_of_those_who_did_not_agree_leave_no_trace_anywhere(
                         url.partition("t=")[2].partition("&")[0],
                         f"&o={EID}&v=1&cur=USD&uid={COOKIE}&{NAME}=",
                     )
+                    clicks.add(click)
                     seen += (await said(http, "GET", f"{public}/conv?t={click}&o={IFA}{query}"))[1]
                     postback = f"{public}/postback/acme?t={click}{query}"
                     assert (await said(http, "POST", postback, data=NAME, more_headers=secrets))[0] == 204

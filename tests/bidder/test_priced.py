@@ -40,6 +40,7 @@ campaigns = st.fixed_dictionaries(
         "price_micros": st.sampled_from([1, 900, 1_000_000, 1_000_001, 1_500_000, 3_000_000, 40_000_000]),
         "creatives": st.lists(creatives, min_size=1, max_size=3),
         "deals": st.sets(st.sampled_from(["d1", "d2", "d3"]), max_size=2).map(sorted),
+        "agreed_cpm_micros": st.sampled_from([0, 1_500_000, 3_500_000, 40_000_000]),
     }
 )
 paces = st.one_of(
@@ -100,7 +101,8 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
                 continue
             quote = quotes.quote(ad, worth, kind)
             price = price_micros(worth / rate, least, kind, quote.bid / rate, settings.max_price_micros / rate)
-            if price is None and deal is not None and deal.guar and 0 < least <= settings.max_price_micros / rate:
+            most = min(campaign.agreed_cpm_micros, settings.max_price_micros)
+            if price is None and deal is not None and deal.guar and 0 < least * rate <= most:
                 price = least
             if price is not None:
                 offer = Offer(
