@@ -45,7 +45,8 @@ from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import Uid, User
 from models import features
-from models.features import NAN, USER_COLUMNS, Ad, Context, encode_context
+from models.context import NAN, Ad, Context, encode_context
+from models.features import USER_COLUMNS
 from models.landscape import HOWS
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400

@@ -125,8 +125,8 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     per conversion; "roas" wants price_micros of revenue for a million micros spent (4_000_000: four times the spend).
     currency: of all its money.
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
-    does when the user's contacts cannot be read. deals: bid only through one of these deal ids. agreed_cpm_micros: the most
-    a guaranteed one of them may cost, as was agreed with the seller; 0 = nothing was: it is bid at what it is worth.
+    does when the user's contacts cannot be read. deals: bid only through one of these deal ids. agreed_cpm_micros: the
+    most a guaranteed one of them may cost, as agreed with the seller; 0 = nothing was: it is bid at what it is worth.
     pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
     dsa: without it there are no bids where the Digital Services Act requires it.
     """

@@ -21,7 +21,7 @@ from bidder.snapshot import Snapshot
 from bidder.tastes import UNASKED, Result
 from bidder.view import view
 from dmp.schema import User
-from models.features import Context
+from models.context import Context
 
 
 class Decision(Struct, frozen=True):

@@ -21,7 +21,8 @@ from bidder.quoting import Quote, Quotes
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
 from bidder.view import View, context
-from models.features import Context, row_of
+from models.context import Context
+from models.pairs import row_of
 
 MOST_SCORED = 1_000
 """Ads scored for one imp before its best is taken for the best of all: about 0.7 ms, and no eligible ad is left out in
@@ -256,7 +257,7 @@ def _deals(deals: Sequence[Deal], ad: int, snapshot: Snapshot) -> list[tuple[int
 
 
 def _agreed(cost_micros: float, ad: int, snapshot: Snapshot) -> bool:
-    """Whether a guaranteed deal may cost that much, CPM micro-USD: any exchange that knows a deal's id can name a floor."""
+    """Whether a guaranteed deal may cost that much, CPM micro-USD: whoever knows a deal's id can name a floor."""
     return cost_micros <= min(snapshot.by_ad[ad].agreed_cpm_micros, snapshot.settings.max_price_micros)
 
 

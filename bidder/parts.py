@@ -2,7 +2,8 @@
 
 from bidder.remembered import Remembered
 from models import features
-from models.features import NOW_COLUMNS, PLACE_COLUMNS, READER_COLUMNS, Context, Place, Reader
+from models.context import Context
+from models.features import NOW_COLUMNS, PLACE_COLUMNS, READER_COLUMNS, Place, Reader
 from models.forest import Masks
 from models.registry import Model
 

@@ -15,7 +15,7 @@ from bidder.buckets import place
 from bidder.pacing import FULL, Pace
 from bidder.snapshot import Snapshot
 from models import landscape
-from models.features import Context
+from models.context import Context
 
 WIDTH = 0.3
 """Largest |ln| of the factor a price is varied by."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from models import artefacts, registry
-from models.features import Columns
+from models.pairs import Columns
 from models.registry import BadArtefact, Model
 
 log = logging.getLogger("tagbid.bidder")

@@ -6,7 +6,8 @@ from bidder.results import PAID_RESULTS
 from bidder.snapshot import Snapshot
 from bidder.view import View
 from models import features
-from models.features import Columns, Context
+from models.context import Context
+from models.pairs import Columns, pair_columns
 
 
 class Scores(Struct, frozen=True, gc=False):
@@ -41,7 +42,7 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
         return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
     request, mask = parts.request(where, features.now_values(model.vocabulary, where, user, seen.now_us))
-    pairs = features.pair_columns(snapshot.columns, candidates, where, user, seen.now_us)
+    pairs = pair_columns(snapshot.columns, candidates, where, user, seen.now_us)
     raw = model.forest.candidate_scores(mask, masks, candidates, pairs)
     chances = model.chances(raw)
     ratios = snapshot.ratios

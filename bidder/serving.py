@@ -27,7 +27,7 @@ from dmp import keys
 from dmp.errors import ConfigError, TagbidError
 from dmp.link import Link
 from models import artefacts, landscape, live, registry
-from models.features import encode_ad
+from models.context import encode_ad
 from models.live import Cost, Ratio
 from models.registry import BadArtefact, Model
 

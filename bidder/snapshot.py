@@ -27,9 +27,10 @@ from bidder.traffic import Quality
 from dmp import keys
 from dmp.taxonomy import tag_id
 from models import features
-from models.features import Ad, Ads
+from models.context import Ad
 from models.forest import sigmoid
 from models.landscape import Landscape
+from models.pairs import Ads, columns_of
 from models.registry import Model
 
 
@@ -171,7 +172,7 @@ def build(
             too_large,
         ),
         ads=tuple(ads[i] for i in order),
-        columns=features.columns_of([ads[i] for i in order]),
+        columns=columns_of([ads[i] for i in order]),
         owners=owners,
         by_ad=tuple(campaign for _, campaign, _ in rows),
         names=tuple(campaign.id for _, campaign, _ in rows),

@@ -43,7 +43,7 @@ class Tastes(Struct, frozen=True):
     used: bool = False
 
     def about(self, tags: Iterable[int]) -> bytes:
-        """The direction of an ad's tags, as `models.features.Ad.preference` has it; b"" when none is in the space."""
+        """The direction of an ad's tags, as `models.context.Ad.preference` has it; b"" when none is in the space."""
         found = None if self.space is None else preference.of_tags(self.space, list(dict.fromkeys(tags)))
         return b"" if found is None else preference.pack(found)
 

@@ -9,7 +9,7 @@ from bidder.openrtb_media import placement_of
 from bidder.useragent import families, os_name
 from bidder.wording import searched, topics
 from dmp.schema import User
-from models.features import Context
+from models.context import Context
 
 WEEK_HOURS = 168
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; 0 = Monday

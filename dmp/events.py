@@ -119,8 +119,8 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind",
     event_id: our bid id. Prices are CPM micros of `currency`. at: 1 first price, 2 second. model: version of the
     response model, "" for none. pctr: calibrated click probability the price was made with. vector: the feature
     vector, float64 little endian, in the order of `models.features.FEATURES`. context: MessagePack of
-    `models.features.Context`. user: as read for this bid; None when the bid was contextual or may not train.
-    ad: MessagePack of `models.features.Ad`, what was offered as the campaign stood then. arm: experiment and arm
+    `models.context.Context`. user: as read for this bid; None when the bid was contextual or may not train.
+    ad: MessagePack of `models.context.Ad`, what was offered as the campaign stood then. arm: experiment and arm
     the campaign bids for, "layer:arm".
     pace: multiplier on value it was made with; worth_micros: value after it, CPM micro-USD. shading: what made a
     first-price bid ("model", "segment", "constant"), "" in other auctions. landscape: version behind it, chance: its

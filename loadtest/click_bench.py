@@ -15,8 +15,9 @@ from bidder import useragent
 from dmp.errors import BadEvents
 from dmp.schema import User
 from models import ipinyou, response
+from models.context import Ad, Context
 from models.dataset import Rows
-from models.features import Ad, Context, Row
+from models.features import Row
 from models.figures import Figure, Options
 from models.response import TooFewClicks
 

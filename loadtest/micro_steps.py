@@ -50,8 +50,9 @@ from dmp.schema import Uid, User
 from dmp.store import Store, read_users
 from loadtest.scenario import CANDIDATES, EXCHANGE
 from models import features
-from models.features import Context
+from models.context import Context
 from models.forest import Floats, Forest, kernel
+from models.pairs import pair_columns, row_of
 from models.registry import Model
 
 TURN = 16  # requests whose users are read in one loop turn, as at high load
@@ -385,8 +386,8 @@ def _scoring(snapshot: Snapshot, cases: Sequence[Case]) -> tuple[list[Step], dic
     for case in cases:
         user, now_us = case.seen.user, case.seen.now_us
         request = features.request_values(model.vocabulary, case.where, user, now_us)
-        pairs = features.pair_columns(snapshot.columns, case.ten, case.where, user, now_us)
-        rows = np.array([request + snapshot.values[ad] + features.row_of(pairs, i) for i, ad in enumerate(case.ten)])
+        pairs = pair_columns(snapshot.columns, case.ten, case.where, user, now_us)
+        rows = np.array([request + snapshot.values[ad] + row_of(pairs, i) for i, ad in enumerate(case.ten)])
         inputs.append((request, case.ten, pairs, rows))
     booster = lightgbm.Booster(model_str=model.text)
 

@@ -30,8 +30,8 @@ from bidder.supply import Prices
 from dmp.errors import TagbidError
 from dmp.events import Bid
 from loadtest.replay import NoReplay
-from models import features, landscape, landscape_train, offpolicy
-from models.features import Context
+from models import landscape, landscape_train, offpolicy
+from models.context import Context, decode_context
 from models.figures import Figure
 from models.landscape import Landscape, Terms
 from models.landscape_fit import ABOVE, BELOW, EXACT
@@ -82,7 +82,7 @@ def read(bidlog: Path) -> list[Auction]:
     for key, bid in sorted(log.bids.items(), key=lambda item: (item[1].time_us, item[0])):
         known = landscape_train.known_of(bid, log.wins.get(key), log.lost.get(key), counts)
         if known is not None and bid.value_micros > 0 and bid.currency == "USD":
-            context = features.decode_context(bid.context) if bid.context else Context()
+            context = decode_context(bid.context) if bid.context else Context()
             clicked = key in log.clicked if key in log.wins else None
             paid = 0 if clicked is None else log.wins[key] or bid.price_micros
             found.append(Auction(bid, context, *known, clicked, paid))

@@ -33,7 +33,8 @@ from dmp.schema import User
 from dmp.store import Store, live_generation
 from dmp.taxonomy import tag_id
 from models import features, registry
-from models.features import Context
+from models.context import Context
+from models.pairs import columns_of, pair_columns, row_of
 
 PRIOR_CTR = 0.001
 KEEP = 0.85
@@ -86,7 +87,7 @@ class Rival:
         shown = [(campaign, creative) for campaign in portfolio.campaigns for creative in campaign.creatives]
         ads = [ad_of(campaign, creative) for campaign, creative in shown]
         self.place = {creative.id: i for i, (_, creative) in enumerate(shown)}
-        self.ads = features.columns_of(ads)
+        self.ads = columns_of(ads)
         self.booster: lightgbm.Booster | None = None
         if artefact is not None:
             self.model = registry.load(artefact, "response")
@@ -159,8 +160,8 @@ class Rival:
         else:
             request_side = features.request_values(self.model.vocabulary, context, user, now_us)
             places = [self.place[creative.id] for _, creative in candidates]
-            pairs = features.pair_columns(self.ads, places, context, user, now_us)
-            rows = [request_side + self.ad_side[ad] + features.row_of(pairs, i) for i, ad in enumerate(places)]
+            pairs = pair_columns(self.ads, places, context, user, now_us)
+            rows = [request_side + self.ad_side[ad] + row_of(pairs, i) for i, ad in enumerate(places)]
             chances = self.model.calibrate(np.asarray(self.booster.predict(np.array(rows), num_threads=1))).tolist()
         ranked = []
         for i, (campaign, creative) in enumerate(candidates):

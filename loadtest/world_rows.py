@@ -26,8 +26,10 @@ from loadtest.behaviour import DAY_US
 from loadtest.contacts import Contacts, Seen
 from loadtest.world import _PLACES, AGES, SIZES, VERTICALS, Floats, Ints, Requests, World, WorldConfig
 from models import features, frames
-from models.features import Ad, Context, Vocabulary
+from models.context import Ad, Context
+from models.features import Vocabulary
 from models.frames import Frame
+from models.pairs import pair_values
 
 BORN_US = 20_000 * DAY_US  # a Friday
 HOUR_US = 3_600_000_000
@@ -270,7 +272,7 @@ def _pairs(world: World, people: Audience, requests: Requests, who: Ints, vertic
     first = [offered[k * len(market.BANNERS)] for k in range(market.ADVERTISED)]
     match = _looked_up("category_match", first, [Context(category=category) for _, category in VERTICALS])
     named = _looked_up("topic_match", first, [Context(), *(Context(topics=topics) for topics in _topics())])
-    empty = dict(zip(pair_names, features.pair_values(first[0], Context(), User(), 0), strict=True))
+    empty = dict(zip(pair_names, pair_values(first[0], Context(), User(), 0), strict=True))
     found = {name: np.where(who == _UNKNOWN_USER, np.nan, value) for name, value in empty.items()}
     score = people.scores[who, vertical]
     found |= {"interest_score": score, "target_sum": score, "target_max": score}
@@ -283,7 +285,7 @@ def _pairs(world: World, people: Audience, requests: Requests, who: Ints, vertic
 def _looked_up(name: str, offered: Sequence[Ad], contexts: Sequence[Context]) -> Floats:
     """One pair feature of every context and ad."""
     at = features.NAMES.index(name) - features.N_REQUEST - features.N_CAMPAIGN
-    return np.array([[features.pair_values(ad, context, None, 0)[at] for ad in offered] for context in contexts])
+    return np.array([[pair_values(ad, context, None, 0)[at] for ad in offered] for context in contexts])
 
 
 def _topics() -> list[tuple[int, ...]]:

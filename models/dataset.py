@@ -16,8 +16,8 @@ from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Bid, Click, Event, Impression
 from dmp.schema import Uid, User
-from models import features
-from models.features import Ad, Context, Row
+from models.context import Ad, Context, decode_ad, decode_context
+from models.features import Row
 
 CLICK_WAIT_US = 30 * 60_000_000  # later clicks are no fruit of this impression; younger impressions are not ripe
 
@@ -145,7 +145,7 @@ class _Reader:
 
     def _context(self, bid: Bid) -> Context:
         try:
-            return features.decode_context(bid.context)
+            return decode_context(bid.context)
         except msgspec.DecodeError as error:
             raise BadEvents(f"bid {bid.event_id}: its context cannot be read: {error}") from None
 
@@ -154,7 +154,7 @@ class _Reader:
             ad = self._decoded.get(bid.ad)
             if ad is None:
                 try:
-                    ad = self._decoded[bid.ad] = features.decode_ad(bid.ad)
+                    ad = self._decoded[bid.ad] = decode_ad(bid.ad)
                 except msgspec.DecodeError as error:
                     raise BadEvents(f"bid {bid.event_id}: its ad cannot be read: {error}") from None
             return ad

@@ -10,97 +10,28 @@ the user is None (contextual bid, or a store that could not be read). A user the
 the auction. What a model froze of its training data, category codes and click rates, is its `Vocabulary`.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import repeat
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dmp import keys, preference, realtime
-from dmp.schema import Contact, Realtime, User
+from dmp import keys, realtime
+from dmp.schema import Realtime, User
 from dmp.taxonomy import INTERESTS, tag_id
+from models.context import HOUR_US, NAN, Ad, Context
+from models.pairs import pair_values
 
-NAN = math.nan
-HOUR_US = 3_600_000_000
 VERSION = 3  # bump when a function below changes what it returns
 MAX_CATEGORIES = 1000  # LightGBM's native categoricals degrade above; rarer values become missing
 MIN_CATEGORY_ROWS = 5  # a value seen fewer times teaches noise
 
 Floats = npt.NDArray[np.float64]
-
-
-class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Where and when an ad would be shown; nothing in it identifies a person.
-
-    Stored in the bid log as a MessagePack array: extend only at the end, with defaults. Empty text and -1 mean
-    unknown, as does 0 for width, height, device_type and connection. domain or bundle: the site or the app.
-    category: first IAB content category ("IAB9-30"). device_type, connection: OpenRTB lists 5.21 and 5.22.
-    position: OpenRTB list 5.4, -1 unknown. country: ISO alpha-3. floor_micros: CPM micros in our accounting currency.
-    at: 1 first price, 2 second price. hour: 0-23 and weekday: 0 = Monday, both local to the user, -1 unknown.
-    n_imps: impressions offered in the request. content_category: first category of the content. topics: ids of the
-    standard tags that the page's own words stand for, the most often named first; searched: those of search terms.
-    fences: numbers of the campaigns' geofences the device is inside of. viewability: as the exchange measured it, 0 to
-    1, -1 unknown. rewarded: 1 where the user gets something for watching. placement: of a video, AdCOM's plcmt.
-    """
-
-    exchange: str = ""
-    domain: str = ""
-    bundle: str = ""
-    category: str = ""
-    tagid: str = ""
-    width: int = 0
-    height: int = 0
-    position: int = -1
-    instl: int = 0
-    device_type: int = 0
-    os: str = ""
-    browser: str = ""
-    connection: int = 0
-    language: str = ""
-    country: str = ""
-    region: str = ""
-    city: str = ""
-    floor_micros: int = 0
-    at: int = 2
-    hour: int = -1
-    weekday: int = -1
-    n_imps: int = 1
-    content_category: str = ""
-    topics: tuple[int, ...] = ()
-    searched: tuple[int, ...] = ()
-    fences: tuple[int, ...] = ()
-    viewability: float = -1.0
-    rewarded: int = 0
-    placement: int = 0
-
-
-class Ad(msgspec.Struct, frozen=True, array_like=True):
-    """One creative of one campaign as the models see it; stored like Context.
-
-    category: IAB category of the advertised thing. interest: tag id (`interest.*`) the ad speaks to, 0 = none.
-    target_tags: tag ids the campaign targets. audiences: numbers (`dmp.keys.number`) of the audiences it targets.
-    preference: what it is about in the space of preferences, as `dmp.preference.pack` stores it, b"" for unknown.
-    fences: numbers of the geofences it targets.
-    """
-
-    campaign: str
-    creative: str
-    advertiser: str = ""
-    category: str = ""
-    interest: int = 0
-    width: int = 0
-    height: int = 0
-    target_tags: tuple[int, ...] = ()
-    audiences: frozenset[int] = frozenset()
-    preference: bytes = b""
-    fences: frozenset[int] = frozenset()
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -172,31 +103,6 @@ _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6)
 _NO_USER_REQUEST = [NAN] * 12
 _REQUEST_CODES = 18  # the categorical request columns
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Context)
-_ad_decoder = msgspec.msgpack.Decoder(Ad)
-
-
-def encode_context(context: Context) -> bytes:
-    """The bytes of `dmp.events.Bid.context`."""
-    return _encoder.encode(context)
-
-
-def decode_context(data: bytes) -> Context:
-    """Read `dmp.events.Bid.context` back; raises msgspec.DecodeError on anything else."""
-    return _decoder.decode(data)
-
-
-def encode_ad(ad: Ad) -> bytes:
-    """The bytes of `dmp.events.Bid.ad`."""
-    return _encoder.encode(ad)
-
-
-def decode_ad(data: bytes) -> Ad:
-    """Read `dmp.events.Bid.ad` back; raises msgspec.DecodeError on anything else."""
-    return _ad_decoder.decode(data)
-
-
 _rates_decoder = msgspec.msgpack.Decoder(dict[str, list[tuple[tuple[str, ...], float, float]]])
 
 
@@ -228,7 +134,9 @@ def ad_key(ad: Ad) -> tuple[str, ...]:
 def encode_rates(rates: Rates) -> bytes:
     """The bytes of an artefact's `rates.bin`; keys of maps cannot be lists, so entries are (key, rate, impressions)."""
     tables = {"places": rates.places, "ads": rates.ads}
-    return _encoder.encode({name: [(key, *rate) for key, rate in table.items()] for name, table in tables.items()})
+    return msgspec.msgpack.encode(
+        {name: [(key, *rate) for key, rate in table.items()] for name, table in tables.items()}
+    )
 
 
 def decode_rates(data: bytes) -> Rates:
@@ -525,194 +433,6 @@ def campaign_values(vocabulary: Vocabulary, ad: Ad) -> list[float]:
         category.get(ad.category, NAN),
         *rate_of(vocabulary.rates.ads, ad_key(ad)),
     ]
-
-
-Columns = list[float | list[float]]
-"""Features of several ads by column: one number where it is the same for all of them, else a list of one for each."""
-
-
-class Ads(msgspec.Struct, frozen=True):
-    """What pair features ask of ads, by column: picking a column for some ads costs less than asking each of them.
-
-    targets: tags each ad targets; target: the only one, 0 for none. targeted: whether any ad targets a tag; several:
-    more than one;
-    fenced: whether any has geofences; about: all their interests and targets.
-    """
-
-    interests: tuple[int, ...]
-    targets: tuple[tuple[int, ...], ...]
-    target: tuple[int, ...]
-    scopes: tuple[int, ...]
-    categories: tuple[str, ...]
-    audiences: tuple[frozenset[int], ...]
-    preferences: tuple[bytes, ...]
-    fences: tuple[frozenset[int], ...]
-    targeted: bool
-    several: bool
-    fenced: bool
-    about: frozenset[int]
-
-
-def columns_of(ads: Sequence[Ad]) -> Ads:
-    """Ads as `pair_columns` wants them."""
-    targets = tuple(ad.target_tags for ad in ads)
-    return Ads(
-        interests=tuple(ad.interest for ad in ads),
-        targets=targets,
-        target=tuple(own[0] if own else 0 for own in targets),
-        scopes=tuple(_number(ad.campaign) for ad in ads),
-        categories=tuple(ad.category for ad in ads),
-        audiences=tuple(ad.audiences for ad in ads),
-        preferences=tuple(ad.preference for ad in ads),
-        fences=tuple(ad.fences for ad in ads),
-        targeted=any(targets),
-        several=any(len(own) > 1 for own in targets),
-        fenced=any(ad.fences for ad in ads),
-        about=frozenset(tag for ad in ads for tag in (ad.interest, *ad.target_tags)),
-    )
-
-
-def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
-    """The N_PAIR features of one ad: `pair_columns` of it alone."""
-    return row_of(pair_columns(columns_of((ad,)), (0,), context, user, now_us), 0)
-
-
-def row_of(columns: Columns, position: int) -> list[float]:
-    """The features of the ad at a position."""
-    return [column[position] if isinstance(column, list) else column for column in columns]
-
-
-Pick = Callable[[tuple[Any, ...]], Sequence[Any]]
-"""Takes some ads' entries out of a column."""
-
-
-def pair_columns(ads: Ads, positions: Sequence[int], context: Context, user: User | None, now_us: int) -> Columns:
-    """The N_PAIR features of the candidates of a request: how ad and user, ad and page fit together.
-
-    positions: of the candidates among the ads, at least one.
-    Scores are 0-100; those that begin with `now_` come from the user's last hours and days alone. retargeted: what the
-    ad is about lies in the user's basket. preference: cosine, NaN where user or ad has no vector. Contact windows cover
-    the running clock hour and the whole hours that touch the window.
-    category_match: 1 same IAB category, 0.5 same top level ("IAB9" and "IAB9-30"), 0 neither, NaN when one is unknown.
-    topic_match: what the ad is about was 2 searched for, 1 named by the page, 0 neither; NaN where nothing is said.
-    in_fence: whether the device is inside a geofence of the ad, NaN for an ad without.
-    """
-    pick: Pick = itemgetter(*positions) if len(positions) > 1 else lambda column: (column[positions[0]],)
-    columns: Columns = [NAN] * 11 if user is None else _user_columns(ads, pick, user, now_us)
-    page = context.category
-    columns.append([*map(_matches(page).__getitem__, pick(ads.categories))] if page else NAN)
-    columns.append(_topic_match(ads, pick, context) if context.topics or context.searched else NAN)
-    if ads.fenced:
-        inside = context.fences
-        columns.append([NAN if not own else 0.0 if own.isdisjoint(inside) else 1.0 for own in pick(ads.fences)])
-    else:
-        columns.append(NAN)
-    return columns
-
-
-class _Matches(dict[str, float]):
-    """{category of an ad: how it matches one of a page}, filled as it is asked."""
-
-    def __init__(self, page: str) -> None:
-        self._page = page
-
-    def __missing__(self, category: str) -> float:
-        page = self._page
-        if not category:
-            match = NAN
-        elif page == category:
-            match = 1.0
-        else:
-            match = 0.5 if category.partition("-")[0] == page.partition("-")[0] else 0.0
-        self[category] = match
-        return match
-
-
-_matches = lru_cache(maxsize=1_024)(_Matches)
-
-
-def _summed(ads: Ads, pick: Pick, get: Callable[[int, int], float]) -> tuple[float | list[float], float | list[float]]:
-    """(sum, maximum) of what the targets of each candidate are given."""
-    if not ads.several:
-        column = [*map(get, pick(ads.target), _ZEROS)] if ads.targeted else 0
-        return column, column
-    scores = [[get(tag, 0) for tag in own] for own in pick(ads.targets)]
-    return [*map(sum, scores)], [max(own) if own else 0 for own in scores]
-
-
-_ZEROS = repeat(0)
-
-
-def _topic_match(ads: Ads, pick: Pick, context: Context) -> float | list[float]:
-    said = dict.fromkeys(context.topics, 1) | dict.fromkeys(context.searched, 2)
-    if said.keys().isdisjoint(ads.about):
-        return 0
-    get = said.get
-    _, best = _summed(ads, pick, get)
-    interests = map(get, pick(ads.interests), _ZEROS)
-    return [*map(max, interests, best)] if isinstance(best, list) else [*interests]
-
-
-def _user_columns(ads: Ads, pick: Pick, user: User, now_us: int) -> Columns:
-    """The pair features that a user is part of."""
-    get = user.tags.get
-    total, strongest = _summed(ads, pick, get)
-    member: float | list[float] = 0
-    if user.audiences:
-        held = user.audiences
-        member = [len(own & held) if own else 0 for own in pick(ads.audiences)]
-    day: float | list[float]
-    week: float | list[float]
-    age: float | list[float]
-    day, week, age = _NEVER
-    if user.contacts:
-        met = _met(user.contacts, now_us // HOUR_US)
-        scopes = pick(ads.scopes)
-        if not met.keys().isdisjoint(scopes):
-            day, week, age = map(list, zip(*map(met.get, scopes, repeat(_NEVER)), strict=True))
-    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, pick, user.realtime, now_us)
-    liked: float | list[float] = NAN
-    taste = preference.unpack(user.vector) if user.vector else None
-    if taste is not None:
-        liked = [_taste(taste, wanted) if wanted else NAN for wanted in pick(ads.preferences)]
-    return [[*map(get, pick(ads.interests), _ZEROS)], total, strongest, member, day, week, age, *now, liked]
-
-
-def _now_columns(ads: Ads, pick: Pick, record: Realtime, now_us: int) -> Columns:
-    """now_interest, now_target and retargeted."""
-    held = realtime.realtime_tags(record, now_us, ads.about)
-    basket = realtime.carted(record, now_us)
-    if not held and not basket:
-        return _NOTHING_NOW
-    interests = pick(ads.interests)
-    _, target = _summed(ads, pick, held.get)
-    return [[*map(held.get, interests, _ZEROS)], target, [*map(basket.__contains__, interests)]]
-
-
-_NOTHING_NOW: Columns = [0.0, 0.0, 0.0]
-_wanted = lru_cache(maxsize=16_384)(preference.unpack)
-
-
-def _taste(taste: npt.NDArray[np.floating[Any]], wanted: bytes) -> float:
-    """Cosine of what the user likes and what the ad is about."""
-    return float(preference.preference_match(taste, _wanted(wanted)))
-
-
-_NEVER = (0.0, 0.0, NAN)
-
-
-def _met(contacts: Iterable[Contact], hour_now: int) -> dict[int, tuple[float, float, float]]:
-    """{scope: (shown in 24 hours, shown in 7 days, hours since last shown)} of everything a user was shown."""
-    met: dict[int, tuple[float, float, float]] = {}
-    for contact in contacts:
-        day, week, age = met.get(contact.scope, _NEVER)
-        ago = float(hour_now - contact.hour)
-        if ago <= 168:
-            week += contact.count
-            if ago <= 24:
-                day += contact.count
-        met[contact.scope] = day, week, min(ago, age)  # in this order NaN loses
-    return met
 
 
 def row(vocabulary: Vocabulary, context: Context, user: User | None, ad: Ad, now_us: int) -> list[float]:

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from dmp import taxonomy
 from dmp.errors import BadEvents
 from dmp.schema import MAX_SCORE, User
+from models.context import Ad, Context
 from models.dataset import Rows
-from models.features import Ad, Context, Row
+from models.features import Row
 
 Source = Literal["FH", "DLF", "NEM", "DC"]
 FEN_MICROS = 10_000  # 1 fen = 0.01 CNY

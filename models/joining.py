@@ -31,6 +31,7 @@ from dmp.errors import BadEvents
 from dmp.events import Bid, Click, Impression, Viewable
 from dmp.schema import User
 from models import features, frames, invalid
+from models.context import decode_ad, decode_context
 from models.dataset import CLICK_WAIT_US, Rows
 from models.features import Row
 from models.frames import DAY_US, Frame
@@ -175,7 +176,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 def _place(bid: Bid) -> str:
     """Where it was shown, as one text; without its context, its exchange."""
     try:
-        context = features.decode_context(bid.context)
+        context = decode_context(bid.context)
     except msgspec.DecodeError:  # told of where the row is made
         return bid.exchange
     return "\0".join(features.place_key(context))
@@ -333,9 +334,9 @@ def _table(batch: pa.Table) -> pa.Table:
     items: list[Row] = []
     for line in lines:
         try:
-            context = features.decode_context(line["context"])
+            context = decode_context(line["context"])
             user = None if line["user"] is None else _user_decoder.decode(line["user"])
-            ad = features.decode_ad(line["ad"]) if line["ad"] else None
+            ad = decode_ad(line["ad"]) if line["ad"] else None
         except msgspec.DecodeError as error:
             raise BadEvents(f"bid {line['bid_id']}: it cannot be read: {error}") from None
         if ad is None:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from models import artefacts
 from models.artefacts import BadArtefact
-from models.features import Context
+from models.context import Context
 from models.forest import Forest
 from models.knots import interpolated
 

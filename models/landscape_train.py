@@ -22,8 +22,8 @@ from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Bid, Loss, Win
 from models import artefacts, features, landscape, landscape_fit
+from models.context import Context, decode_context
 from models.evaluate import auc, losses
-from models.features import Context
 from models.figures import jackknife
 from models.landscape import KIND, Manifest, segment
 from models.landscape_fit import ABOVE, BELOW, EXACT, Fit, Kinds
@@ -153,7 +153,7 @@ def observations(bidlog: Path, notices: Iterable[events.Event] = (), since_us: i
             rows.append((bid, *found, wins.get(key)))
     if not rows:
         raise BadEvents(f"{bidlog}: no bid whose outcome says anything about prices, only {dict(counts)}")
-    contexts = [features.decode_context(bid.context) if bid.context else Context() for bid, *_ in rows]
+    contexts = [decode_context(bid.context) if bid.context else Context() for bid, *_ in rows]
     return Observations(
         contexts=contexts,
         quality=np.array([bid.quality or math.nan for bid, *_ in rows]),

@@ -13,6 +13,7 @@ import numpy as np
 from dmp import events, keys
 from dmp.events import Bid
 from models import features, registry
+from models.context import decode_ad, decode_context
 from models.features import Vocabulary
 from models.registry import BadArtefact
 
@@ -45,9 +46,9 @@ def check(bidlog: Path, root: Path, most: int = MOST, one_in: int = 1) -> Parity
                 continue
             row = features.row(
                 vocabulary,
-                features.decode_context(event.context),
+                decode_context(event.context),
                 event.user,
-                features.decode_ad(event.ad),
+                decode_ad(event.ad),
                 event.time_us,
             )
             logged = np.frombuffer(event.vector, "<f8")

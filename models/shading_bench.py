@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from models import ipinyou, landscape, landscape_fit, landscape_train
-from models.features import Context
+from models.context import Context
 from models.figures import Figure, Options, jackknife, mean_se
 from models.landscape_fit import ABOVE, BELOW, EXACT, Kinds
 

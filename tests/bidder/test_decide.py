@@ -15,7 +15,9 @@ from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
 from models import features
+from models.context import Context
 from models.forest import Forest, probability
+from models.pairs import row_of
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot, decision
 
 CAP = {"caps": [{"limit": 3, "window_s": 3_600}]}
@@ -36,7 +38,7 @@ def a_model(logit: Any) -> Any:
         trees=1,
         request_mask=lambda *_: np.zeros(1, np.uint64),
         candidate_scores=lambda request, masks, candidates, pairs: logit(
-            np.array([features.row_of(pairs, i) for i in range(len(candidates))])
+            np.array([row_of(pairs, i) for i in range(len(candidates))])
         ).tolist(),
     )
     return uncalibrated(forest, features.Vocabulary({}))
@@ -135,7 +137,7 @@ def test_the_context_tells_the_models_where_and_when() -> None:
             "geo": {"country": "US", "region": "CA", "city": "Los Angeles", "utcoffset": -480},
         },
     )
-    assert decision(request).contexts[0] == features.Context(
+    assert decision(request).contexts[0] == Context(
         exchange="x",
         domain="news.example",
         category="IAB12-3",

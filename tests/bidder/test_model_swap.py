@@ -12,6 +12,7 @@ import pytest
 from bidder import bidding, pacer, serving
 from dmp import events, keys
 from models import features, live, registry
+from models.context import decode_ad, decode_context
 from models.forest import sigmoid
 from tests.bidder.running import CAMPAIGNS, body_of_user, running
 from tests.bidder.test_app import eventually
@@ -179,7 +180,7 @@ async def test_a_challenger_is_scored_on_a_sample_of_bids_and_changes_none(tmp_p
         assert {event.shadow for event in scored} == {version}
         challenger = registry.load(root, "response", version)
         for event in scored:
-            row = (features.decode_context(event.context), event.user, features.decode_ad(event.ad), event.time_us)
+            row = (decode_context(event.context), event.user, decode_ad(event.ad), event.time_us)
             raw = challenger.forest.predict(features.matrix(challenger.vocabulary, [row]))
             assert event.shadow_pctr == challenger.calibrate(sigmoid(raw))[0]
             assert event.model != version

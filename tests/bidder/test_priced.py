@@ -15,7 +15,7 @@ from bidder.quoting import Quotes
 from bidder.scoring import Scores
 from bidder.snapshot import Snapshot
 from bidder.targeting import deals_of
-from models.features import Context
+from models.context import Context
 from tests.bidder.factories import a_campaign, a_request, a_snapshot, decision
 
 RATES = {"USD": 1.0, "EUR": 1.25, "JPY": 0.008}

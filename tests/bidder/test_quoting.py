@@ -14,7 +14,7 @@ from bidder.quoting import WIDTH, Quote, Quotes
 from bidder.snapshot import Snapshot
 from dmp import events
 from dmp.schema import NOBODY
-from models.features import Context
+from models.context import Context
 from tests.bidder.factories import a_campaign, a_request, a_snapshot, decision
 
 WHERE = Context(exchange="x", width=300, height=250)

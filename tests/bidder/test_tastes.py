@@ -21,6 +21,7 @@ from dmp.realtime import CART, VIEW, Parts, Recent
 from dmp.schema import DIMENSIONS, Tag, User
 from dmp.taxonomy import tag_id
 from models import features, parity, registry
+from models.context import decode_ad, encode_ad
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request
 from tests.bidder.running import CAMPAIGNS, IFA, body_of_user, running
 from tests.bidder.test_app import eventually, in_log
@@ -111,7 +112,7 @@ def test_each_candidate_has_its_cosine_and_the_log_gives_the_same_row_again() ->
     cosines = {}
     for offer in found.offers[0]:
         logged = msgspec.structs.replace(user, vector=found.vector)
-        ad = features.decode_ad(features.encode_ad(made.ads[offer.ad_index]))
+        ad = decode_ad(encode_ad(made.ads[offer.ad_index]))
         again = features.row(made.model.vocabulary, found.contexts[0], logged, ad, NOW_US)
         np.testing.assert_array_equal(offer.vector, again)
         cosines[ad.campaign] = offer.vector[PREFERENCE]

@@ -10,7 +10,8 @@ from dmp import keys
 from dmp.schema import Contact, User
 from loadtest.contacts import Contacts
 from models import features
-from models.features import Ad, Context
+from models.context import Ad, Context
+from models.pairs import pair_values
 
 HOUR_US = 3_600_000_000
 CAMPAIGNS = ("a", "b")
@@ -31,7 +32,7 @@ def test_windows_are_those_of_the_features(shown, user, campaign, hour):
     pairs = dict(
         zip(
             features.NAMES[-features.N_PAIR :],
-            features.pair_values(Ad(CAMPAIGNS[campaign], "x"), Context(), known, now_us),
+            pair_values(Ad(CAMPAIGNS[campaign], "x"), Context(), known, now_us),
             strict=True,
         )
     )

@@ -10,8 +10,8 @@ from dmp import events
 from dmp.events import Bid, Click, Event, Loss, Win
 from loadtest import own_log
 from loadtest.replay import NoReplay
-from models import features, landscape, landscape_train
-from models.features import Context
+from models import landscape, landscape_train
+from models.context import Context, encode_context
 from models.landscape import Terms
 from models.landscape_fit import ABOVE, BELOW, EXACT
 from tests.models.price_world import a_log, a_market, bids_of
@@ -25,7 +25,7 @@ def a_bid(n: int, price: int, value: int = 4_000_000, **fields: object) -> Bid:
     return Bid(
         event_id=f"b{n}", time_us=BORN_US + n * 60_000_000, exchange="x", auction_id=f"a{n}", imp_id="1", campaign="c",
         creative="k", price_micros=price, value_micros=value, pctr=0.01,
-        context=features.encode_context(CONTEXT), **{"at": 2, **fields},
+        context=encode_context(CONTEXT), **{"at": 2, **fields},
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from dmp.schema import Contact
 from loadtest import world as worlds
 from loadtest import world_rows
 from models import drift, encoding, features, frames, gate
-from models.features import Context
+from models.context import Context
 
 
 @pytest.fixture(scope="module")

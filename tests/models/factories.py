@@ -6,9 +6,8 @@ import numpy as np
 from dmp.events import Bid, Click, Event, Impression
 from dmp.schema import User
 from dmp.taxonomy import INTERESTS
-from models import features
+from models.context import Ad, Context, encode_ad, encode_context
 from models.dataset import Rows
-from models.features import Ad, Context
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
@@ -59,8 +58,8 @@ def bid(number: int, time_us: int, *, ad: Ad = ADS[0], user: User | None = None,
     return Bid(
         event_id=f"b{number}", time_us=time_us, exchange="x", auction_id=f"a{number}", imp_id="1", campaign=ad.campaign,
         creative=ad.creative, advertiser=ad.advertiser, uid=uid(number), price_micros=1_000_000,
-        context=features.encode_context(Context(exchange="x", domain=f"site{number}.example")), user=user,
-        ad=features.encode_ad(ad) if logged_ad else b"",
+        context=encode_context(Context(exchange="x", domain=f"site{number}.example")), user=user,
+        ad=encode_ad(ad) if logged_ad else b"",
     )  # fmt: skip
 
 

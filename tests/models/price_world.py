@@ -7,8 +7,7 @@ import numpy as np
 
 from dmp import events
 from dmp.events import Bid, Loss, Win
-from models import features
-from models.features import Context
+from models.context import Context, encode_context
 
 SITES = 40
 SIZES = ((300, 250), (728, 90))
@@ -55,7 +54,7 @@ def a_log(folder: Path, market: Market, told: float = 0.5, at: int = 1, factor: 
             Bid(
                 event_id=f"b{i}", time_us=DAY_US + i, exchange="x", auction_id=f"a{i}", imp_id="1", campaign="c",
                 creative="k", price_micros=int(bid), value_micros=int(bid / 0.85), at=at,
-                context=features.encode_context(context),
+                context=encode_context(context),
             )
         )  # fmt: skip
         if bid >= m:

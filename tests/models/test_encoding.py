@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models import encoding, features, frames
+from models.context import Ad, Context
 from models.dataset import Rows
 from models.encoding import PRIOR_ROWS
-from models.features import Ad, Context
 from tests.models.factories import BORN_US, DAY_US, impressions, over_days
 
 FIRST_DAY = BORN_US // DAY_US

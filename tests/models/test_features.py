@@ -11,7 +11,9 @@ from dmp import keys, preference, realtime
 from dmp.schema import DIMENSIONS, NOBODY, Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 from models import features as f
-from models.features import Ad, Context, Vocabulary
+from models import pairs
+from models.context import NAN, Ad, Context, decode_ad, decode_context, encode_ad, encode_context
+from models.features import Vocabulary
 
 HOUR = 500_000
 NOW = HOUR * 3_600_000_000 + 12
@@ -40,7 +42,8 @@ def test_each_side_is_filled_by_its_own_function():
     assert len(f.request_values(vocabulary, CONTEXT, NOBODY, NOW)) == f.N_REQUEST
     assert len(f.request_values(vocabulary, CONTEXT, None, NOW)) == f.N_REQUEST
     assert len(f.campaign_values(vocabulary, AD)) == f.N_CAMPAIGN
-    assert len(f.pair_values(AD, CONTEXT, NOBODY, NOW)) == len(f.pair_values(AD, CONTEXT, None, NOW)) == f.N_PAIR
+    for user in (NOBODY, None):
+        assert len(pairs.pair_values(AD, CONTEXT, user, NOW)) == f.N_PAIR
 
 
 def test_without_a_user_every_user_feature_is_missing_and_no_other_changes():
@@ -153,14 +156,14 @@ def test_what_the_page_and_the_placement_say_are_features():
     assert (row["viewability"], row["rewarded"]) == (0.7, 1.0)
     nothing = named(context=Context(), vocabulary=Vocabulary(codes))
     assert all(math.isnan(nothing[name]) for name in (*codes, "viewability"))
-    assert f.decode_context(f.encode_context(told)) == told
+    assert decode_context(encode_context(told)) == told
 
 
 def test_contexts_and_ads_of_an_earlier_release_are_read():
-    old = msgspec.msgpack.encode(msgspec.msgpack.decode(f.encode_context(CONTEXT))[:22])
-    assert f.decode_context(old) == CONTEXT
-    old_ad = msgspec.msgpack.encode(msgspec.msgpack.decode(f.encode_ad(AD))[:10])
-    assert f.decode_ad(old_ad) == AD
+    old = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_context(CONTEXT))[:22])
+    assert decode_context(old) == CONTEXT
+    old_ad = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_ad(AD))[:10])
+    assert decode_ad(old_ad) == AD
 
 
 @given(scores, st.text(max_size=4), st.integers(-1, 7), st.none() | st.integers(0, 30))
@@ -172,20 +175,20 @@ def test_a_matrix_row_is_what_the_bidder_computes_side_by_side(tags, domain, pos
     sides = (
         f.request_values(vocabulary, context, user, NOW)
         + f.campaign_values(vocabulary, AD)
-        + f.pair_values(AD, context, user, NOW)
+        + pairs.pair_values(AD, context, user, NOW)
     )
     assert same(f.matrix(vocabulary, [(context, user, AD, NOW)])[0], sides)
 
 
 def test_a_context_survives_the_bid_log_and_older_bytes_still_read():
-    assert f.decode_context(f.encode_context(CONTEXT)) == CONTEXT
+    assert decode_context(encode_context(CONTEXT)) == CONTEXT
     # Written by version 1: the first three fields, everything after them at its default.
-    assert f.decode_context(b"\x93\xa3adx\xa9a.example\xa0") == Context(exchange="adx", domain="a.example")
+    assert decode_context(b"\x93\xa3adx\xa9a.example\xa0") == Context(exchange="adx", domain="a.example")
 
 
 def test_an_ad_survives_the_bid_log_and_older_bytes_still_read():
-    assert f.decode_ad(f.encode_ad(AD)) == AD
-    assert f.decode_ad(b"\x92\xa1c\xa1x") == Ad("c", "x")
+    assert decode_ad(encode_ad(AD)) == AD
+    assert decode_ad(b"\x92\xa1c\xa1x") == Ad("c", "x")
 
 
 def test_the_signature_of_version_three_stands():
@@ -295,14 +298,14 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
     user = User(tags, frozenset({8, 9}), tuple(contacts))
 
     def rows_of(user: User | None) -> list[list[float]]:
-        columns = f.pair_columns(f.columns_of(ads), range(len(ads)), context, user, NOW)
-        return [f.row_of(columns, i) for i in range(len(ads))]
+        columns = pairs.pair_columns(pairs.columns_of(ads), range(len(ads)), context, user, NOW)
+        return [pairs.row_of(columns, i) for i in range(len(ads))]
 
     rows = rows_of(user)
     matches = {
-        "spring": {"": f.NAN, "IAB20": 1.0, "IAB20-3": 0.5, "IAB9": 0.0},
-        "autumn": {"": f.NAN, "IAB20": 0.0, "IAB20-3": 0.0, "IAB9": 1.0},
-        "never": dict.fromkeys(["", "IAB20", "IAB20-3", "IAB9"], f.NAN),
+        "spring": {"": NAN, "IAB20": 1.0, "IAB20-3": 0.5, "IAB9": 0.0},
+        "autumn": {"": NAN, "IAB20": 0.0, "IAB20-3": 0.0, "IAB9": 1.0},
+        "never": dict.fromkeys(["", "IAB20", "IAB20-3", "IAB9"], NAN),
     }
     for ad, row in zip(ads, rows, strict=True):
         own = [c for c in contacts if c.scope == keys.number(ad.campaign)]
@@ -316,14 +319,14 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
                 1 if ad is AD else 0,
                 sum(c.count for c in own if c.hour >= HOUR - 24),
                 sum(c.count for c in own if c.hour >= HOUR - 168),
-                HOUR - max(c.hour for c in own) if own else f.NAN,
-                *(0, 0, 0, f.NAN),
+                HOUR - max(c.hour for c in own) if own else NAN,
+                *(0, 0, 0, NAN),
                 matches[ad.campaign][category],
-                *(f.NAN, f.NAN),
+                *(NAN, NAN),
             ],
         )
-        assert same(row, f.pair_values(ad, context, user, NOW))
-    assert all(same(row[:11] + row[12:], [f.NAN] * 13) for row in rows_of(None))
+        assert same(row, pairs.pair_values(ad, context, user, NOW))
+    assert all(same(row[:11] + row[12:], [NAN] * 13) for row in rows_of(None))
 
 
 @given(st.dictionaries(st.sampled_from([*INTERESTS[:5], tag_id("rfm.recency.2")]), st.integers(0, 3)))

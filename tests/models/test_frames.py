@@ -9,8 +9,9 @@ from dmp.errors import BadEvents
 from dmp.schema import Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 from models import features, frames
+from models.context import Ad, Context
 from models.dataset import Rows
-from models.features import Ad, Context, Rates, Vocabulary
+from models.features import Rates, Vocabulary
 from tests.models.factories import ADS, impressions
 
 TEXT = st.sampled_from(["", "a", "b", "ü.example"])

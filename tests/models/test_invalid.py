@@ -4,8 +4,8 @@ import pytest
 
 from dmp import events
 from dmp.events import Bid, Click, Event, Impression
-from models import boosting, encoding, evaluate, features, frames, invalid, joining
-from models.features import Context
+from models import boosting, encoding, evaluate, frames, invalid, joining
+from models.context import Context, encode_context
 from models.forest import sigmoid
 from tests.models.factories import BORN_US, DAY_US, MINUTE_US, SECOND_US, bid, impressions, notice, uid
 
@@ -148,7 +148,7 @@ def entropy(log: joining.Log, test: frames.Frame) -> float:
 
 def shown(n: int, at_us: int, who: int, *, ip: str = "", place: str = "", clicked_us: int = 0) -> list[Event]:
     """One impression, clicked so long after it was shown."""
-    context = features.encode_context(Context(exchange="x", domain="site.example", tagid=place or f"t{n}"))
+    context = encode_context(Context(exchange="x", domain="site.example", tagid=place or f"t{n}"))
     made = msgspec.structs.replace(by(bid(n, at_us), who), ip=ip, context=context)
     return [made, notice(Impression, n, at_us)] + [notice(Click, n, at_us + clicked_us)] * (clicked_us > 0)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dmp import events
 from dmp.events import Bid
-from models import artefacts, features, landscape, landscape_fit, landscape_train
+from models import artefacts, landscape, landscape_fit, landscape_train
 from models.artefacts import BadArtefact
-from models.features import Context
+from models.context import Context, decode_context, encode_context
 from models.landscape import Landscape
 from tests.models.price_world import Market, a_log, a_market, bids_of
 
@@ -236,7 +236,7 @@ def test_an_exchange_that_was_found_out_is_found_out_again(tmp_path: Path) -> No
         msgspec.structs.replace(
             one,
             shading="model",
-            context=features.encode_context(msgspec.structs.replace(features.decode_context(one.context), at=2)),
+            context=encode_context(msgspec.structs.replace(decode_context(one.context), at=2)),
         )
         if isinstance(one, Bid)
         else one

@@ -9,7 +9,7 @@ import pytest
 
 from dmp import events
 from models import artefacts, landscape, landscape_refresh, landscape_train
-from models.features import Context
+from models.context import Context
 from tests.models.price_world import DAY_US, Market, a_market
 
 HOUR_US = 3_600_000_000

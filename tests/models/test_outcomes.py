@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from models import card_page, features, frames, outcomes, registry
+from models.context import Context
 from models.frames import in_memory
 from tests.models.factories import ADS, BORN_US, DAY_US, impressions, over_days
 
@@ -52,7 +53,7 @@ def trained(tmp_path_factory):
 def predicted(root, kind, campaign):
     model = registry.load(root, kind)
     ad = next(ad for ad in ADS if ad.campaign == campaign)
-    row = features.row(model.vocabulary, features.Context(exchange="x"), None, ad, END_US)
+    row = features.row(model.vocabulary, Context(exchange="x"), None, ad, END_US)
     return float(model.predicted(model.forest.predict(np.array([row])))[0])
 
 

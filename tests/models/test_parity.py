@@ -7,7 +7,9 @@ from dmp import events, keys, preference, realtime
 from dmp.schema import DIMENSIONS, Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 from models import features, parity, registry
-from models.features import Ad, Context, Rates, Vocabulary
+from models.context import Ad, Context, encode_ad, encode_context
+from models.features import Rates, Vocabulary
+from models.pairs import pair_values
 from tests.models.factories import BORN_US, MINUTE_US, bid
 from tests.models.test_registry import an_artefact
 
@@ -57,11 +59,11 @@ def log_bids(folder, version, n, served=None):
                 frozenset({7}), preference.pack(rng.normal(size=DIMENSIONS)))  # fmt: skip
         user = a_user(rng, now_us)
         row = features.request_values(served or VOCABULARY, context, user, now_us)
-        row = [*row, *features.campaign_values(VOCABULARY, ad), *features.pair_values(ad, context, user, now_us)]
+        row = [*row, *features.campaign_values(VOCABULARY, ad), *pair_values(ad, context, user, now_us)]
         logged.append(
             msgspec.structs.replace(
                 bid(i, now_us), model=version, vector=struct.pack(f"<{len(row)}d", *row), user=user,
-                context=features.encode_context(context), ad=features.encode_ad(ad),
+                context=encode_context(context), ad=encode_ad(ad),
             )
         )  # fmt: skip
     (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))

@@ -14,8 +14,9 @@ from dmp.schema import User
 from dmp.taxonomy import INTERESTS
 from models import boosting, dataset, evaluate, features, frames, registry, response
 from models.__main__ import app
-from models.features import Ad, Context
+from models.context import Ad, Context
 from models.forest import sigmoid
+from models.pairs import pair_values
 from models.response import TooFewClicks
 from tests.models.factories import ADS, BORN_US, DAY_US, MINUTE_US, bid, impressions, notice, over_days
 
@@ -149,7 +150,7 @@ def test_logged_vectors_are_what_the_trainer_computes(trained):
     for x, (context, user, ad, now_us) in zip(X, items, strict=True):
         mask = model.forest.request_mask(features.request_values(model.vocabulary, context, user, now_us))
         campaign = model.forest.campaign_masks(np.array([features.campaign_values(model.vocabulary, ad)]))
-        pair = np.array([features.pair_values(ad, context, user, now_us)])
+        pair = np.array([pair_values(ad, context, user, now_us)])
         assert model.forest.scores(mask, campaign, pair)[0] == model.forest.predict(x[None, :])[0]
 
 
