@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import uvloop
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -25,7 +26,7 @@ from dmp.config import DmpConfig
 from dmp.errors import TagbidError
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store, open_store
-from loadtest import bench_markers, generator, machine, scenario
+from loadtest import bench_markers, generator, machine, micro, scenario
 from loadtest.bench_servers import BUSY_CAMPAIGNS, MARKERS, PORTS, Server, commands, play, saturate, serving
 from loadtest.load import Load
 from loadtest.scenario import Scenario
@@ -46,6 +47,7 @@ GOALS = {
     "campaigns_10k_over_1k": "<= 2",
     "workers_2_over_1": "<= 1.1",
     "p99_over_rival": "<= 0.5",
+    "score10_over_booster": "c <= 0.1, numpy <= 0.3",
     "rival_over_aiohttp204": "<= 25, or the rival is no honest one",
     "fastapi_over_aiohttp204": "<= 35, likewise",
 }
@@ -80,6 +82,8 @@ def run(
         config = DmpConfig(data_dir=str(work / "data"))
         store = stack.enter_context(open_store(config))
         made = prepare(work, config, store, campaigns, users, step)
+        ring = KeyRing(load_key(Path(config.data_dir) / "pseudonym.key"))
+        scored, difference = uvloop.run(micro.scoring(work, store, ring, made.bodies, rounds))
         servers = [
             stack.enter_context(serving(name, command, environ, work))
             for name, (command, environ) in commands(work, store).items()
@@ -108,6 +112,8 @@ def run(
                     figures.append(float(np.percentile(latency[latency >= 0], q)))
         found = report(timed, same, bid_rate, campaigns, users, rounds, seconds)
         found["markers"], nulls = bench_markers.markers(by_name, store, made, campaigns, drill_s, step)
+        found["ratios"]["score10_over_booster"] = scored if "c" in scored else {"c": None, **scored}
+        found["score10_difference"] = difference
         found["why_null"] |= nulls
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
@@ -188,7 +194,8 @@ def report(
 
     def both(top: str, bottom: str) -> dict[str, float | None]:
         """The ratio with the bidder of either kernel in the place of `ours`."""
-        kernels = {"c": "bidder", "numpy": "bidder_numpy"} if "bidder_numpy" in cpu else {"numpy": "bidder"}
+        built = "bidder_numpy" in cpu
+        kernels = {"c": "bidder", "numpy": "bidder_numpy"} if built else {"c": "", "numpy": "bidder"}
         return {
             kernel: ratio(name if top == "ours" else top, name if bottom == "ours" else bottom)
             for kernel, name in kernels.items()
@@ -237,7 +244,8 @@ def report(
         },
         "p99_over_rival_range": [round(min(latency), 3), round(max(latency), 3)],
         "p99_over_rival_conclusive": apart(p99["bidder"], p99["rival"]),
-        "why_null": {} if "nginx204" in cpu else {"floor_over_nginx": "nginx is not installed"},
+        "why_null": ({} if "nginx204" in cpu else {"floor_over_nginx": "nginx is not installed"})
+        | ({} if "bidder_numpy" in cpu else {"c": "the compiled kernel is not built"}),
     }
 
 
@@ -276,6 +284,8 @@ def print_tables(console: Console, found: dict[str, Any]) -> None:
             text += f" ({low:.2f} to {high:.2f})" + ("" if found["p99_over_rival_conclusive"] else ", inconclusive")
         ratios.add_row(name, text, GOALS[name])
     console.print(ratios)
+    apart_by = ", ".join(f"{kernel} {most:.1e}" for kernel, most in found["score10_difference"].items())
+    console.print(f"raw scores differ from Booster.predict by at most: {apart_by}")
     table = Table("marker", "measured", "goal")
     for name, value in _flat(found["markers"]):
         table.add_row(name, "null" if value is None else f"{value:,}", bench_markers.GOALS.get(name, ""))

@@ -32,6 +32,7 @@ HOME = Path("var/bench/micro")
 USERS, REQUESTS, SEED = 2_000, 2_000, 7
 CASES = 400  # requests timed; each step takes a few ms a round, a thousand ticks of the CPU clock
 WARM_UP = 2  # rounds not counted
+SCORING = "score 10, "  # steps that score ten candidates begin so; a kernel's name follows, or LightGBM's own "booster"
 
 
 class NoFigures(TagbidError):
@@ -126,35 +127,55 @@ async def _portfolio(
 ) -> Portfolio:
     path = work / "campaigns.toml"
     path.write_text(text)
-    settings = BidderConfig(campaigns=str(path), models_dir=str(work / "models"), gdpr_when_unknown="never")
-    async with micro_steps.prepared(settings, work / "data", store, ring, bodies, CASES) as timed:
-        gc.collect()
-        gc.freeze()  # as the bidder does with a new snapshot
-        times: dict[str, list[float]] = {one.name: [] for one in timed.steps}
-        for number in range(WARM_UP + rounds):
-            step(f"{size} campaigns, round {number + 1 - WARM_UP} of {rounds}" if number >= WARM_UP else "warming up")
-            for one in timed.steps:
-                us = await measure(one)
-                if number >= WARM_UP:
-                    times[one.name].append(us)
-        gc.unfreeze()
+    async with micro_steps.prepared(_settings(work), work / "data", store, ring, bodies, CASES) as timed:
+        times = await _timed(timed.steps, rounds, lambda told: step(f"{size} campaigns, {told}"))
     return Portfolio(
         ads=timed.ads,
         requests=timed.cases,
         candidates=round(timed.candidates, 2),
         steps={one.name: figure(times[one.name], one.inside) for one in timed.steps},
-        score10_over_booster={
-            kernel: round(
-                statistics.median(
-                    ours / theirs
-                    for ours, theirs in zip(times[f"score 10, {kernel}"], times["score 10, booster"], strict=True)
-                ),
-                4,
-            )
-            for kernel in timed.difference
-        },
+        score10_over_booster=_over_booster(times),
         difference=timed.difference,
     )
+
+
+async def scoring(
+    work: Path, store: Store, ring: KeyRing, bodies: Sequence[bytes], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """`score10_over_booster` and `difference` of the portfolio and the model that lie in `work`, nothing else timed."""
+    async with micro_steps.prepared(_settings(work), work / "data", store, ring, bodies, CASES) as timed:
+        steps = [one for one in timed.steps if one.name.startswith(SCORING)]
+        return _over_booster(await _timed(steps, rounds, lambda _: None)), timed.difference
+
+
+def _settings(work: Path) -> BidderConfig:
+    campaigns, models = work / "campaigns.toml", work / "models"
+    return BidderConfig(campaigns=str(campaigns), models_dir=str(models), gdpr_when_unknown="never")
+
+
+async def _timed(steps: Sequence[Step], rounds: int, told: Callable[[str], None]) -> dict[str, list[float]]:
+    """{step: CPU µs per request, of each round}."""
+    gc.collect()
+    gc.freeze()  # as the bidder does with a new snapshot
+    times: dict[str, list[float]] = {one.name: [] for one in steps}
+    for number in range(WARM_UP + rounds):
+        told(f"round {number + 1 - WARM_UP} of {rounds}" if number >= WARM_UP else "warming up")
+        for one in steps:
+            us = await measure(one)
+            if number >= WARM_UP:
+                times[one.name].append(us)
+    gc.unfreeze()
+    return times
+
+
+def _over_booster(times: dict[str, list[float]]) -> dict[str, float]:
+    theirs = times[SCORING + "booster"]
+    ratios = {name: [a / b for a, b in zip(ours, theirs, strict=True)] for name, ours in times.items()}
+    return {
+        name.removeprefix(SCORING): round(statistics.median(found), 4)
+        for name, found in ratios.items()
+        if name.startswith(SCORING) and name != SCORING + "booster"
+    }
 
 
 async def measure(step: Step) -> float:
