@@ -22,7 +22,7 @@ def test_as_many_decisions_are_in_hand_as_fit_into_the_time_set_aside(clock):
     pressure = Pressure(1_000, clock)
     for _ in range(2_000):
         pressure.decided(0.0002)
-    assert pressure.limit in (int(WORK_S / 0.0002), int(WORK_S / 0.0002) - 1)  # 10 ms of 0.2 ms each: 50, less rounding
+    assert pressure.limit in (int(WORK_S / 0.0002), int(WORK_S / 0.0002) - 1)  # of 0.2 ms each, less rounding
     assert not pressure.crowded(pressure.limit - 1)
     assert pressure.crowded(pressure.limit)
 
