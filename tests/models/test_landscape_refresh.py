@@ -9,7 +9,7 @@ import pytest
 
 from dmp import events
 from models import artefacts, landscape, landscape_refresh, landscape_train
-from models.context import Context
+from models.context import Context, encode_context
 from tests.models.price_world import DAY_US, Market, a_market
 
 HOUR_US = 3_600_000_000
@@ -31,7 +31,7 @@ def a_log(folder: Path, market: Market, factor: float = 1.0, since_us: int = 0) 
             events.Bid(
                 event_id=f"b{i}", time_us=at_us, exchange="x", auction_id=f"a{i}", imp_id="1", campaign="c",
                 creative="k", price_micros=int(bid), value_micros=int(bid / 0.85), at=1,
-                context=landscape_train.features.encode_context(context),
+                context=encode_context(context),
             )
         )  # fmt: skip
         if bid >= price:
