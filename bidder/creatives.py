@@ -152,10 +152,6 @@ def is_secure(creative: Creative) -> bool:
     return not any("http://" in text.lower() for text in assets(creative))
 
 
-def mimes_of(clip: Clip) -> set[str]:
-    return set(clip.mimes) | {file.mime for file in clip.files}
-
-
 def shape(w: int, h: int) -> Fraction:
     """Width to height; 0 when either is unknown."""
     return Fraction(w, h) if w and h else Fraction(0)

@@ -9,8 +9,6 @@ priced, as a price costs as much as a score.
 from collections.abc import Sequence
 from itertools import chain
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from bidder import targeting
@@ -66,11 +64,6 @@ class Offer(Struct, frozen=True, gc=False):
     def row(self) -> list[float]:
         """The features in column order, [] without a model; joined here because one offer in five is logged."""
         return [*chain.from_iterable(self.sides)]
-
-    @property
-    def vector(self) -> npt.NDArray[np.float64] | None:
-        """float64 (40,): what the bid log stores, or None without a model."""
-        return np.array(self.row) if self.sides else None
 
 
 class Auction(Struct, frozen=True, gc=False):

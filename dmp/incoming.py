@@ -30,7 +30,6 @@ Format = Literal["json", "ndjson"]
 MAX_ITEMS = 1_000  # of one request
 MAX_TEXT_CHARS = 512
 MAX_FURTHER_IDS = 7
-MAX_TC_CHARS = 8_192
 MAX_NUMBER = 2**53 - 1  # what every JSON writer can say exactly
 AHEAD_US = 300_000_000  # clocks of different machines agree to five minutes
 BACK_US = 400 * 86_400_000_000  # older history comes as files (`tagbid dmp ingest`)

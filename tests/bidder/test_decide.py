@@ -73,7 +73,7 @@ def test_the_vector_of_an_offer_is_the_row_the_trainer_would_fill() -> None:
     offer, where = found.offers[0][0], found.contexts[0]
     assert where is not None
     expected = features.row(made.model.vocabulary, where, user, made.ads[offer.ad_index], NOW_US)  # type: ignore[union-attr]
-    np.testing.assert_array_equal(offer.vector, np.array(expected))
+    np.testing.assert_array_equal(offer.row, expected)
     assert len(expected) == len(features.FEATURES)
 
 
@@ -100,7 +100,7 @@ def test_the_probability_of_an_offer_is_what_lightgbm_says_about_its_logged_vect
 
 def test_without_a_model_the_prior_prices_and_there_is_no_vector() -> None:
     offer = decision(a_request(at=2), a_campaign(goal="cpc", price_micros=1_000_000), prior_ctr=0.003).offers[0][0]
-    assert (offer.pctr, offer.value_micros, offer.vector) == (0.003, 3_000_000, None)
+    assert (offer.pctr, offer.value_micros, offer.row) == (0.003, 3_000_000, [])
 
 
 def test_switching_tags_off_hides_them_from_targeting_and_model_but_caps_hold() -> None:

@@ -1,6 +1,7 @@
 """Campaigns that pay for conversions or for revenue: valued by the models of what follows a click."""
 
 import msgspec
+import numpy as np
 import pytest
 
 from bidder import results, snapshot
@@ -48,7 +49,7 @@ def built(models, goal, **without):
 def worked_out(models, offer, goal):
     """Straight from the formula, on the whole logged vector, by another path of the scorer."""
     root, clicks = models
-    x = offer.vector[None, :]
+    x = np.array([offer.row])
     p, q, w, v = (
         float(model.predicted(model.forest.predict(x))[0])
         for model in (clicks, *(registry.load(root, kind) for kind in results.KINDS))
@@ -65,7 +66,7 @@ def test_an_impression_is_worth_what_it_is_expected_to_bring(models, goal):
     offer = decided(made).offers[0][0]
     assert offer.value_micros == pytest.approx(worked_out(models, offer, goal), rel=1e-9, abs=1)
     assert offer.pctr == pytest.approx(
-        float(models[1].calibrate(sigmoid(models[1].forest.predict(offer.vector[None])))[0])
+        float(models[1].calibrate(sigmoid(models[1].forest.predict(np.array([offer.row]))))[0])
     )
     assert offer.value_micros <= made.bounds[0]
 
