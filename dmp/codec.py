@@ -101,21 +101,12 @@ def visible(bank0: bytes | None, bank1: bytes | None, live: int) -> bytes | None
     return best
 
 
-def tag_scores(data: bytes) -> dict[int, int]:
-    """{tag id: score} of a profile: what the bid path needs, without a Struct per tag."""
-    return _scores(data, _profile_head(data)[0])
-
-
 def _scores(data: bytes, n: int) -> dict[int, int]:
+    """{tag id: score} of a profile: what the bid path needs, without a Struct per tag."""
     ids = array(_U32, data[8 : 8 + 4 * n])
     if _SWAP:
         ids.byteswap()
     return dict(zip(ids, data[8 + 4 * n : 8 + 5 * n], strict=True))
-
-
-def vector_of(data: bytes) -> bytes:
-    """The preference vector of a profile, b"" where it has none."""
-    return _vector(data, _profile_head(data)[0])
 
 
 def encode_audiences(members: Iterable[tuple[int, int]]) -> bytes:

@@ -13,13 +13,18 @@ tags = st.builds(Tag, st.integers(0, 2**32 - 1), st.integers(0, 100), st.integer
 u32 = st.integers(0, 2**32 - 1)
 
 
+def a_user(profile, live):
+    """As the bid path reads it."""
+    return codec.decode_user((profile, None, None, None, None), live, 0)
+
+
 @given(u32, st.lists(tags, max_size=100))
 def test_a_profile_reads_back_in_eight_bytes_a_tag_and_eight_more(generation, held):
     data = codec.encode_profile(generation, held)
     assert len(data) == 8 + 8 * len(held)
     assert codec.decode_profile(data) == Profile(generation, tuple(held))
     assert codec.generation_of(data) == generation
-    assert codec.tag_scores(data) == {tag.tag: tag.score for tag in held}
+    assert a_user(data, generation).tags == {tag.tag: tag.score for tag in held}
 
 
 def test_a_hundred_tags_take_less_than_four_fifths_of_a_kilobyte():
@@ -38,9 +43,9 @@ def test_the_second_version_keeps_a_preference_vector_behind_the_columns():
     data = codec.encode_profile(5, [Tag(1001, 100, 20_000, 1), Tag(2042, 1, 20_001, 2)], vector)
     assert data == b"\x02" + first[1:] + vector
     assert codec.decode_profile(data) == Profile(5, (Tag(1001, 100, 20_000, 1), Tag(2042, 1, 20_001, 2)), vector)
-    assert codec.tag_scores(data) == {1001: 100, 2042: 1}
-    assert codec.vector_of(data) == vector
-    assert codec.vector_of(first) == codec.decode_profile(first).vector == b""
+    assert a_user(data, 5).tags == {1001: 100, 2042: 1}
+    assert a_user(data, 5).vector == vector
+    assert a_user(first, 5).vector == codec.decode_profile(first).vector == b""
     assert codec.decode_profile(data + b"more").vector == vector
 
 

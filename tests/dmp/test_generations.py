@@ -29,8 +29,8 @@ def seen_at(client, generation):
     """{user: tags} as a reader that holds `generation` sees them."""
     found = {}
     for n in USERS:
-        data = codec.visible(*client.mget(keys.profile(user(n), 0), keys.profile(user(n), 1)), generation)
-        if data is not None and (tags := codec.tag_scores(data)):
+        banks = client.mget(keys.profile(user(n), 0), keys.profile(user(n), 1))
+        if tags := codec.decode_user((*banks, None, None, None), generation, 0).tags:
             found[n] = tags
     return found
 
