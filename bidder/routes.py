@@ -22,12 +22,10 @@ from bidder.metrics import Metrics
 from bidder.notices import Kind, Notices, Result
 from bidder.openrtb import BadRequest
 from bidder.replies import refusals
+from dmp.gif import PIXEL
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 
-PIXEL = bytes.fromhex(
-    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002014400 3b".replace(" ", "")
-)
 ROUTES: Mapping[str, Kind] = {
     "/win": "win", "/bill": "billing", "/loss": "loss", "/imp": "impression", "/click": "click",
     "/view": "viewable", "/vast": "progress",

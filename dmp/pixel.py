@@ -11,7 +11,6 @@ status tells: 200 taken, 202 not taken.
 
 import secrets
 import time
-from base64 import b64decode
 from typing import Any
 
 import redis
@@ -19,10 +18,10 @@ from aiohttp import web
 
 from dmp import browser, collect, incoming
 from dmp.desk import DESK
+from dmp.gif import PIXEL
 from dmp.incoming import Unusable
 from dmp.limits import Refused
 
-GIF = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 KINDS = frozenset({"view", "search", "cart", "purchase", "app_use"})
 NUMBERS = frozenset({"value_micros", "dwell_ms", "seconds"})
 OURS = frozenset({"id", "id_type", "consent", "gdpr", "gdpr_consent", "time_us", "ip", "address", "ids", "other"})
@@ -37,7 +36,7 @@ async def take_pixel(request: web.Request) -> web.Response:
     may = browser.signals(request, desk.basis)
     named = may.cookie and bool(may.consent)
     ours = browser.our_id(request) if named else ""
-    response = web.Response(body=GIF, content_type="image/gif", headers={"Cache-Control": "no-store"})
+    response = web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
     try:
         sent = item(dict(request.query), ours, may.consent if named else 0)
         event = incoming.event(sent, source, time.time_ns() // 1000, desk.ring, desk.basis)

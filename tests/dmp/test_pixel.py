@@ -8,9 +8,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import msgspec
 import pytest
 
-from dmp import browser, keys, pixel, sync
+from dmp import browser, keys, sync
 from dmp.errors import ConfigError
 from dmp.events import CONSENT_ALL, Cart, View, unpack_ids
+from dmp.gif import PIXEL
 from dmp.limits import Rates
 from dmp.optout import set_marks
 from dmp.schema import NO_UID
@@ -41,7 +42,7 @@ async def test_a_page_view_becomes_an_event_of_this_browser(door: Door) -> None:
     status, body, headers = await door.ask("GET", path(kind="cart", category="shoes", value_micros="5000000", gdpr="0"))
     assert (status, body, headers["Content-Type"], headers["Cache-Control"]) == (
         200,
-        pixel.GIF,
+        PIXEL,
         "image/gif",
         "no-store",
     )
@@ -122,7 +123,7 @@ async def test_a_page_cannot_say_whose_event_it_is_or_what_it_may_do(door: Door)
 @pytest.mark.parametrize("query", [{"kind": "crm"}, {"kind": ""}, {"value_micros": "-1"}, {"category": "x" * 600}])
 async def test_what_is_no_event_gets_the_picture_and_nothing_else(door: Door, query: dict[str, str]) -> None:
     status, body, headers = await door.ask("GET", path(gdpr="0", **query))
-    assert (status, body, set_id(headers)) == (202, pixel.GIF, None)
+    assert (status, body, set_id(headers)) == (202, PIXEL, None)
     assert door.stream() == []
 
 
