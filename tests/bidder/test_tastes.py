@@ -114,8 +114,8 @@ def test_each_candidate_has_its_cosine_and_the_log_gives_the_same_row_again() ->
         logged = msgspec.structs.replace(user, vector=found.vector)
         ad = decode_ad(encode_ad(made.ads[offer.ad_index]))
         again = features.row(made.model.vocabulary, found.contexts[0], logged, ad, NOW_US)
-        np.testing.assert_array_equal(offer.vector, again)
-        cosines[ad.campaign] = offer.vector[PREFERENCE]
+        np.testing.assert_array_equal(offer.row, again)
+        cosines[ad.campaign] = offer.row[PREFERENCE]
     # The user stands half way between travel and food; so does the ad of both. Of pets nothing is known.
     assert cosines["trip"] == pytest.approx(math.sqrt(0.5), abs=1e-3)
     assert cosines["both"] == pytest.approx(1, abs=1e-3)
@@ -135,7 +135,7 @@ def test_each_candidate_has_its_cosine_and_the_log_gives_the_same_row_again() ->
 def test_a_vector_that_may_not_or_cannot_be_used_is_unknown(tastes: Tastes, settings: dict[str, bool]) -> None:
     _, _, found = a_decision(tastes, TRAVELLER, **settings)
     assert found.vector == b""
-    assert all(math.isnan(offer.vector[PREFERENCE]) for offer in found.offers[0])
+    assert all(math.isnan(offer.row[PREFERENCE]) for offer in found.offers[0])
 
 
 def a_model_of_taste(created_us: int) -> registry.Artefact:
