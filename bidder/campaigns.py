@@ -126,7 +126,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     currency: of all its money.
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids. agreed_cpm_micros: the
-    most a guaranteed one of them may cost, as agreed with the seller; 0 = nothing was: it is bid at what it is worth.
+    most a guaranteed one of them may cost, whatever it is worth; 0 = nothing was agreed: it is bid on as any deal.
     pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
     dsa: without it there are no bids where the Digital Services Act requires it.
     """

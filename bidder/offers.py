@@ -193,7 +193,7 @@ def priced(
         ranks = [worth * drawn.get(names[ad], 1.0) for ad, worth in zip(candidates, worths, strict=True)]
     found: list[Offer] = []
     used: set[tuple[int, int]] = set()
-    ceiling = settings.max_price_micros / rate
+    ceiling = _in_units(settings.max_price_micros, rate)
     imp, guided, deals = auction.imp, auction.guided, auction.deals
     for position in sorted(range(len(values)), key=ranks.__getitem__, reverse=True):  # the better bound first on a tie
         ad = candidates[position]
@@ -212,8 +212,11 @@ def priced(
                 least = floor_micros(told, imp.bidfloorcur, currency, rates)
             quote = quotes.quote(ad, worths[position], at)
             at = quotes.type_of(at)
-            price = None if least is None else price_micros(quote.worth / rate, least, at, quote.bid / rate, ceiling)
-            if price is None and least and deal is not None and deal.guar and _agreed(least * rate, ad, snapshot):
+            # Whoever knows a deal's id can name a floor; what was agreed is what it may cost.
+            agreed = snapshot.by_ad[ad].agreed_cpm_micros if deal is not None and deal.guar else 0
+            most = min(ceiling, _in_units(agreed, rate)) if agreed else ceiling
+            price = None if least is None else price_micros(quote.worth / rate, least, at, quote.bid / rate, most)
+            if price is None and agreed and least and least <= most:
                 price = least  # guaranteed, whatever this impression is worth or the pace says
             if price is None or least is None:
                 below = True
@@ -249,9 +252,13 @@ def _deals(deals: Sequence[Deal], ad: int, snapshot: Snapshot) -> list[tuple[int
     return [(lot, deal) for lot, deal in enumerate(deals, 1) if targeting.deal_ads(snapshot.index, deal) >> ad & 1]
 
 
-def _agreed(cost_micros: float, ad: int, snapshot: Snapshot) -> bool:
-    """Whether a guaranteed deal may cost that much, CPM micro-USD: whoever knows a deal's id can name a floor."""
-    return cost_micros <= min(snapshot.by_ad[ad].agreed_cpm_micros, snapshot.settings.max_price_micros)
+def _in_units(most_micros: int, rate: float) -> int:
+    """The highest price in micros of a currency that is no more than so many micro-dollars. rate: dollars for a unit.
+
+    >>> _in_units(100_000_000, 3.25), _in_units(3_300_000, 1.1)
+    (30769230, 3000000)
+    """
+    return int(most_micros / rate + 1e-3)  # 3_300_000 / 1.1 is a little less than 3_000_000
 
 
 def guidance(imp: Imp) -> dict[str, Timed]:

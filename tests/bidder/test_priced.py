@@ -1,5 +1,7 @@
 """What `offers.priced` offers, held against the rules written down one after the other, without order or early end."""
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ from bidder.targeting import deals_of
 from models.context import Context
 from tests.bidder.factories import a_campaign, a_request, a_snapshot, decision
 
-RATES = {"USD": 1.0, "EUR": 1.25, "JPY": 0.008}
+RATES = {"USD": 1.0, "EUR": 1.25, "JPY": 0.008, "KWD": 3.3}
 LENGTHS = (10, 15, 30)
 WHERE = Context(exchange="x", width=300, height=250)
 
@@ -100,9 +102,11 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
             if least is None:
                 continue
             quote = quotes.quote(ad, worth, kind)
-            price = price_micros(worth / rate, least, kind, quote.bid / rate, settings.max_price_micros / rate)
-            most = min(campaign.agreed_cpm_micros, settings.max_price_micros)
-            if price is None and deal is not None and deal.guar and 0 < least * rate <= most:
+            guaranteed = deal is not None and deal.guar and campaign.agreed_cpm_micros
+            most = min(settings.max_price_micros, campaign.agreed_cpm_micros if guaranteed else 10**12)
+            ceiling = math.floor(Fraction(most) / Fraction(str(rate)))
+            price = price_micros(worth / rate, least, kind, quote.bid / rate, ceiling)
+            if price is None and guaranteed and 0 < least <= ceiling:
                 price = least
             if price is not None:
                 offer = Offer(
@@ -121,7 +125,7 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
     st.lists(st.tuples(campaigns, paces), min_size=1, max_size=8),
     imps,
     st.sampled_from([1, 2]),
-    st.sampled_from(["USD", "EUR", "JPY"]),
+    st.sampled_from(["USD", "EUR", "JPY", "KWD"]),
     st.sampled_from([0.0, 0.2]),
     st.sampled_from([1, 5]),
     st.sampled_from([1_200_000, 100_000_000]),
@@ -162,9 +166,11 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
         pace = made.paces.of.get(made.by_ad[offer.ad_index].id, FULL)
         assert offer.price_micros > 0
         assert offer.floor_micros <= offer.price_micros
-        guaranteed = any(deal.id == offer.deal and deal.guar for deal in offered)
-        most = ceiling if guaranteed else min(offer.value_micros * pace.k, ceiling)
-        assert offer.price_micros * RATES[currency] <= most + 1
+        agreed = made.by_ad[offer.ad_index].agreed_cpm_micros
+        guaranteed = agreed and any(deal.id == offer.deal and deal.guar for deal in offered)
+        most = agreed if guaranteed else offer.value_micros * pace.k
+        assert offer.price_micros * RATES[currency] <= most + RATES[currency] / 2
+        assert offer.price_usd_micros <= ceiling
 
 
 @pytest.mark.parametrize("guided", ["video", "audio"])
