@@ -3,6 +3,9 @@
 from collections.abc import Hashable, Iterable
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -12,6 +15,15 @@ def mask_of(bits: Iterable[int], n: int) -> int:
     for bit in bits:
         data[bit >> 3] |= 1 << (bit & 7)
     return int.from_bytes(data, "little")
+
+
+def mask_from(flags: npt.NDArray[np.bool_]) -> int:
+    """(n,) whether each is in the set, to an integer.
+
+    >>> mask_from(np.array([True, False, True]))
+    5
+    """
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
 
 
 def by_value(rows: Iterable[Iterable[K]], n: int) -> dict[K, int]:

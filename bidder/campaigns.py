@@ -198,7 +198,7 @@ def parse(text: str, source: str) -> Portfolio:
     if not isinstance(raws, list) or not raws:
         problems.append("no [[campaign]] table")
         raws = []
-    found = [_read(Campaign, raw, f"campaign {_name(raw, i)}", problems) for i, raw in enumerate(raws)]
+    found = [_campaign(raw, i, problems) for i, raw in enumerate(raws)]
     campaigns = [campaign for campaign in found if campaign is not None]
     problems += check(campaigns)
     if problems:
@@ -226,6 +226,15 @@ def check(campaigns: Sequence[Campaign]) -> list[str]:
 def _name(raw: object, position: int) -> str:
     name = raw.get("id") if isinstance(raw, Mapping) else None
     return name if isinstance(name, str) and name else f"#{position + 1}"
+
+
+def _campaign(raw: object, position: int, problems: list[str]) -> Campaign | None:
+    """A campaign at once; field by field, which takes twenty times as long, only to say all that is wrong with it."""
+    try:
+        return msgspec.convert(raw, Campaign)
+    except msgspec.ValidationError:
+        found: Campaign | None = _read(Campaign, raw, f"campaign {_name(raw, position)}", problems)
+        return found
 
 
 def _read(struct: type[Any], raw: object, where: str, problems: list[str]) -> Any:

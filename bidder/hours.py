@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from bidder.bits import mask_of
+import numpy as np
+
+from bidder.bits import mask_from, mask_of
 from bidder.campaigns import Campaign
 from bidder.creatives import Creative
 from bidder.view import WEEK_HOURS
@@ -32,21 +34,24 @@ def running_of(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def schedule_of(rows: Rows, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ads by hour of the week on the user's clock, and by UTC quarter hour on each campaign's own clock."""
-    wanted: list[set[int] | None] = []
-    for campaign, _ in rows:
+    wanted = np.zeros((n, WEEK_HOURS), np.bool_)
+    bound: list[int] = []
+    offsets: list[int] = []
+    for i, (campaign, _) in enumerate(rows):
         t = campaign.targeting
-        if not t.hours and not t.weekdays:
-            wanted.append(None)
-            continue
-        days, hours = t.weekdays or range(7), t.hours or range(24)
-        wanted.append({day * 24 + hour for day in days for hour in hours})
-    bound = [(i, slots, rows[i][0].targeting.utc_offset_min) for i, slots in enumerate(wanted) if slots is not None]
-    free = mask_of((i for i, slots in enumerate(wanted) if slots is None), n)
+        if t.hours or t.weekdays:
+            bound.append(i)
+            offsets.append(t.utc_offset_min)
+            wanted[i, [day * 24 + hour for day in t.weekdays or range(7) for hour in t.hours or range(24)]] = True
+        else:
+            wanted[i] = True
     if not bound:
+        free = (1 << n) - 1
         return (free,) * WEEK_HOURS, (free,) * (WEEK_HOURS * 4)
-    local = tuple(free | mask_of((i for i, slots, _ in bound if slot in slots), n) for slot in range(WEEK_HOURS))
-    by_utc = tuple(
-        free | mask_of((i for i, slots, offset in bound if (quarter * 15 + offset) // 60 % WEEK_HOURS in slots), n)
-        for quarter in range(WEEK_HOURS * 4)
-    )
-    return local, by_utc
+    ids, minutes = np.array(bound), np.array(offsets)
+    always = np.ones(n, np.bool_)
+    by_utc = []
+    for quarter in range(WEEK_HOURS * 4):
+        always[ids] = wanted[ids, (quarter * 15 + minutes) // 60 % WEEK_HOURS]
+        by_utc.append(mask_from(always))
+    return tuple(map(mask_from, wanted.T)), tuple(by_utc)

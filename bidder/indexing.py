@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from types import MappingProxyType
 from typing import get_args
 
@@ -260,14 +261,33 @@ def related(words: Sequence[str]) -> list[str]:
     >>> "trips" in related(["Travel"]) or "travel" in related(["Travel"])
     True
     """
-    found = {word.lower() for word in words}
-    for tag in TAGS:
-        names = {tag.label_en.lower(), tag.label_zh, tag.name.rpartition(".")[2], *(a.lower() for a in tag.aliases)} - {
-            ""
-        }
-        if tag.kind == "score" and not names.isdisjoint(found):
+    return sorted({name for word in words for name in _known_as(word.lower())})
+
+
+_WORDS: tuple[frozenset[str], ...] = tuple(
+    frozenset(
+        {tag.label_en.lower(), tag.label_zh, tag.name.rpartition(".")[2], *(a.lower() for a in tag.aliases)} - {""}
+    )
+    for tag in TAGS
+    if tag.kind == "score"
+)
+"""What each tag is called, in the taxonomy's order."""
+
+_ALL_WORDS = frozenset().union(*_WORDS)
+
+
+def _known_as(word: str) -> frozenset[str]:
+    return _named(word) if word in _ALL_WORDS else frozenset({word})
+
+
+@cache  # as many as the taxonomy has words
+def _named(word: str) -> frozenset[str]:
+    """A word of the taxonomy and all that tags called by it, or by a word found before, are called."""
+    found = {word}
+    for names in _WORDS:
+        if not names.isdisjoint(found):
             found |= names
-    return sorted(found)
+    return frozenset(found)
 
 
 def _flexible(banners: Sequence[Creative | None], n: int) -> dict[Fraction, tuple[tuple[int, int], ...]]:
