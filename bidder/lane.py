@@ -21,7 +21,7 @@ from functools import partial
 import httptools
 
 from bidder import heads
-from bidder.bidding import Answer
+from bidder.call import Answer
 from bidder.endpoints import MAX_BODY_BYTES, MAX_TARGET_BYTES, PREFIX, Endpoint, also, plain
 from bidder.heads import Head
 from bidder.port import Limits, Port

@@ -7,7 +7,7 @@ from typing import Protocol as Interface
 
 from msgspec import Struct
 
-from bidder.bidding import Answer
+from bidder.call import Answer
 from bidder.endpoints import Endpoint, Endpoints
 from bidder.heads import Head
 from bidder.metrics import Metrics

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bidder.bidding import Answer
+from bidder.call import Answer
 from bidder.metrics import Metrics
 
 REASONS = {

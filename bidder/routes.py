@@ -13,7 +13,8 @@ import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from bidder import trace
-from bidder.bidding import Answer, Bidder
+from bidder.bidding import Bidder
+from bidder.call import Answer
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from bidder import explain, openrtb
-from bidder.bidding import user_uid
 from bidder.config import ExchangeConfig
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
 from bidder.snapshot import Snapshot
+from bidder.user_ids import user_uid
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import NOBODY, User

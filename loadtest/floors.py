@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from bidder.bidding import Answer
+from bidder.call import Answer
 from bidder.config import BidderConfig
 from bidder.endpoints import Endpoint, Endpoints
 from bidder.lane import lanes

@@ -20,26 +20,29 @@ import numpy as np
 
 from bidder import answer, openrtb, serving, targeting
 from bidder.answer import Sent
-from bidder.bidding import Answer, Bidder, bid_event, new_worker, user_uid
+from bidder.bidding import Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Budgets
+from bidder.call import Answer, Call, Held
 from bidder.config import BidderConfig
 from bidder.decide import Decision, decide
 from bidder.endpoints import PREFIX, Endpoint, Endpoints
-from bidder.markup import for_imp
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
-from bidder.offers import Auction, Offer, priced
+from bidder.offers import Auction, priced
 from bidder.openrtb import Reason, Request
 from bidder.overload import Pressure
 from bidder.pricing import bid_currency, floor_micros
 from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
+from bidder.record import bid_event
 from bidder.redact import strip
 from bidder.scoring import Scores, score
 from bidder.serving import Serving
+from bidder.signing import signed
 from bidder.snapshot import Snapshot
-from bidder.tokens import Signer, bid_id_text, load_keys, text_field
+from bidder.tokens import Signer, bid_id_text, load_keys
+from bidder.user_ids import user_uid
 from bidder.view import View, context, view
 from dmp import events
 from dmp.errors import TagbidError
@@ -83,7 +86,8 @@ class Case(msgspec.Struct, frozen=True):
     floor: int
     scores: Scores
     decision: Decision
-    offer: Offer
+    call: Call
+    held: Held
     sent: Sent
     ten: list[int]
 
@@ -128,7 +132,7 @@ async def prepared(
             *_whole(bidder, endpoint, log, cases),
             *_before(settings, endpoint, ring, lookup, cases),
             *_deciding(served.snapshot, endpoint, cases),
-            *_after(served, endpoint, budgets, signer, worker, cases),
+            *_after(served, budgets, signer, ring, worker, cases),
         ]
         scoring, difference = _scoring(served.snapshot, cases)
         yield Set(
@@ -177,17 +181,13 @@ def _cases(
             candidates, where = _candidates(snapshot, seen), context(seen, seen.request.imp[0], floor)
             scores = score(candidates, where, seen, snapshot)
             offer = decision.offers[0][0]
+            call = Call(request, endpoint, served, privacy, uid, 0.0, 0.0, _nobody, user, now_us, now_us // 1_000_000)
+            held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros))
             bid_id = worker + number.to_bytes(6)
-            server, browser = _sign(signer, served, endpoint, request, offer, bid_id, uid)
-            parts = served.parts[offer.ad_index]
-            adm, tail = for_imp(parts, request.imp[0], request.cattax)
-            sent = Sent(
-                bid_id_text(bid_id).encode(), request.imp[0].id, offer.price_micros, server, browser,
-                parts.seat, adm, tail, settings.hold_s, offer.deal,
-            )  # fmt: skip
+            sent = signed(call, decision, held, bid_id, bid_id_text(bid_id), signer)
             others = [ad for ad in range(len(snapshot.ads)) if ad not in candidates[:CANDIDATES]]
             yield Case(
-                body, request, privacy, uid, user, seen, candidates, where, floor, scores, decision, offer, sent,
+                body, request, privacy, uid, user, seen, candidates, where, floor, scores, decision, call, held, sent,
                 (candidates[:CANDIDATES] + others)[:CANDIDATES],
             )  # fmt: skip
     finally:
@@ -200,11 +200,8 @@ def _candidates(snapshot: Snapshot, seen: View) -> list[int]:
     return targeting.members(mask, snapshot.settings.max_candidates)
 
 
-def _sign(
-    signer: Signer, served: Serving, endpoint: Endpoint, request: Request, offer: Offer, bid_id: bytes, uid: Uid
-) -> tuple[bytes, bytes]:
-    fields = endpoint.field + text_field(request.imp[0].id) + served.fields[offer.ad_index] + text_field("USD")
-    return signer.pair(bid_id, 1_763_985_600, 120, offer.price_usd_micros, fields, uid)
+def _nobody(_: Answer) -> None:
+    """Who waits for the answers of these calls."""
 
 
 async def _turns(cases: Sequence[Case], size: int, begin: Callable[[Case, Callable[[Any], None]], None]) -> None:
@@ -321,19 +318,18 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
 
 
 def _after(
-    served: Serving, endpoint: Endpoint, budgets: Budgets, signer: Signer, worker: bytes, cases: Sequence[Case]
+    served: Serving, budgets: Budgets, signer: Signer, ring: KeyRing, worker: bytes, cases: Sequence[Case]
 ) -> list[Step]:
     def reserve() -> None:
         now_s = budgets.now_s()
         for case in cases:
-            campaign = served.snapshot.by_ad[case.offer.ad_index].id
-            budgets.reserve(campaign, reserved_micros(case.offer.price_usd_micros), now_s, case.sent.exp_s)
+            campaign = served.snapshot.names[case.held.offer.ad_index]
+            budgets.reserve(campaign, case.held.micros, now_s, case.held.hold_s)
 
     def sign() -> None:
         for number, case in enumerate(cases):
             bid_id = worker + number.to_bytes(6)
-            _sign(signer, served, endpoint, case.request, case.offer, bid_id, case.uid)
-            bid_id_text(bid_id)
+            signed(case.call, case.decision, case.held, bid_id, bid_id_text(bid_id), signer)
 
     def markup() -> None:
         for case in cases:
@@ -347,13 +343,10 @@ def _after(
         for start in range(0, len(cases), LOGGED):
             events.encode_all(
                 [
-                    bid_event(
-                        "AAAAAAAAAAAAAAAA", case.request, case.decision, case.offer, served, endpoint,
-                        case.seen.now_us, case.uid, case.user,
-                    )
+                    bid_event("AAAAAAAAAAAAAAAA", case.call, case.decision, case.held.offer, "", ring)
                     for case in cases[start : start + LOGGED]
                 ]
-            )  # fmt: skip
+            )
 
     return [
         Step("reserve", "whole", len(cases), reserve),

@@ -1,19 +1,21 @@
 """Requests, campaigns and snapshots with sensible defaults, so that a test shows only what matters to its rule."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 
 from bidder import openrtb, snapshot
+from bidder.call import Call
 from bidder.campaigns import Campaign, Portfolio, Targeting
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.creatives import Creative
 from bidder.decide import Decision, decide
 from bidder.openrtb import Request
 from bidder.pacing import Pace
+from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
-from bidder.privacy import policy
 from bidder.snapshot import Snapshot
 from dmp.schema import NOBODY, User
 
@@ -80,6 +82,13 @@ def a_snapshot(*campaigns: Campaign, model: Any = None, **settings: Any) -> Snap
     """Of a bidder that is reached by https, unless `public_url` says otherwise."""
     made = msgspec.convert(settings, BidderConfig)
     return snapshot.build(Portfolio(campaigns), model, made, "test", https=not made.public_url.startswith("http://"))
+
+
+def a_call(request: Request, served: Snapshot, user: User | None, privacy: PrivacyDecision) -> Call:
+    """A call on its way, of an ad without a record of its own."""
+    serving: Any = SimpleNamespace(snapshot=served, challenger=None, logged=(b"",) * len(served.ads))
+    endpoint: Any = SimpleNamespace(name="x", exchange=EXCHANGE)
+    return Call(request, endpoint, serving, privacy, None, 0.0, 1.0, lambda _: None, user)
 
 
 def decision(

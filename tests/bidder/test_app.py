@@ -12,6 +12,7 @@ import pytest
 from bidder import bidding
 from bidder.app import Reporter
 from bidder.sockets import CannotListen
+from bidder.user_ids import user_uid
 from dmp import codec, events, keys
 from dmp.config import DmpConfig
 from dmp.errors import ConfigError
@@ -63,7 +64,7 @@ async def test_the_id_we_know_best_names_the_user(tmp_path, store):
         def uid(**fields):
             from bidder import openrtb
 
-            return bidding.user_uid(openrtb.decode(body(**fields)), "adx", ring)
+            return user_uid(openrtb.decode(body(**fields)), "adx", ring)
 
         device = {"ifa": IFA, "geo": {"country": "USA"}}
         assert uid(user={"buyeruid": "our-1", "id": "theirs"}, device=device) == ring.uid("cookie", "our-1")

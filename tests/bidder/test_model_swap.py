@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from bidder import bidding, pacer, serving
+from bidder import pacer, record, serving
 from dmp import events, keys
 from models import features, live, registry
 from models.context import decode_ad, decode_context
@@ -163,7 +163,7 @@ async def test_what_is_known_of_clicks_and_costs_reaches_the_ranking_and_the_pac
 
 
 async def test_a_challenger_is_scored_on_a_sample_of_bids_and_changes_none(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(bidding, "SHADOWED", 2)
+    monkeypatch.setattr(record, "SHADOWED", 2)
     root = tmp_path / "models"
     registry.publish(root, "response", an_artefact(1, created_us=now_us()))
     async with running(tmp_path, store, reload_s=0.02) as bidder:

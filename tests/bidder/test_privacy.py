@@ -1,6 +1,5 @@
 import math
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,18 +9,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bidder import openrtb
-from bidder.bidding import bid_event
 from bidder.config import BidderConfig
 from bidder.decide import Decision
 from bidder.gpp_sections import LAYOUTS
 from bidder.offers import Offer
 from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
+from bidder.record import bid_event
 from dmp import keys
+from dmp.pseudonym import KeyRing
 from dmp.schema import NOBODY, User
 from models.features import FEATURES, N_CAMPAIGN, N_PAIR, N_REQUEST, USER_COLUMNS
 from tests.bidder.consent_strings import MARCH_2026_DS, VENDOR, gpp, tc, us
-from tests.bidder.factories import a_body, a_campaign, a_request, a_snapshot, decision
+from tests.bidder.factories import a_body, a_call, a_campaign, a_request, a_snapshot, decision
 
 SETTINGS = BidderConfig()
 
@@ -518,17 +518,18 @@ def test_a_capped_campaign_does_not_bid_where_its_contacts_would_not_be_counted(
 
 @pytest.mark.rule("P-16")
 @pytest.mark.parametrize("user", [None, User(tags={1019: 80})])
-def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | None) -> None:
+@pytest.mark.parametrize("train", [True, False])
+def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | None, train: bool) -> None:
     sides = ([1.0] * N_REQUEST, [2.0] * N_CAMPAIGN, [3.0] * N_PAIR)
     offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, sides)
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
-    serving: Any = SimpleNamespace(snapshot=a_snapshot(a_campaign()), challenger=None, logged=(b"",))
-    endpoint: Any = SimpleNamespace(name="x")
-    logged = bid_event("b", request, found, offer, serving, endpoint, 0, None, user)
+    call = a_call(request, a_snapshot(a_campaign()), user, PrivacyDecision(train=train))
+    logged = bid_event("b", call, found, offer, "", KeyRing(bytes(32)))
     blank = [
         column for column, value in enumerate(struct.unpack(f"<{len(FEATURES)}d", logged.vector)) if math.isnan(value)
     ]
-    assert blank == ([] if user is not None else list(USER_COLUMNS))
-    assert logged.user == user
+    kept = user if train else None
+    assert blank == ([] if kept is not None else list(USER_COLUMNS))
+    assert logged.user == kept
     assert not any(math.isnan(value) for value in offer.row), "the offer itself is unchanged"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bidder.bidding import Bidder
+from bidder import reserving
 from bidder.tokens import Signer
 from dmp import events
 from tests.bidder.running import CAMPAIGNS, CAPPED, body_of_user, running
@@ -10,7 +10,7 @@ from tests.bidder.running import CAMPAIGNS, CAPPED, body_of_user, running
 TWO_IMPS = [{"id": "1"}, {"id": "2"}]
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Bidder, "_hold_s"), (Signer, "pair")])
+@pytest.mark.parametrize(("owner", "name"), [(reserving, "hold_s"), (Signer, "pair")])
 async def test_a_defect_at_the_second_of_two_bids_leaves_nothing_of_the_first(
     owner, name, tmp_path, store, monkeypatch
 ):
