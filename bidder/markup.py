@@ -10,13 +10,14 @@ from fractions import Fraction
 
 import msgspec
 
-from bidder import clips, native, vast
+from bidder import clips, native, transparency, vast
 from bidder.banners import ratio
 from bidder.campaigns import Campaign
 from bidder.creatives import DAAST, INLINE, MEDIA, WRAPPED, Creative
 from bidder.openrtb import Imp
 from bidder.openrtb_media import Timed, Video, native_text
 from bidder.vast import TOKEN, Urls
+from bidder.view import host
 
 CLICK_MACRO = "${CLICK_URL}"
 Pieces = tuple[bytes, ...]
@@ -29,7 +30,7 @@ class AdParts(msgspec.Struct, frozen=True):
     none. tail: the bid object from `adomain` on, without the closing
     brace; tails: the same by taxonomy of `cat`, where the campaign has labels in several. seat: JSON text. shape,
     sound: of a clip. flexible: (w, h) of a banner whose tails leave its size out. native, public_url: for what is put
-    together per bid.
+    together per bid. notice_bytes: most that is said for the Digital Services Act.
     """
 
     documents: dict[int, Pieces]
@@ -43,6 +44,7 @@ class AdParts(msgspec.Struct, frozen=True):
     flexible: tuple[int, int] | None = None
     native: Creative | None = None
     public_url: str = ""
+    notice_bytes: int = 0
 
 
 class UrlParts(msgspec.Struct, frozen=True):
@@ -92,6 +94,7 @@ def ad_parts(campaign: Campaign, creative: Creative, public_url: str) -> AdParts
         flexible=(creative.w, creative.h) if creative.flexible else None,
         native=creative if creative.native is not None else None,
         public_url=public_url,
+        notice_bytes=transparency.most_bytes(campaign.dsa, host(public_url)),
     )
 
 
@@ -160,7 +163,8 @@ def most_bytes(ad: AdParts) -> int:
         texts = msgspec.json.encode(ad.native.native)  # more than any answer picks out of it
         links = 4 if ad.native.native.video is None else 4 + VAST_LINKS
         found.append(len(texts) + links * (MAX_TOKEN_BYTES + len(ad.public_url) + 80))
-    return max(found) + 3 * MAX_TOKEN_BYTES + len(ad.tail) + 3 * len(ad.public_url) + MAX_FIELDS_BYTES
+    said = max(map(len, ad.tails.values())) + ad.notice_bytes
+    return max(found) + 3 * MAX_TOKEN_BYTES + said + 3 * len(ad.public_url) + MAX_FIELDS_BYTES
 
 
 def for_imp(ad: AdParts, imp: Imp, cattax: int | None = None) -> tuple[Pieces, bytes]:

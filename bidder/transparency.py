@@ -25,6 +25,15 @@ def shown_once(told: Transparency, dsa: Dsa) -> bool:
     return dsa.pubrender != (WILL_SHOW if told.rendered else CANNOT_SHOW)
 
 
+MOST = Dsa(pubrender=1, datatopub=2)
+"""Asks for as much as a request can."""
+
+
+def most_bytes(told: Transparency | None, domain: str) -> int:
+    """The length of the longest answer about a campaign."""
+    return 0 if told is None else len(answer(told, MOST, domain, profiled=True, placed=True))
+
+
 def answer(told: Transparency, dsa: Dsa, domain: str, profiled: bool, placed: bool) -> bytes:
     """The end of a bid object: `ext.dsa`. domain: ours. profiled: a user's record took part; placed: a geofence did.
 

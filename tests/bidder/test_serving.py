@@ -100,3 +100,25 @@ def test_what_a_bid_takes_at_most_is_more_than_its_markup(creative: dict[str, ob
     part = ad_parts(a_campaign(), a_creative(**creative), "https://bid.example")
     longest = max([sum(map(len, pieces)) for pieces in part.documents.values()], default=0)
     assert longest + 1_000 < most_bytes(part) < longest + 12_000
+
+
+def test_what_a_bid_takes_at_most_holds_its_notice_and_its_longest_list_of_categories() -> None:
+    """Both are told only to requests that ask for them."""
+
+    def size(**fields: object) -> int:
+        return most_bytes(ad_parts(a_campaign(**fields), a_creative(), "https://bid.example"))
+
+    plain = size(cat=["IAB9"])
+    told = {"behalf": "a" * 100, "paid": "b" * 90}
+    assert (
+        size(cat=["IAB9"], dsa=told) - plain
+        == len(
+            '"ext":{"dsa":{"behalf":"","paid":"","adrender":0,'
+            '"transparency":[{"domain":"bid.example","dsaparams":[1,3]}]}},'
+        )
+        + 190
+    )
+    many = [f"{n}" for n in range(100, 200)]
+    assert size(cat=["IAB9"], cat_in={"7": many}) - plain == len(json.dumps(many, separators=(",", ":"))) - len(
+        '["IAB9"]'
+    )
