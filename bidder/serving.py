@@ -41,9 +41,9 @@ IDLE_S = 1.0  # before the first campaigns are served
 class Serving(Struct, frozen=True):
     """A snapshot and what its answers are made of; `parts` and `fields` line up with `snapshot.ads`.
 
-    fields: campaign and creative as token fields; logged: ads as logged. landing: creative id -> where its clicks go.
-    contacts_keep_s: the longest window anything reads contact counters over (P-70). domain: ours, where people learn
-    why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
+    fields: campaign and creative as token fields; logged: ads as logged. campaigns: by id, paused ones too. landing:
+    creative id -> where its clicks go. contacts_keep_s: the longest window anything reads contact counters over (P-70).
+    domain: ours, where people learn why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
     """
 
     snapshot: Snapshot
@@ -51,6 +51,7 @@ class Serving(Struct, frozen=True):
     fields: tuple[bytes, ...]
     logged: tuple[bytes, ...]
     urls: UrlParts
+    campaigns: dict[str, Campaign]
     landing: dict[str, str]
     contacts_keep_s: int
     made_s: float
@@ -110,6 +111,7 @@ def load(
         fields=tuple(text_field(campaign.id) + text_field(creative.id) for campaign, creative in rows),
         logged=tuple(map(encode_ad, made.ads)),
         urls=url_parts(public_url),
+        campaigns={campaign.id: campaign for campaign in portfolio.campaigns},
         landing={creative.id: creative.landing_url for _, creative in rows},
         contacts_keep_s=max([7 * DAY_S, *windows]),  # features look back seven days
         made_s=time.time(),
