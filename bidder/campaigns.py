@@ -106,6 +106,10 @@ class Targeting(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[float, Meta(gt=0, le=1e6)]] = {}
 
 
+MAX_PIXEL_VALUE_MICROS = 1_000_000_000
+"""1,000 dollars: a click's conversions tell at most 20 times that, whoever makes them up."""
+
+
 class Transparency(Struct, frozen=True, forbid_unknown_fields=True):
     """What people may know of an ad (Digital Services Act). behalf: on whose behalf it is shown. paid: who paid, when
     that is somebody else. rendered: whether the creatives show it themselves.
@@ -127,6 +131,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     daily_budget_micros: hard limit per UTC day. caps: all must hold. cap_without_user: what a campaign with caps
     does when the user's contacts cannot be read. deals: bid only through one of these deal ids. agreed_cpm_micros: the
     most a guaranteed one of them may cost, whatever it is worth; 0 = nothing was agreed: it is bid on as any deal.
+    max_pixel_value_micros: most that a conversion told by a browser is believed to be worth; more is cut to it.
     pacing: how the budget is spread over the day: evenly, twice as fast at its start as at its end, or not at all.
     dsa: without it there are no bids where the Digital Services Act requires it.
     """
@@ -151,6 +156,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     cap_without_user: Literal["skip", "bid"] = "skip"
     deals: tuple[str, ...] = ()
     agreed_cpm_micros: Annotated[int, Meta(ge=0, le=10**12)] = 0
+    max_pixel_value_micros: Annotated[int, Meta(ge=0, le=10**15)] = MAX_PIXEL_VALUE_MICROS
     targeting: Targeting = Targeting()
     pacing: Literal["even", "front", "asap"] = "even"
     dsa: Transparency | None = None

@@ -4,7 +4,8 @@ The click redirect puts the click's id, which is the bid's browser token, into t
 advertiser hands it back. A pixel (`/conv`) needs nothing else; a server (`/postback/<advertiser>`) also sends the
 advertiser's secret. Orders have ids: an order counts once per campaign, whatever told it how often. What has no
 order id, or one that names a person, counts once per click. A click id is no secret, so one click has a limited number
-of conversions, whatever order ids are made up for it.
+of conversions, whatever order ids are made up for it, and what a browser says one is worth is believed up to a limit of
+its campaign.
 """
 
 import hashlib
@@ -63,6 +64,7 @@ class Conversions:
         self._settings = settings
         self._log = log
         self._counts = metrics.counts
+        self._cut = metrics.slot("tagbid_conversion_values_cut_total")
         self._slots = {told: metrics.slot("tagbid_conversions_total", result=told.value) for told in Told}
 
     def token(self, text: str) -> Token | None:
@@ -73,15 +75,15 @@ class Conversions:
             return None
         return token if token.browser else None
 
-    async def book(self, token: Token | None, query: Mapping[str, str]) -> Told:
+    async def book(self, token: Token | None, query: Mapping[str, str], most_micros: int = MAX_VALUE_MICROS) -> Told:
         """One conversion. query: `v` its value and `cur` the currency of that (USD), `o` the order's id; all
-        optional.
+        optional. most_micros: what whoever tells is believed; a higher value is cut to that.
         """
-        told = Told.FORGED if token is None else await self._book(token, query)
+        told = Told.FORGED if token is None else await self._book(token, query, most_micros)
         self._counts[self._slots[told]] += 1
         return told
 
-    async def _book(self, token: Token, query: Mapping[str, str]) -> Told:
+    async def _book(self, token: Token, query: Mapping[str, str], most_micros: int) -> Told:
         if token.test:
             return Told.TEST
         now_s = self._now_s()
@@ -91,6 +93,9 @@ class Conversions:
             value = self._value_micros(query.get("v", "").strip(), query.get("cur", "").strip() or "USD")
         except PriceUnusable:
             return Told.BAD_VALUE
+        if value > most_micros:
+            self._counts[self._cut] += 1
+            value = most_micros
         order = query.get("o", "").strip()[:MAX_ORDER_CHARS]
         if names_somebody(order):  # neither it nor a hash of it may be kept (P-60): the click alone tells copies apart
             order = ""

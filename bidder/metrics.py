@@ -36,6 +36,7 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_bidlog_dropped_total": ("counter", "Records the bid log had no room for."),
     "tagbid_notices_total": ("counter", "Notices by kind and result."),
     "tagbid_bids_left_out_total": ("counter", "Bids that an exchange's answers had no room for beside dearer ones."),
+    "tagbid_conversion_values_cut_total": ("counter", "Conversions told by browsers with a value above their limit."),
     "tagbid_bills_of_paused_total": ("counter", "Events of record booked for campaigns that may not spend any more."),
     "tagbid_workers": ("gauge", "Worker processes by state."),
     "tagbid_worker_exits_total": ("counter", "Worker processes that ended without being told to."),

@@ -15,6 +15,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from bidder import trace
 from bidder.bidding import Bidder
 from bidder.call import Answer
+from bidder.campaigns import MAX_PIXEL_VALUE_MICROS
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.conversions import Conversions, Told
 from bidder.creatives import CLICK_ID
@@ -89,7 +90,10 @@ class Public:
 
     async def _pixel_conversion(self, http: web.Request) -> web.Response:
         """From the page behind a conversion: always a pixel, whatever came of it."""
-        await self._conversions.book(self._conversions.token(http.query.get("t", "")), http.query)
+        token = self._conversions.token(http.query.get("t", ""))
+        campaign = None if token is None else self._bidder.serving.campaigns.get(token.campaign)
+        most = MAX_PIXEL_VALUE_MICROS if campaign is None else campaign.max_pixel_value_micros
+        await self._conversions.book(token, http.query, most)
         return web.Response(body=PIXEL, content_type="image/gif", headers=_NO_STORE)
 
     async def _postback(self, http: web.Request) -> web.Response:

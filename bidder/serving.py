@@ -43,7 +43,8 @@ class Serving(Struct, frozen=True):
 
     fields: campaign and creative as token fields; logged: ads as logged. campaigns: by id, paused ones too. landing:
     creative id -> where its clicks go. contacts_keep_s: the longest window anything reads contact counters over (P-70).
-    domain: ours, where people learn why they see an ad. challenger: a model that is scored on a sample of bids and decides nothing.
+    domain: ours, where people learn why they see an ad. challenger: a model that is scored on a sample of bids and
+    decides nothing.
     """
 
     snapshot: Snapshot

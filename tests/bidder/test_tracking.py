@@ -192,6 +192,24 @@ async def test_a_server_needs_its_secret_and_reaches_only_its_own_clicks(tmp_pat
         assert [event.value_micros for event in noted(client)] == [5_000_000]
 
 
+@pytest.mark.rule("S-13")
+@pytest.mark.parametrize(
+    ("limit", "believed"), [("", 1_000_000_000), ("max_pixel_value_micros = 3_000_000_000\n", 3 * 10**9)]
+)
+async def test_a_browser_is_believed_only_so_much_and_a_server_more(tmp_path, store, client, limit, believed):
+    """Anybody may call the pixel with any value, and values are what models learn from."""
+    campaigns = VIDEO.replace("goal =", f"{limit}goal =", 1)
+    async with running(tmp_path, store, campaigns, advertisers=ADVERTISERS) as bidder:
+        (click_id,) = parse_qs(urlsplit(inside(await bidder.a_bid(video_body()), "/click?t=")).query)["t"]
+        await bidder.get(conversion(bidder, click_id, v="999.5", o="1"))
+        await bidder.get(conversion(bidder, click_id, v="5000", o="2"))
+        url = f"{bidder.url}/postback/acme?t={click_id}&v=5000&o=3"
+        async with bidder.http.post(url, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+            assert answer.status == 204
+        assert [event.value_micros for event in noted(client)] == [999_500_000, believed, 5 * 10**9]
+        assert (await bidder.metrics())["tagbid_conversion_values_cut_total"] == 1
+
+
 async def test_a_test_bid_converts_into_nothing(tmp_path, store, client):
     async with running(tmp_path, store, VIDEO) as bidder:
         (click_id,) = parse_qs(urlsplit(inside(await bidder.a_bid(video_body(test=1)), "/click?t=")).query)["t"]
