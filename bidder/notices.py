@@ -4,9 +4,9 @@ The token in the URL says which bid it is; one script books it: mark, record in 
 an exchange's event of record spends money and counts a contact, under a mark on the user's own slot. What the
 store has not acknowledged is answered 503, so that the exchange sends it again; repeats are answered like the first.
 
-A notice that cannot be believed (price above what we offered, negative, no number where money is due) spends
-nothing: it goes to the same stream under the field `q` instead of `e`, is counted as quarantined, and is answered
-like any other, because sending it again would not make it right.
+A notice that cannot be believed (price above what we offered, negative, no number where money is due, encrypted and
+told for another bid before) spends nothing: it goes to the same stream under the field `q` instead of `e`, is counted
+as quarantined, and is answered like any other, because sending it again would not make it right.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from bidder.budget import DAY_S, KEEP_S, Budgets, cost_micros
 from bidder.config import DEFAULT_EXCHANGE, BidderConfig
 from bidder.funnel import BILLED, CLICKED, WON, Funnel
 from bidder.metrics import Metrics
-from bidder.prices import PriceUnusable, reported_micros
+from bidder.prices import STALE_S, PriceUnusable, iv_of, reported_micros
 from bidder.tokens import ONE_MILLI, SKEW_S, Forged, Signer, Token
 from bidder.vast import EVENTS
 from dmp import events, keys
@@ -154,8 +154,11 @@ class Notices:
                 local_micros = paid_micros = 0
         if kind == "loss":
             problem = ""
-        event = _event(kind, token, query, local_micros, int(time.time() * 1e6))
         try:
+            if of_record and not problem and exchange.price_encoding == "google" and not await self._own(price, token):
+                problem = "told for another bid"
+                local_micros = paid_micros = 0
+            event = _event(kind, token, query, local_micros, int(time.time() * 1e6))
             fresh, over = await self._store(kind, token, event, paid_micros, of_record, problem, now_s)
             if of_record and not problem and not over and token.uid is not None and token.counts_contact:
                 await contact.record(
@@ -192,6 +195,13 @@ class Notices:
         if paid > token.ceiling_micros + (token.currency != "USD"):  # converting may round the other way
             raise PriceUnusable("above ceiling")
         return min(paid, token.ceiling_micros)
+
+    async def _own(self, price: str, token: Token) -> bool:
+        """Whether an encrypted price belongs to this bid: to the first it is told for, as long as it is good (S-14)."""
+        key, bid = keys.price_mark(iv_of(price)), token.bid_id.encode()
+        if await self._link.execute("SET", key, bid, "NX", "EX", STALE_S + SKEW_S) is not None:
+            return True
+        return bool(await self._link.execute("GET", key) == bid)
 
     async def _store(
         self,

@@ -80,6 +80,11 @@ def decrypt(text: str, encryption_key: bytes, integrity_key: bytes) -> Plain:
     return Plain(int.from_bytes(price), seconds + micros / 1e6)
 
 
+def iv_of(text: str) -> bytes:
+    """The initialisation vector of a price that could be decrypted: no two prices have the same."""
+    return key_bytes(text)[:IV_BYTES]
+
+
 def _unwrapped(text: str) -> str:
     """What `${AUCTION_PRICE:B64}` is replaced by, as text; empty and unexpanded macros stay what they are."""
     if not text or not _BASE64.fullmatch(text):

@@ -12,6 +12,7 @@
 | `gen:live` | string | none | dmp.store | the live generation number |
 | `spend:{m<p>}:<campaign>:<day>` | hash | 8 d | bidder.budget | micros spent and leased of one campaign day |
 | `once:{m<p>}:<event>` | string | token validity | bidder.notices | mark: this money event was booked |
+| `price:<iv>` | string | while the price is good | bidder.notices | the one bid an encrypted price was told for |
 | `pace:{m<p>}:<campaign>` | string | 2 d | bidder.pacer | how a campaign was paced last |
 | `cal:{m<p>}:<campaign>` | string | 8 d | models.live | clicks seen against clicks predicted |
 | `cost:{m<p>}:<campaign>` | string | 2 d | models.costs | today's spend and the conversions it brings |
@@ -168,6 +169,11 @@ def cost(campaign: str) -> bytes:
 
 def money_mark(campaign: str, event_id: str) -> bytes:
     return b"once:{m%d}:%b" % (money_partition(campaign), event_id.encode())
+
+
+def price_mark(iv: bytes) -> bytes:
+    """Which bid an encrypted price was told for. iv: its initialisation vector."""
+    return b"price:%b" % iv.hex().encode()
 
 
 def notices(partition: int) -> bytes:

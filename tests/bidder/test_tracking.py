@@ -1,8 +1,12 @@
 """Views, playback, conversions and encrypted prices over the HTTP of a running bidder."""
 
 import asyncio
+import hmac
 import json
+import os
 import re
+import time
+from base64 import urlsafe_b64encode
 from collections import deque
 from urllib.parse import parse_qs, urlsplit
 
@@ -273,6 +277,39 @@ def test_an_exchange_has_its_own_unit_of_prices(exchange, text, cpm_micros):
 def test_an_old_price_cannot_be_replayed(now_s):
     with pytest.raises(PriceUnusable, match="stale"):
         reported_micros(GOOGLE, an_exchange(price_encoding="google"), now_s)
+
+
+def encrypted(cpm_micros, iv_s):
+    """As Google does it: IV of the time and eight random bytes, pad, signature."""
+    iv = int(iv_s).to_bytes(4) + bytes(4) + os.urandom(8)
+    price = cpm_micros.to_bytes(8)
+    pad = hmac.digest(key_bytes(E_KEY), iv, "sha1")
+    sealed = bytes(a ^ b for a, b in zip(price, pad, strict=False))
+    return urlsafe_b64encode(iv + sealed + hmac.digest(key_bytes(I_KEY), price + iv, "sha1")[:4]).decode()
+
+
+@pytest.mark.rule("S-14")
+@pytest.mark.parametrize("record", ["impression", "billing"])
+async def test_an_encrypted_price_is_good_for_one_bid(tmp_path, store, client, record):
+    """Whoever may call the URLs, a page for one, could else pay every impression with the lowest price it ever saw."""
+    google = {
+        "price_encoding": "google", "price_unit": "micros_cpm", "event_of_record": record,
+        "price_encryption_key": E_KEY, "price_integrity_key": I_KEY,
+    }  # fmt: skip
+    async with running(tmp_path, store, exchanges={"g": google}) as bidder:
+        low, own = (encrypted(micros, time.time()) for micros in (100_000, 1_500_000))
+        first, second = [await bidder.a_bid(exchange="g") for _ in range(2)]
+        for _ in range(2):
+            await bidder.get(urls(first, low)[record])
+        assert spent(client) == 100
+        for text in (low, low.rstrip("="), low.replace("-", "+").replace("_", "%2F")):
+            await bidder.get(urls(second, text)[record])
+        assert spent(client) == 100
+        await bidder.get(urls(second, own)[record])
+        assert spent(client) == 1_600
+        assert counted(bidder, record) == {"counted": 2, "duplicate": 3, "quarantined": 1}
+        assert all(86_000 < client.ttl(mark) <= 86_700 for mark in client.keys("price:*"))
+        assert len(client.keys("price:*")) == 2
 
 
 @pytest.mark.rule("S-16")
