@@ -27,6 +27,10 @@ CROSSINGS = (
 )
 """What a node says of slots that it has not, or not yet, or that nobody has; all of it passes."""
 
+MOVING = (redis.exceptions.AskError, redis.exceptions.TryAgainError)
+"""Of these, what is told of keys between two servers: until their slot has moved, for good where nobody ends the move.
+To redis-py a MovedError is an AskError, too."""
+
 
 class Client(redis.cluster.RedisCluster):
     """A cluster, to be used as `redis.Redis` is."""

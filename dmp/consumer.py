@@ -9,6 +9,7 @@ work, not about truth: should two consumers hold one, `dmp.stream` still counts 
 
 import contextlib
 import gc
+import logging
 import multiprocessing
 import os
 import secrets
@@ -25,7 +26,7 @@ import redis
 
 from dmp import decisions, keys, streams, unsettled
 from dmp.acts import understanding
-from dmp.clustered import node
+from dmp.clustered import MOVING, node
 from dmp.config import DmpConfig
 from dmp.detect import watcher
 from dmp.forgotten import Forgotten
@@ -34,6 +35,8 @@ from dmp.rules import Rules, load
 from dmp.store import Store
 from dmp.stream import Counts, Entry, Processor, Watch
 from dmp.streams import TAGS
+
+log = logging.getLogger("tagbid.dmp")
 
 LEASE_S, BEAT_S = 1.5, 0.3
 TRIM_S = 1.0
@@ -76,7 +79,8 @@ end
 class Consumer:
     """One consumer: `run` works until told to stop, and outlives the store's restarts.
 
-    name: unique among consumers. groups: whose acknowledgement trimming waits for. totals: since the start.
+    name: unique among consumers. groups: whose acknowledgement trimming waits for. totals: since the start. held: turns
+    that a partition was left alone in, because its slot of a cluster is being moved.
     """
 
     def __init__(
@@ -84,12 +88,14 @@ class Consumer:
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.totals = Counts()
+        self.held = 0
         self.owned: set[int] = set()
         self._store, self._config, self._watch, self._groups = store, config, watch, tuple(groups)
         self._per_entry = float(streams.MAX_ENTRY_RECORDS)
         self._decided = _Decided(decisions.decisions_file(config.data_dir))
         self._next_beat_s = self._next_trim_s = self._lease_ends_s = 0.0
         self._next_claim_s: dict[int, float] = {}
+        self._held_until_s: dict[int, float] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then give the partitions back."""
@@ -123,9 +129,17 @@ class Consumer:
                 for partition in sorted(self.owned):
                     if time.monotonic() > self._lease_ends_s:
                         break
-                    worked += self._turn(client, processor, partition)
+                    if now_s < self._held_until_s.get(partition, 0.0):
+                        continue
+                    try:
+                        worked += self._turn(client, processor, partition)
+                        self._held_until_s.pop(partition, None)
+                    except redis.exceptions.MovedError:  # has arrived: everything is looked up anew
+                        raise
+                    except MOVING as error:
+                        self._hold(partition, error)
                 if now_s >= self._next_trim_s:
-                    for partition in self.owned:
+                    for partition in self.owned - self._held_until_s.keys():
                         streams.trim(node(client, keys.events(partition)), partition, self._groups)
                     self._next_trim_s = now_s + TRIM_S
                 pause_s = FIRST_PAUSE_S if worked else min(2 * pause_s, LONGEST_PAUSE_S)
@@ -159,6 +173,17 @@ class Consumer:
         self._lease_ends_s = began_s + LEASE_S
         if (decided := self._decided.changed()) is not None:
             processor.understand = understanding(decided)
+
+    def _hold(self, partition: int, error: redis.exceptions.RedisError) -> None:
+        """Leave a partition alone for a moment; what was read of it is claimed in its next turn."""
+        if partition not in self._held_until_s:
+            log.warning(
+                "partition %d of the event stream waits until its slot has moved (%s); a move that was abandoned is "
+                "ended by `redis-cli --cluster fix`", partition, error,
+            )  # fmt: skip
+        self.held += 1
+        self._held_until_s[partition] = time.monotonic() + RETRY_PAUSE_S
+        self._next_claim_s[partition] = 0.0
 
     def _turn(self, client: redis.Redis, processor: Processor, partition: int) -> int:
         """Apply and acknowledge what the partition has, up to about TURN_EVENTS; returns how many events it was."""

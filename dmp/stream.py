@@ -12,10 +12,12 @@ finds another nonce, reads again, and finds the marks.
 **Whom the stream cannot count exactly now** is put aside in the transaction that acknowledges their events
 (`dmp.unsettled`), for the nightly batch: users with events that came later than `lateness_s` after they happened, or
 that were delivered again after their marks may have gone; with more than `marks.MOST` live marks; with more tags than
-a record holds; with a record that cannot be read, which must stop nobody else's.
+a record holds; with a record that cannot be read, or a slot of a cluster whose move does not end, either of which must
+stop nobody else's.
 """
 
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,8 @@ import redis
 from dmp import events, keys, marks, optout, realtime
 from dmp.acts import Act, Understanding
 from dmp.audiences import rearranged
-from dmp.clustered import node
+from dmp.cluster import slot
+from dmp.clustered import MOVING, node
 from dmp.draft import Draft
 from dmp.errors import BadEvents, CorruptRecord
 from dmp.events import Behaviour
@@ -36,6 +39,8 @@ from dmp.wire import encode
 
 MAX_TIME_US = 2**53  # the year 2255
 PRUNE_FROM = 32 * marks.BYTES  # below, old marks are not worth looking for
+MOVE_PATIENCE_S, MOVE_PAUSE_S = 0.5, 0.02  # for a user between two servers: a move of their keys takes milliseconds
+GIVE_UP_S = 60.0  # how long nobody else in such a slot is waited for
 FLUSH_USERS = 128  # writes sent at a time, while the answers of further reads come in
 _MGET = b"*4\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.stream_keys(bytes(16)))
 SCRIPT = (Path(__file__).parent / "realtime.lua").read_text()
@@ -75,7 +80,8 @@ class Counts(msgspec.Struct):
     applied: in a record now. duplicates: were before, under this id. late, surplus, unsure, unreadable: for the nightly
     batch, as told above. no_consent: may build no profile. opted_out: of users who want none, or were forgotten.
     broken: no event, or of a time before 1970. plain: say nothing about now. users: records written. conflicts: of
-    these, put again. evicted: tags that had no room in a record any more.
+    these, put again. evicted: tags that had no room in a record any more. moving: for the nightly batch, of users whose
+    slot was being moved.
     """
 
     applied: int = 0
@@ -91,6 +97,7 @@ class Counts(msgspec.Struct):
     conflicts: int = 0
     unreadable: int = 0
     evicted: int = 0
+    moving: int = 0
 
     def add(self, other: "Counts") -> None:
         for name in self.__struct_fields__:
@@ -131,6 +138,7 @@ class Processor:
         self.understand = understand
         self._client = client
         self._wires: dict[redis.ConnectionPool, redis.Connection] = {}
+        self._given_up: dict[int, float] = {}  # {slot that is being moved: until when nobody waits for it}
         self._lateness_us = lateness_s * 1_000_000
         self._life_s = marks.life_s(lateness_s)
         self._watch, self._forgotten = watch, forgotten
@@ -171,15 +179,34 @@ class Processor:
                 self._sort(entry, record, unsure, waiting, counts, aside)
         done = False
         try:
+            patient_until_s = time.monotonic() + MOVE_PATIENCE_S
             while waiting:
-                left = self._put(waiting, counts, aside)
+                moving: list[Uid] = []
+                left = self._put(waiting, counts, aside, moving)
                 counts.conflicts += len(left)
+                if moving:
+                    left += self._awaited(moving, patient_until_s)
+                    for uid in set(moving).difference(left):
+                        counts.moving += len(waiting[uid])
+                        aside.append(uid)
                 waiting = {uid: waiting[uid] for uid in left}
             done = True
         finally:
             if not done:
                 self._disconnect()
         return Turn(counts, aside)
+
+    def _awaited(self, moving: Sequence[Uid], patient_until_s: float) -> list[Uid]:
+        """Those of users between two servers who are worth another try, after a pause."""
+        now_s = time.monotonic()
+        self._given_up = {number: until_s for number, until_s in self._given_up.items() if until_s > now_s}
+        slots = {uid: slot(keys.realtime(uid)) for uid in moving}
+        if now_s >= patient_until_s:
+            self._given_up |= dict.fromkeys(slots.values(), now_s + GIVE_UP_S)
+        awaited = [uid for uid in moving if slots[uid] not in self._given_up]
+        if awaited:
+            time.sleep(MOVE_PAUSE_S)
+        return awaited
 
     def _sort(
         self,
@@ -217,18 +244,28 @@ class Processor:
             one = _Waiting(act, marks.of(event), entry.came_ms // 1000, event)
             waiting.setdefault(event.uid, []).append(one)
 
-    def _put(self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid]) -> list[Uid]:
-        """Read, add and write all users once; returns the users whose record somebody else changed meanwhile."""
+    def _put(
+        self, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid], moving: list[Uid]
+    ) -> list[Uid]:
+        """Read, add and write all users once; returns the users whose record somebody else changed meanwhile.
+
+        moving: users whose keys are between two servers are added to it.
+        """
         by_wire: dict[redis.Connection, dict[Uid, Sequence[_Waiting]]] = {}
         for uid, acts in waiting.items():
             by_wire.setdefault(self._wire(uid), {})[uid] = acts
-        left = [uid for wire, some in by_wire.items() for uid in self._put_by(wire, some, counts, aside)]
+        left = [uid for wire, some in by_wire.items() for uid in self._put_by(wire, some, counts, aside, moving)]
         if left:
             self._sha = str(self._client.script_load(SCRIPT)).encode()  # or the store had forgotten it
         return left
 
     def _put_by(
-        self, wire: redis.Connection, waiting: Mapping[Uid, Sequence[_Waiting]], counts: Counts, aside: list[Uid]
+        self,
+        wire: redis.Connection,
+        waiting: Mapping[Uid, Sequence[_Waiting]],
+        counts: Counts,
+        aside: list[Uid],
+        moving: list[Uid],
     ) -> list[Uid]:
         """As `_put`, of users that one server has."""
         send: Callable[[list[bytes]], None] = wire.send_packed_command
@@ -237,7 +274,13 @@ class Processor:
         commands: list[bytes] = []
         for uid, acts in waiting.items():
             of_user, beside = Counts(), list[Uid]()
-            values = wire.read_response()
+            try:
+                values = wire.read_response()
+            except redis.exceptions.MovedError:  # has arrived: everything is looked up anew
+                raise
+            except MOVING:
+                moving.append(uid)
+                continue
             try:
                 command = self._changed(uid, acts, values, of_user, beside)
             except CorruptRecord:  # broken, or of a later release: not ours to overwrite, and not for all to wait for
@@ -319,8 +362,8 @@ class Processor:
 
 
 def _reply(wire: redis.Connection) -> Any:
-    """The next reply, None where the script is not known; any other error is raised."""
+    """The next reply, None where the script is not known or the user is being moved; any other error is raised."""
     try:
         return wire.read_response()
-    except redis.exceptions.NoScriptError:
+    except (redis.exceptions.NoScriptError, *MOVING):
         return None
