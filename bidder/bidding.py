@@ -124,8 +124,8 @@ class Bidder:
         self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
     ) -> Answer | None:
         pressure = self._pressure
-        crowded = pressure.crowded(self.in_flight) and pressure.crowded(
-            self.in_flight - self._lookup.link.stuck(arrived_s)
+        crowded = pressure.crowded(self.in_flight, arrived_s) and pressure.crowded(
+            self.in_flight - self._lookup.link.stuck(), arrived_s
         )
         if crowded or pressure.late(arrived_s):
             return self._nothing(Reason.OVERLOAD, arrived_s)

@@ -31,7 +31,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5  # between readings of a table that i
 ASKED = 3  # nodes whose view is asked for
 MOST_HOPS = 5  # of one command from node to node
 TRIES, TRY_AGAIN_S = 10, 0.02  # for commands whose keys are half moved
-SILENT_S = 0.01  # a node that has said nothing for so long while asked may not answer at all
 _ASKING = encode("ASKING")
 _KEYLESS = frozenset({"PING", "SCRIPT", "CLUSTER", "INFO"})
 
@@ -103,9 +102,9 @@ class Link:
     def losses(self) -> int:
         return sum(line.losses for line in self.lines)
 
-    def stuck(self, now_s: float) -> int:
+    def stuck(self) -> int:
         """How many commands wait for servers that may not answer at all."""
-        return sum(line.waiting for line in self.lines if line.silent_s(now_s) >= SILENT_S)
+        return sum(line.waiting for line in self.lines if line.silent)
 
     async def start(self, timeout_s: float = 5.0) -> None:
         """Connect; raises TimeoutError when there is no answer in time, and keeps trying all the same."""

@@ -26,7 +26,7 @@ import redis.exceptions
 
 from dmp import codec, keys
 from dmp.errors import CorruptRecord
-from dmp.link import SILENT_S, Link
+from dmp.link import Link
 from dmp.schema import NOBODY, Uid, User
 from dmp.wire import LOOK_AGAIN_S, Waiter, encode
 
@@ -151,7 +151,7 @@ class Lookup:
         if (
             line is None
             or waiter is None
-            or (line.waiting >= MOST_STUCK and line.silent_s(time.monotonic()) >= SILENT_S)
+            or (line.waiting >= MOST_STUCK and line.silent)
             or not self.link.send_by(line, _MGET % names, waiter)
         ):
             self.counts["skipped"] += 1

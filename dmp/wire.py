@@ -24,6 +24,7 @@ CONNECT_TIMEOUT_S = 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0  # between attempts to connect
 TURN_S = 0.001  # of replies handed out in a loop turn: what arrives meanwhile is read, and shed if need be, in between
 LOOK_AGAIN_S = 0.001  # a loop that stood still sees its timers before the replies that came meanwhile
+SILENT_S = 0.05  # a server that has said nothing for so long while asked may not answer at all; a busy one takes turns
 
 Waiter = Callable[[Any], None]
 """Called once with a command's reply; an Exception as reply is what went wrong."""
@@ -46,15 +47,20 @@ def encode(*parts: bytes | str | int) -> bytes:
 
 
 class Wire(asyncio.Protocol):
-    """One connection's life. moved: when something last came, or was asked while nothing was due."""
+    """One connection's life.
+
+    moved: when something last came, or was asked while nothing was due. silent: the server was asked and has said
+    nothing for `SILENT_S`, by the last look at the socket: a loop that stood still is no silence of the server.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stall_s: float) -> None:
         self.lost: asyncio.Future[None] = loop.create_future()
         self.moved = time.monotonic()
+        self.silent = False
         self.waiting: deque[Waiter] = deque()
         self._loop = loop
         self._stall_s = stall_s
-        self._doubted = 0.0
+        self._doubted = (0.0, 0.0)
         self._timer: asyncio.TimerHandle | None = None
         self._outbox: list[bytes] = []
         self._ready: deque[tuple[Waiter, Any]] = deque()
@@ -70,7 +76,7 @@ class Wire(asyncio.Protocol):
         if not self.waiting:
             self.moved = time.monotonic()
             if self._timer is None:
-                self._timer = self._loop.call_later(self._stall_s, self._look)
+                self._timer = self._loop.call_later(min(SILENT_S, self._stall_s), self._look)
         self._outbox.append(command)
         self.waiting.append(waiter)
 
@@ -81,6 +87,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.moved = time.monotonic()
+        self.silent = False
         gets, waiting, ready = self._reader.gets, self.waiting, self._ready
         idle = not ready
         self._reader.feed(data)
@@ -105,16 +112,21 @@ class Wire(asyncio.Protocol):
                 self._loop.call_soon(self._deliver)
 
     # One timer a connection, that goes off when the oldest silence would be too long, and none while nothing is due.
+    # What it finds counts when the next look finds the same.
     def _look(self) -> None:
         self._timer = None
         if not self.waiting or self.lost.done():
             return
-        left_s = self.moved + self._stall_s - time.monotonic()
-        if left_s <= 0 and self._doubted == self.moved:
-            self.abort()
-            return
-        if left_s <= 0:
-            self._doubted = self.moved
+        limit_s = self._stall_s if self.silent else min(SILENT_S, self._stall_s)
+        left_s = self.moved + limit_s - time.monotonic()
+        if left_s <= 0 and self._doubted == (self.moved, limit_s):
+            if limit_s == self._stall_s:
+                self.abort()
+                return
+            self.silent = True
+            left_s += self._stall_s - limit_s
+        elif left_s <= 0:
+            self._doubted = (self.moved, limit_s)
         self._timer = self._loop.call_later(max(left_s, LOOK_AGAIN_S), self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -164,10 +176,10 @@ class Line:
         wire = self._wire
         return len(wire.waiting) if wire is not None else 0
 
-    def silent_s(self, now_s: float) -> float:
-        """How long the server has been asked and has said nothing; 0 when nothing is due or the line is down."""
-        wire = self._wire
-        return now_s - wire.moved if wire is not None and wire.waiting else 0.0
+    @property
+    def silent(self) -> bool:
+        """Whether the server may not answer at all; False while the line is down."""
+        return self._wire is not None and self._wire.silent
 
     def start(self) -> None:
         """Begin to connect, and never stop trying."""

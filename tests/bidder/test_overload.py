@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder.overload import BEAT_S, LATE_S, LEAST, WORK_S, Pressure, Quota
+from bidder.overload import BEAT_S, BURST_S, LATE_S, LEAST, STANDING_S, WORK_S, Pressure, Quota
 
 
 class Clock:
@@ -18,13 +18,45 @@ def clock():
     return Clock()
 
 
-def test_as_many_decisions_are_in_hand_as_fit_into_the_time_set_aside(clock):
+def settled(clock, cost_s=0.00005):
     pressure = Pressure(1_000, clock)
     for _ in range(2_000):
-        pressure.decided(0.0002)
-    assert pressure.limit in (int(WORK_S / 0.0002), int(WORK_S / 0.0002) - 1)  # of 0.2 ms each, less rounding
-    assert not pressure.crowded(pressure.limit - 1)
-    assert pressure.crowded(pressure.limit)
+        pressure.decided(cost_s)
+    return pressure
+
+
+def test_as_many_decisions_are_in_hand_as_fit_into_the_time_set_aside(clock):
+    pressure = settled(clock)
+    assert not pressure.crowded(0, clock.now_s)
+    # Of 0.05 ms each, less rounding.
+    assert pressure.limit in (int(BURST_S / 0.00005), int(BURST_S / 0.00005) - 1)
+    assert pressure.standing in (int(WORK_S / 0.00005), int(WORK_S / 0.00005) - 1)
+    assert not pressure.crowded(pressure.limit - 1, clock.now_s)
+    assert pressure.crowded(pressure.limit, clock.now_s)
+
+
+def test_a_queue_that_stands_is_cut_and_stays_short_until_it_was_down(clock):
+    pressure = settled(clock)
+    begun_s, standing = clock.now_s, pressure.standing
+    assert not pressure.crowded(standing // 2 - 1, begun_s)
+    assert not pressure.crowded(standing + 10, begun_s + STANDING_S)
+    late_s = begun_s + STANDING_S + 0.001
+    assert pressure.crowded(standing, late_s)
+    assert not pressure.crowded(standing - 1, late_s)  # and this does not make it well
+    assert pressure.crowded(standing, late_s)
+    assert not pressure.crowded((standing - 1) // 2, late_s)
+    assert not pressure.crowded(pressure.limit - 1, late_s)
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 400)), max_size=60))
+def test_nothing_above_the_limit_is_admitted_and_nothing_below_the_standing_one_refused(asked):
+    clock = Clock()
+    pressure = settled(clock)
+    for gap_s, in_hand in asked:
+        clock.now_s += gap_s
+        crowded = pressure.crowded(in_hand, clock.now_s)
+        assert crowded or in_hand < pressure.limit
+        assert not crowded or in_hand >= pressure.standing
 
 
 def test_slow_decisions_lower_the_limit_and_never_below_the_least(clock):
@@ -35,14 +67,14 @@ def test_slow_decisions_lower_the_limit_and_never_below_the_least(clock):
     assert LEAST <= pressure.limit < before
     for _ in range(5_000):
         pressure.decided(1.0)
-    assert pressure.limit == LEAST
+    assert pressure.limit == pressure.standing == LEAST
 
 
 def test_the_operators_limit_holds_whatever_is_measured(clock):
     pressure = Pressure(12, clock)
     for _ in range(5_000):
         pressure.decided(0.000001)
-    assert pressure.limit == 12
+    assert pressure.limit == pressure.standing == 12
 
 
 def test_a_request_read_while_the_heartbeat_is_overdue_has_waited_since_then(clock):

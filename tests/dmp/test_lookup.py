@@ -10,9 +10,10 @@ import redis.exceptions
 from dmp import codec, keys
 from dmp.config import DmpConfig
 from dmp.link import Link
-from dmp.lookup import Lookup
+from dmp.lookup import MOST_STUCK, Lookup
 from dmp.schema import NOBODY, Tag, User
 from dmp.store import open_store
+from dmp.wire import SILENT_S
 
 UIDS = [bytes([n]) * 16 for n in range(1, 50)]
 FAR_S = 30.0
@@ -129,6 +130,19 @@ async def test_a_reply_that_came_while_the_loop_stood_still_is_taken_although_it
     time.sleep(0.06)  # noqa: ASYNC251 - as a full collection would
     assert (await found).tags == {7: 50}
     assert lookup.counts["late"] == 0
+    await lookup.close()
+
+
+async def test_a_loop_that_stood_still_takes_no_store_for_silent(store):
+    """However many reads wait: their replies lie in the socket, which nobody has looked at."""
+    lookup = await started(store)
+    found = [read(lookup, uid) for uid in UIDS for _ in range(1 + 2 * MOST_STUCK // len(UIDS))]
+    await asyncio.sleep(0)  # they are sent
+    time.sleep(2 * SILENT_S)  # noqa: ASYNC251 - as a descheduled process would
+    more = read(lookup, UIDS[0])
+    assert more is not None
+    assert {type(user) for user in await asyncio.gather(*found, more)} == {User}
+    assert lookup.counts["skipped"] == 0
     await lookup.close()
 
 
