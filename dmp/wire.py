@@ -24,7 +24,7 @@ CONNECT_TIMEOUT_S = 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0  # between attempts to connect
 TURN_S = 0.001  # of replies handed out in a loop turn: what arrives meanwhile is read, and shed if need be, in between
 LOOK_AGAIN_S = 0.001  # a loop that stood still sees its timers before the replies that came meanwhile
-SILENT_S = 0.05  # a server that has said nothing for so long while asked may not answer at all; a busy one takes turns
+SILENT_S = 0.1  # a server that has said nothing for so long while asked may not answer at all; less may be its turn
 
 Waiter = Callable[[Any], None]
 """Called once with a command's reply; an Exception as reply is what went wrong."""

@@ -27,7 +27,17 @@ from dmp.errors import TagbidError
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store, open_store
 from loadtest import bench_markers, generator, machine, micro, scenario
-from loadtest.bench_servers import BUSY_CAMPAIGNS, MARKERS, PORTS, Server, commands, play, saturate, serving
+from loadtest.bench_servers import (
+    BUSY_CAMPAIGNS,
+    MARKERS,
+    PORTS,
+    Server,
+    commands,
+    leave_core_to_servers,
+    play,
+    saturate,
+    serving,
+)
 from loadtest.load import Load
 from loadtest.scenario import Scenario
 
@@ -80,6 +90,7 @@ def run(
             bar.update(task, advance=1, description=what)
 
         config = DmpConfig(data_dir=str(work / "data"))
+        leave_core_to_servers()
         store = stack.enter_context(open_store(config))
         made = prepare(work, config, store, campaigns, users, step)
         ring = KeyRing(load_key(Path(config.data_dir) / "pseudonym.key"))

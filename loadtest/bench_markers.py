@@ -3,7 +3,7 @@
 import os
 import signal
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,11 +12,13 @@ import numpy as np
 from bidder.campaigns import parse
 from dmp.store import Store
 from loadtest import scenario, scrape, stress
-from loadtest.bench_servers import BUSY_CAMPAIGNS, BUSY_RATE, PORTS, WORKERS, Server, play
+from loadtest.bench_servers import BUSY_CAMPAIGNS, BUSY_RATE, PORTS, WORKERS, Server, paused, play, saturate
 from loadtest.scenario import Scenario
 
 BUSY_S = 10.0
-UNREAD = tuple(f'tagbid_store_total{{result="{how}"}}' for how in ("skipped", "late", "error"))
+SATURATION_S = 2.0
+WARM_RATE, WARM_S = 300.0, 3.0
+UNREAD = {how: f'tagbid_store_total{{result="{how}"}}' for how in ("skipped", "late", "error")}
 GOALS = {
     "busy.cap_checks_skipped": "0",
     "worker_replaced_s": "< 1",
@@ -43,31 +45,33 @@ def markers(
     """Figures of this machine rather than ratios: memory, a busy portfolio, the drills; and why one is missing."""
     nulls = {}
     bidder, busy, free = servers["bidder"], servers["bidder_5k"], servers["bidder_free"]
-    saturation = 1e6 / statistics.median(bidder.cpu_us)
     tmax_ms = made.world.config.tmax_ms
+    store_pids = [] if store.server is None else [store.server.pid]
     found: dict[str, Any] = {
-        "requests_per_s_one_core": round(saturation),
+        "requests_per_s_one_core": round(1e6 / statistics.median(bidder.cpu_us)),
         "rss_mb_10k_campaigns": stress.rss_mb(servers["bidder_10k"].child.process.pid),
     }
-    step(f"{BUSY_RATE:,} requests/s, {BUSY_CAMPAIGNS:,} campaigns")
-    before = scrape.metrics(busy.admin)
-    result = play(busy, made.bodies, BUSY_RATE, BUSY_S)
-    after = scrape.metrics(busy.admin)
-    found["busy"] = {
-        "rate": BUSY_RATE,
-        "campaigns": BUSY_CAMPAIGNS,
-        "workers": WORKERS,
-        "p99_us": round(float(np.percentile(result.latency_us[result.latency_us >= 0], 99))),
-        "answered_in_time": round(float(stress.in_time(result).mean()), 4),
-        "shed": int(after.get(stress.SHED, 0) - before.get(stress.SHED, 0)),
-        "cap_checks_skipped": int(sum(_grown(before, after, name) for name in UNREAD)),
-    }
-    victim = max(scrape.children(busy.child.process.pid, listening=PORTS["bidder_5k"]))
-    found["worker_replaced_s"] = stress.replaced_s(lambda: os.kill(victim, signal.SIGKILL), busy.admin, WORKERS)
-    step(f"overload, {drill_s:.0f} s")
-    found["overload"] = msgspec.to_builtins(
-        stress.overload(bidder.url, bidder.admin, made.bodies, saturation, drill_s, tmax_ms)
-    )
+    with paused(server for server in servers.values() if server is not bidder):
+        step(f"overload, {drill_s:.0f} s")
+        saturation = 1e6 / statistics.median(bidder.cpu_us)
+        bodies = stress.bid_on(bidder.url, made.bodies, saturation / 4)
+        bidder.rate = 2 * saturation
+        saturation = 1e6 / statistics.median(saturate(bidder, bodies, SATURATION_S) for _ in range(3))
+        found["overload"] = msgspec.to_builtins(
+            stress.overload(
+                bidder.url, bidder.admin, bodies, saturation, drill_s, tmax_ms,
+                {"server": bidder.pids, "store": store_pids},
+            )
+        )  # fmt: skip
+    with paused(server for server in servers.values() if server is not busy):
+        step(f"{BUSY_RATE:,} requests/s, {BUSY_CAMPAIGNS:,} campaigns")
+        found["busy"] = _busy(busy, made.bodies, store_pids)
+        victim = max(
+            pid
+            for pid in scrape.family(busy.child.process.pid)
+            if scrape.listens(pid, PORTS["bidder_5k"]) and pid != busy.child.process.pid
+        )
+        found["worker_replaced_s"] = stress.replaced_s(lambda: os.kill(victim, signal.SIGKILL), busy.admin, WORKERS)
     step("store stopped")
     found["outage"] = None
     if store.server is None:
@@ -75,13 +79,36 @@ def markers(
     else:
         parsed = parse(scenario.portfolio(made, campaigns, free=campaigns // 2), "bench portfolio").campaigns
         tagged = [campaign.id for campaign in parsed if campaign.targeting.tags]
-        found["outage"] = msgspec.to_builtins(
-            stress.outage(
-                free.url, free.admin, store.server.pid, made.bodies, saturation / 2,
-                [f"c{i}" for i in range(campaigns // 2)], tagged, tmax_ms,
-            )
-        )  # fmt: skip
+        with paused(server for server in servers.values() if server is not free):
+            play(free, made.bodies, WARM_RATE, WARM_S)  # after so long a pause it has no budget
+            found["outage"] = msgspec.to_builtins(
+                stress.outage(
+                    free.url, free.admin, store.server.pid, made.bodies, saturation / 2,
+                    [f"c{i}" for i in range(campaigns // 2)], tagged, tmax_ms,
+                )
+            )  # fmt: skip
     return found, nulls
+
+
+def _busy(server: Server, bodies: Sequence[bytes], store_pids: Sequence[int]) -> dict[str, Any]:
+    """A portfolio and a rate that this machine may not be able to serve: then it sheds, and skips no cap check."""
+    pids = {"workers": server.pids, "store": store_pids}
+    before, spent = scrape.metrics(server.admin), {name: scrape.cpu_s(of) for name, of in pids.items()}
+    result = play(server, bodies, BUSY_RATE, BUSY_S)
+    cores = stress.cores_used(spent, pids, result)
+    after = scrape.metrics(server.admin)
+    unread = {how: int(_grown(before, after, name)) for how, name in UNREAD.items()}
+    return {
+        "rate": BUSY_RATE,
+        "campaigns": BUSY_CAMPAIGNS,
+        "workers": WORKERS,
+        "p99_us": round(float(np.percentile(result.latency_us[result.latency_us >= 0], 99))),
+        "answered_in_time": round(float(stress.in_time(result).mean()), 4),
+        "shed": int(_grown(before, after, stress.SHED)),
+        "cap_checks_skipped": sum(unread.values()),
+        "unread": unread,
+        "cores": cores,
+    }
 
 
 def _grown(before: Mapping[str, float], after: Mapping[str, float], name: str) -> float:

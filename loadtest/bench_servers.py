@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Server(msgspec.Struct):
     @property
     def pids(self) -> list[int]:
         """The server's process and its workers."""
-        return [self.child.process.pid, *scrape.children(self.child.process.pid)]
+        return scrape.family(self.child.process.pid)
 
     @property
     def admin(self) -> str:
@@ -133,14 +134,34 @@ def configure(work: Path, store: Store, name: str, campaigns: str) -> Path:
 @contextmanager
 def serving(name: str, command: Sequence[object], environ: Mapping[str, str], work: Path) -> Iterator[Server]:
     pinned = ["taskset", "-c", str(SERVER_CORE)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
-    if name == "bidder_5k":  # two workers on one core could do no more than one
-        pinned = []
+    if name == "bidder_5k" and pinned:  # two workers on one core could do no more than one
+        pinned[2] = f"0-{(os.cpu_count() or 1) - 1}"
     with started(name, [*pinned, *map(str, command)], work / f"{name}.txt", environ) as child:
         if name == "nginx204":
             wait_until(child, lambda: (work / "nginx.pid").exists())
         else:
             wait_until(child, lambda: "ready" in child.log.read_text(errors="replace"), timeout_s=60)
         yield Server(name, f"http://127.0.0.1:{PORTS[name]}/bid/{scenario.EXCHANGE}", child)
+
+
+def leave_core_to_servers() -> None:
+    """Keep this process, and whatever it starts from now on, off the core that servers are measured on."""
+    others = os.sched_getaffinity(0) - {SERVER_CORE} if hasattr(os, "sched_getaffinity") else set()
+    if others:
+        os.sched_setaffinity(0, others)
+
+
+@contextmanager
+def paused(servers: Iterable[Server]) -> Iterator[None]:
+    """Stop servers that are not asked: the heartbeats of ten idle ones take a tenth of the core."""
+    pids = [pid for server in servers for pid in server.pids]
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def play(server: Server, bodies: Sequence[bytes], rate: float, seconds: float) -> Result:

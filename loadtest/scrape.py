@@ -71,17 +71,26 @@ def no_bid_reasons(before: Mapping[str, float], after: Mapping[str, float]) -> d
     return dict(sorted(grown.items(), key=lambda item: (-item[1], item[0])))
 
 
-def children(pid: int, listening: int | None = None) -> list[int]:
-    """Child processes of a process; when a port is named, only those that listen on it (TCP over IPv4); Linux only."""
+def children(pid: int) -> list[int]:
+    """Child processes of a process; Linux only."""
     found = []
     for path in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             if path.name.isdigit() and int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(path.name))
-    return found if listening is None else [child for child in found if _listens(child, listening)]
+    return found
 
 
-def _listens(pid: int, port: int) -> bool:
+def family(pid: int) -> list[int]:
+    """A process and all below it, parents before their children; Linux only."""
+    found = [pid]
+    for one in found:
+        found += children(one)
+    return found
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process listens on a port (TCP over IPv4); Linux only."""
     sockets = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -29,7 +29,8 @@ Flags = npt.NDArray[np.bool_]
 class Overload(msgspec.Struct, frozen=True):
     """What twice the possible load leaves.
 
-    Only requests that get a bid at leisure are sent, so that an answer without one is a refusal.
+    Only requests that get a bid at leisure are sent, so that an answer without one is a refusal. cores: CPU seconds per
+    second of who took part: a generator or a store near 1 has run out of processor itself.
 
     offered, saturation: requests per second. goodput_share: bids in time per second over `saturation`. in_time: share
     of the bids that came within their deadline. shed_p99_ms: of the refusals. shed: requests refused for overload.
@@ -47,6 +48,7 @@ class Overload(msgspec.Struct, frozen=True):
     unanswered: dict[str, int]
     recovery_s: float | None
     longest_stall_ms: float
+    cores: dict[str, float]
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -70,16 +72,24 @@ RECOVERY_S = 5.0
 
 
 def overload(
-    url: str, admin: str, bodies: Sequence[bytes], saturation: float, seconds: float, tmax_ms: int
+    url: str,
+    admin: str,
+    bodies: Sequence[bytes],
+    saturation: float,
+    seconds: float,
+    tmax_ms: int,
+    pids: Mapping[str, Sequence[int]],
 ) -> Overload:
-    """Offer twice `saturation` (requests per second) for so long, then half of it."""
-    bodies = bid_on(url, bodies, saturation / 4)
-    before = scrape.metrics(admin)
+    """Offer twice `saturation` (of these very requests, per second) for so long, then half of it.
+
+    bodies: requests that get a bid (`bid_on`). pids: processes whose CPU is told.
+    """
+    before, spent = scrape.metrics(admin), {name: scrape.cpu_s(of) for name, of in pids.items()}
     hard = generator.play(
         Load(url, bodies, rate=2 * saturation, duration_s=seconds, poisson=True, keep_every=0, tmax_ms=tmax_ms)
     )
-    after = scrape.metrics(admin)
-    ended_s = time.monotonic()
+    after, ended_s = scrape.metrics(admin), time.monotonic()
+    cores = cores_used(spent, pids, hard)
     soft = generator.play(
         Load(url, bodies, rate=saturation / 2, duration_s=RECOVERY_S, poisson=True, keep_every=0, tmax_ms=tmax_ms)
     )
@@ -97,7 +107,14 @@ def overload(
         unanswered=hard.errors,
         recovery_s=None if recovered is None else round(max(0.0, started_s - ended_s) + recovered, 2),
         longest_stall_ms=round(1000 * after.get("tagbid_longest_stall_seconds", 0.0), 1),
+        cores=cores,
     )
+
+
+def cores_used(before: Mapping[str, float], pids: Mapping[str, Sequence[int]], result: Result) -> dict[str, float]:
+    """CPU seconds per second of the run, of processes and of the generator. before: CPU seconds when it began."""
+    found = {name: (scrape.cpu_s(of) - before[name]) / result.elapsed_s for name, of in pids.items()}
+    return {name: round(value, 3) for name, value in {**found, "generator": result.cpu_s / result.elapsed_s}.items()}
 
 
 def bid_on(url: str, bodies: Sequence[bytes], rate: float) -> list[bytes]:
