@@ -25,6 +25,7 @@ from models import (
     refit_commands,
     registry_commands,
     train_commands,
+    upkeep_commands,
 )
 from models.bench_commands import bench
 from models.config import ModelsConfig
@@ -41,6 +42,7 @@ app.command()(registry_commands.card)
 app.command()(registry_commands.shadow)
 app.command()(train_commands.train)
 app.command()(refit_commands.refit)
+app.command(name="upkeep")(upkeep_commands.keep_up)
 app.command()(train_commands.parity)
 app.command()(live_commands.calibrate)
 

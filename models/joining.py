@@ -121,7 +121,11 @@ def frame_of(
     counts["unripe"] = counts["joined"] - len(frame)
     del counts["joined"]
     if not len(frame):
-        raise BadEvents(f"{bidlog}: no impression to learn from, only {counts}")
+        told = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items() if n) or "none was shown"
+        raise BadEvents(
+            f"{bidlog}: no impression to learn from yet ({told}); one counts {click_wait_us // 1_000_000:,} s after it "
+            f"was shown (`models.click_wait_s`), so wait that long after the first"
+        )
     _forget(cache / "days", paths)
     return Log(frame, counts, ripe_us + click_wait_us)
 

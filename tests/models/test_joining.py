@@ -155,7 +155,10 @@ def test_what_cannot_be_read_says_so(world):
     with pytest.raises(BadEvents, match=r"no \*\.mpk"):
         world.table()
     world.write(bid(1, BORN_US))
-    with pytest.raises(BadEvents, match="no impression"):
+    with pytest.raises(BadEvents, match=r"no impression to learn from yet \(1 bids\); one counts 1,800 s after it"):
+        world.table()
+    world.write(*shown_and_clicked(1, LATER_US))
+    with pytest.raises(BadEvents, match=r"yet \(1 bids, .*1 unripe\)"):
         world.table()
     world.write(*shown_and_clicked(1, BORN_US)[1:], bid(1, BORN_US, logged_ad=False))
     with pytest.raises(BadEvents, match="logged without its ad"):

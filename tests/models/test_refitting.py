@@ -1,4 +1,5 @@
 import json
+import time
 
 import lightgbm
 import msgspec
@@ -8,11 +9,13 @@ from typer.testing import CliRunner
 
 from dmp import events
 from dmp.events import Click, Impression
-from models import distributed, frames, refitting, registry, response
+from models import distributed, frames, refitting, registry, response, upkeep
 from models.__main__ import app
 from models.dataset import Rows
 from models.refitting import NothingNew
+from models.upkeep import Job
 from tests.models.factories import ADS, BORN_US, DAY_US, SECOND_US, bid, impressions, notice
+from tests.models.test_upkeep import PATIENCE_S, at_work, line_with
 
 OLD, NEW = 12_000, 9_000
 
@@ -146,7 +149,8 @@ def test_a_model_trained_by_several_is_refitted_by_one(stump):
     assert "machines" not in distributed.without_team(told)
 
 
-def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(old, root, tmp_path, monkeypatch):
+def a_log(folder):
+    """Of the hours after the training: four times the clicks there were."""
     rows = impressions(1_500, seed=3, rate=0.2)
     start_us = BORN_US + OLD * SECOND_US
     logged = []
@@ -156,9 +160,13 @@ def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(
         if rows.clicks[i]:
             logged.append(notice(Click, i, at_us + 5))
     logged.append(bid(5_000, start_us + 3_600 * SECOND_US, ad=ADS[0]))
-    log = tmp_path / "log"
-    log.mkdir()
-    (log / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    folder.mkdir()
+    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    return folder
+
+
+def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(root, tmp_path, monkeypatch):
+    log = a_log(tmp_path / "log")
     monkeypatch.setenv("TAGBID_MODELS_MODELS_DIR", str(root))
     before = registry.current(root, response.KIND)
 
@@ -166,7 +174,7 @@ def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(
         ran = CliRunner().invoke(app, ["refit", str(log), "--json", *options], catch_exceptions=False)
         return ran.exit_code, json.loads(ran.stdout)
 
-    # A leaf that keeps everything gains nothing. Else: four times the clicks there were are soon taken up.
+    # A leaf that keeps everything gains nothing. Else the clicks are soon taken up.
     code, told = run("--decay", "1")
     assert (code, told["version"], told["gain"]["value"]) == (1, None, pytest.approx(0.0))
     assert "above 0.1%" in told["refused"]
@@ -174,3 +182,17 @@ def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(
     code, told = run()
     assert (code, told["refused"], told["parent"]) == (0, "", before)
     assert registry.current(root, response.KIND) == told["version"]
+
+
+def test_upkeep_refits_in_time_and_remembers_it(root, tmp_path):
+    """The training is not due; what the refit finds is published, and the next one is an hour away."""
+    a_log(tmp_path / "bidlog")
+    upkeep.write(root, {"train": Job(time.time())})
+    before = registry.current(root, response.KIND)
+    with at_work(tmp_path, models_dir=".") as process:
+        assert "1 published, 0 refused, 0 errors" in line_with(process, "refit: published")
+        line_with(process, "next: refit at")
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+    assert registry.current(root, response.KIND) != before
+    assert upkeep.read(root)["refit"].published == 1
