@@ -3,9 +3,9 @@
 from bidder.remembered import Remembered
 from models import features
 from models.context import Context
-from models.features import NOW_COLUMNS, PLACE_COLUMNS, READER_COLUMNS, Place, Reader
-from models.forest import Masks
+from models.features import PLACE_COLUMNS, READER_COLUMNS, Place, Reader
 from models.registry import Model
+from models.tables import Masks
 
 REMEMBERED_BYTES = 8 * 1024**2  # of each part: 3,000 placements at 200 trees
 
@@ -16,7 +16,7 @@ Part = tuple[list[float], Masks]
 class Parts:
     """The request side of one model."""
 
-    __slots__ = ("_forest", "_place", "_reader")
+    __slots__ = ("_place", "_reader")
 
     def __init__(self, model: Model) -> None:
         vocabulary, forest = model.vocabulary, model.forest
@@ -30,13 +30,11 @@ class Parts:
             return values, forest.request_mask(values, READER_COLUMNS)
 
         size = 1_000 + 8 * forest.trees
-        self._forest = forest
         self._place = Remembered(place, size, REMEMBERED_BYTES)
         self._reader = Remembered(reader, size, REMEMBERED_BYTES)
 
-    def request(self, where: Context, now: list[float]) -> tuple[list[float], Masks]:
-        """(the request features, their mask). now: `features.now_values`."""
+    def of(self, where: Context) -> tuple[list[float], list[float], tuple[Masks, Masks]]:
+        """The features of place and reader, and the masks of both."""
         place, place_mask = self._place(features.place_of(where))
         reader, reader_mask = self._reader(features.reader_of(where))
-        mask = self._forest.request_mask(now, NOW_COLUMNS, place_mask & reader_mask)
-        return features.in_columns(place, reader, now), mask
+        return place, reader, (place_mask, reader_mask)

@@ -82,7 +82,7 @@ class Results(Struct, frozen=True):
         if side is None:
             return np.zeros(len(candidates))
         forest = side.model.forest
-        raw = forest.candidate_scores(forest.request_mask(request), side.masks, candidates, pairs)
+        raw = forest.candidate_scores((forest.request_mask(request),), side.masks, candidates, pairs)
         return side.model.predicted(np.array(raw))
 
     @staticmethod

@@ -7,6 +7,7 @@ from bidder.snapshot import Snapshot
 from bidder.view import View
 from models import features
 from models.context import Context
+from models.features import NOW_COLUMNS
 from models.pairs import Columns, pair_columns
 
 
@@ -41,10 +42,11 @@ def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot)
         expected = [0.0 if snapshot.goals[ad] in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates]
         return Scores(chances, expected, [], [])
     user = seen.user if snapshot.settings.use_tags else None
-    request, mask = parts.request(where, features.now_values(model.vocabulary, where, user, seen.now_us))
+    now = features.now_values(model.vocabulary, where, user, seen.now_us)
+    place, reader, folded = parts.of(where)
     pairs = pair_columns(snapshot.columns, candidates, where, user, seen.now_us)
-    raw = model.forest.candidate_scores(mask, masks, candidates, pairs)
-    chances = model.chances(raw)
+    chances = model.chances(model.forest.candidate_scores(folded, masks, candidates, pairs, NOW_COLUMNS, now))
+    request = features.in_columns(place, reader, now)
     ratios = snapshot.ratios
     if ratios is not None:
         chances = [min(1.0, chance * ratios[ad]) for ad, chance in zip(candidates, chances, strict=True)]

@@ -54,9 +54,10 @@ from dmp.store import Store, read_users
 from loadtest.scenario import CANDIDATES, EXCHANGE
 from models import features
 from models.context import Context
-from models.forest import Floats, Forest, kernel
+from models.forest import Forest, kernel
 from models.pairs import pair_columns, row_of
 from models.registry import Model
+from models.tables import Floats
 
 TURN = 16  # requests whose users are read in one loop turn, as at high load
 LOGGED = 100  # bids in one flush of the bid log at 10,000 a second
@@ -393,7 +394,7 @@ def _scoring(snapshot: Snapshot, cases: Sequence[Case]) -> tuple[list[Step], dic
 
     def by_forest(forest: Forest) -> None:
         for request, ten, pairs, _ in inputs:
-            forest.candidate_scores(forest.request_mask(request), masks, ten, pairs)
+            forest.candidate_scores((forest.request_mask(request),), masks, ten, pairs)
 
     forests = {} if kernel() is None else {"c": model.forest}
     with _kernel("numpy"):
@@ -402,7 +403,7 @@ def _scoring(snapshot: Snapshot, cases: Sequence[Case]) -> tuple[list[Step], dic
         name: max(
             float(
                 np.abs(
-                    forest.candidate_scores(forest.request_mask(request), masks, ten, pairs) - by_lightgbm(rows)
+                    forest.candidate_scores((forest.request_mask(request),), masks, ten, pairs) - by_lightgbm(rows)
                 ).max()
             )
             for request, ten, pairs, rows in inputs

@@ -1,8 +1,11 @@
-/* The two inner loops of models/forest.py in C, on the very tables numpy would use.
+/* The inner loops of models/forest.py in C, on the very table numpy would use.
 
    Bit-equal to LightGBM: one double sum per candidate, in the order of the trees. Built where a compiler is there;
-   without it, forest.py does the same in numpy. Shapes are checked once, when a Side is made; per call only what
-   the caller passes. All arrays are C-contiguous; values of intp are Py_ssize_t. */
+   without it, forest.py does the same in numpy. Shapes are checked once, when a Forest is made; per call only what
+   the caller passes. All arrays are C-contiguous; values of intp are Py_ssize_t.
+
+   A request touches rows at random places of megabytes, so what it costs is cache lines. Most features are looked at
+   by a fifth of the trees or less: of those only these trees' words are kept. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -11,11 +14,36 @@
 #include <string.h>
 
 typedef struct {
-    PyObject_HEAD
-    Py_buffer columns, cuts, rows, offsets, table; /* see _Side in forest.py */
-    Py_ssize_t used, n_cuts, n_rows, trees, n_values;
-    Py_ssize_t *feature_of; /* of each column, -1 for those the forest does not use */
+    Py_ssize_t n_cuts;      /* the last is +inf; NaN has the row behind it */
+    const double *cuts;
+    const uint64_t *rows;   /* n_cuts + 1 of `width` words */
+    Py_ssize_t width;
+    const uint32_t *trees;  /* of each word of a row; NULL: every tree has one */
+} Feature;
+
+typedef struct {
+    Py_ssize_t n_columns, used;
+    Feature **of; /* by column, NULL for those the forest does not use */
+    Feature *features;
+    Py_ssize_t *columns; /* of each feature */
+    double *cuts;
+    uint64_t *words;
+    uint32_t *trees;
 } Side;
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t trees, n_values;
+    Side request, pair;
+    double *values;      /* of all leaves */
+    Py_ssize_t *first;   /* leaf of each tree */
+} Forest;
+
+/* A row found for a value. */
+typedef struct {
+    const uint64_t *words;
+    const Feature *of;
+} Row;
 
 static int open_buffer(PyObject *object, Py_buffer *view, Py_ssize_t itemsize) {
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS) < 0) return -1;
@@ -28,84 +56,169 @@ static int open_buffer(PyObject *object, Py_buffer *view, Py_ssize_t itemsize) {
     return 0;
 }
 
-static void side_dealloc(Side *self) {
-    Py_buffer *views[] = {&self->columns, &self->cuts, &self->rows, &self->offsets, &self->table};
-    for (int i = 0; i < 5; i++)
-        if (views[i]->obj) PyBuffer_Release(views[i]);
-    PyMem_Free(self->feature_of);
+static void close_side(Side *side) {
+    PyMem_Free(side->of);
+    PyMem_Free(side->features);
+    PyMem_Free(side->columns);
+    PyMem_Free(side->cuts);
+    PyMem_Free(side->words);
+    PyMem_Free(side->trees);
+}
+
+static void forest_dealloc(Forest *self) {
+    close_side(&self->request);
+    close_side(&self->pair);
+    PyMem_Free(self->values);
+    PyMem_Free(self->first);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static int side_init(Side *self, PyObject *args, PyObject *kwargs) {
-    PyObject *columns, *cuts, *rows, *offsets, *table;
-    Py_ssize_t trees, n_values;
-    if (kwargs && PyDict_GET_SIZE(kwargs)) {
-        PyErr_SetString(PyExc_TypeError, "Side takes no keywords");
-        return -1;
+static void *copied(const Py_buffer *view) {
+    void *made = PyMem_Malloc((size_t)view->len + 1);
+    if (made)
+        memcpy(made, view->buf, (size_t)view->len);
+    else
+        PyErr_NoMemory();
+    return made;
+}
+
+#define SPARSE(width, trees) (2 * (width) <= (trees)) /* scattered words cost about twice those of a full row */
+
+/* Copy the rows of one side's features, each with the trees it is about. */
+static int fill_side(Side *side, const Py_buffer *views, const uint64_t *table, Py_ssize_t table_rows,
+                     const uint64_t *full, Py_ssize_t trees) {
+    const Py_ssize_t *columns = views[0].buf, *firsts = views[1].buf, *starts = views[2].buf;
+    const Py_ssize_t used = views[0].len / (Py_ssize_t)sizeof(Py_ssize_t);
+    const Py_ssize_t n_cuts = views[3].len / (Py_ssize_t)sizeof(double);
+    int fits = views[1].len == views[0].len && views[2].len == views[0].len + (Py_ssize_t)sizeof(Py_ssize_t) &&
+               starts[0] == 0 && starts[used] == n_cuts;
+    Py_ssize_t rows = 0;
+    for (Py_ssize_t f = 0; fits && f < used; f++) {
+        const Py_ssize_t own = starts[f + 1] - starts[f];
+        fits = columns[f] >= 0 && columns[f] < side->n_columns && own > 0 && own <= n_cuts && firsts[f] >= 0 &&
+               firsts[f] < table_rows && own < table_rows - firsts[f];
+        rows += own + 1;
     }
-    if (self->table.obj) {
-        PyErr_SetString(PyExc_TypeError, "a Side is made once");
-        return -1;
-    }
-    if (!PyArg_ParseTuple(args, "OOOOOnn", &columns, &cuts, &rows, &offsets, &table, &trees, &n_values)) return -1;
-    if (open_buffer(columns, &self->columns, sizeof(Py_ssize_t)) < 0 ||
-        open_buffer(cuts, &self->cuts, sizeof(double)) < 0 ||
-        open_buffer(rows, &self->rows, sizeof(Py_ssize_t)) < 0 ||
-        open_buffer(offsets, &self->offsets, sizeof(Py_ssize_t)) < 0 ||
-        open_buffer(table, &self->table, sizeof(uint64_t)) < 0)
-        return -1;
-    self->used = self->columns.len / (Py_ssize_t)sizeof(Py_ssize_t);
-    self->n_cuts = self->cuts.len / (Py_ssize_t)sizeof(double);
-    self->n_rows = self->rows.len / (Py_ssize_t)sizeof(Py_ssize_t);
-    self->trees = trees;
-    self->n_values = n_values;
-    const Py_ssize_t *column = self->columns.buf, *offset = self->offsets.buf, *row = self->rows.buf;
-    int fits = trees > 0 && n_values >= 0 && self->offsets.len == self->columns.len;
-    for (Py_ssize_t f = 0; fits && f < self->used; f++)
-        fits = column[f] >= 0 && column[f] < n_values && offset[f] >= 0 && offset[f] + self->n_cuts < self->n_rows;
-    Py_ssize_t table_rows = fits ? self->table.len / (Py_ssize_t)sizeof(uint64_t) / trees : 0;
-    for (Py_ssize_t r = 0; fits && r < self->n_rows; r++) fits = row[r] >= 0 && row[r] < table_rows;
     if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "the tables of a side do not fit together");
+        PyErr_SetString(PyExc_ValueError, "the tables of a forest do not fit together");
         return -1;
     }
-    self->feature_of = PyMem_Malloc((size_t)(n_values + 1) * sizeof(Py_ssize_t));
-    if (!self->feature_of) {
+    side->used = used;
+    side->of = PyMem_Calloc((size_t)side->n_columns + 1, sizeof *side->of);
+    side->features = PyMem_Calloc((size_t)used + 1, sizeof *side->features);
+    side->columns = copied(&views[0]);
+    side->cuts = copied(&views[3]);
+    side->words = PyMem_Malloc((size_t)(rows * trees + 1) * sizeof *side->words);
+    side->trees = PyMem_Malloc((size_t)(used * trees + 1) * sizeof *side->trees);
+    if (!side->of || !side->features || !side->columns || !side->cuts || !side->words || !side->trees) {
         PyErr_NoMemory();
         return -1;
     }
-    for (Py_ssize_t c = 0; c < n_values; c++) self->feature_of[c] = -1;
-    for (Py_ssize_t f = 0; f < self->used; f++) self->feature_of[column[f]] = f;
+    uint64_t *word = side->words;
+    uint32_t *tree = side->trees;
+    for (Py_ssize_t f = 0; f < used; f++) {
+        Feature *feature = &side->features[f];
+        feature->n_cuts = starts[f + 1] - starts[f];
+        feature->cuts = side->cuts + starts[f];
+        feature->rows = word;
+        const uint64_t *from = table + firsts[f] * trees;
+        Py_ssize_t width = 0;
+        for (Py_ssize_t t = 0; t < trees; t++)
+            for (Py_ssize_t r = 0; r <= feature->n_cuts; r++)
+                if (from[r * trees + t] != full[t]) {
+                    tree[width++] = (uint32_t)t;
+                    break;
+                }
+        const int sparse = SPARSE(width, trees);
+        feature->trees = sparse ? tree : NULL;
+        feature->width = sparse ? width : trees;
+        for (Py_ssize_t r = 0; r <= feature->n_cuts; r++)
+            for (Py_ssize_t w = 0; w < feature->width; w++) *word++ = from[r * trees + (sparse ? tree[w] : w)];
+        if (sparse) tree += width;
+        side->of[columns[f]] = feature;
+    }
     return 0;
 }
 
-/* The table row of one value: its place among the cuts as numpy.searchsorted gives it, NaN behind all. */
-static inline const uint64_t *row_of(const Side *side, Py_ssize_t feature, double value) {
-    const double *cuts = side->cuts.buf;
-    Py_ssize_t low = 0, high = side->n_cuts;
+static int forest_init(Forest *self, PyObject *args, PyObject *kwargs) {
+    PyObject *plain[8], *table, *full, *values, *first;
+    if (kwargs && PyDict_GET_SIZE(kwargs)) {
+        PyErr_SetString(PyExc_TypeError, "Forest takes no keywords");
+        return -1;
+    }
+    if (self->trees) {
+        PyErr_SetString(PyExc_TypeError, "a Forest is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(args, "(OOOO)(OOOO)nnOOOO", &plain[0], &plain[1], &plain[2], &plain[3], &plain[4], &plain[5],
+                          &plain[6], &plain[7], &self->request.n_columns, &self->pair.n_columns, &table, &full, &values,
+                          &first))
+        return -1;
+    PyObject *const objects[12] = {plain[0], plain[1], plain[2], plain[3], plain[4], plain[5],
+                                   plain[6], plain[7], table,    full,     values,   first};
+    Py_buffer views[12] = {{0}};
+    int result = -1;
+    for (int i = 0; i < 12; i++) /* all items are of 8 bytes */
+        if (open_buffer(objects[i], &views[i], 8) < 0) goto done;
+    self->trees = views[9].len / 8;
+    self->n_values = views[10].len / 8;
+    const Py_ssize_t *leaf = views[11].buf;
+    int fits = self->trees > 0 && self->trees <= UINT32_MAX && views[11].len == views[9].len && self->n_values > 0 &&
+               views[8].len % views[9].len == 0 && self->request.n_columns >= 0 && self->pair.n_columns >= 0;
+    for (Py_ssize_t t = 0; fits && t < self->trees; t++) fits = leaf[t] >= 0 && leaf[t] < self->n_values;
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "the tables of a forest do not fit together");
+        goto done;
+    }
+    const Py_ssize_t rows = views[8].len / views[9].len;
+    if (fill_side(&self->request, views, views[8].buf, rows, views[9].buf, self->trees) < 0 ||
+        fill_side(&self->pair, views + 4, views[8].buf, rows, views[9].buf, self->trees) < 0)
+        goto done;
+    self->values = copied(&views[10]);
+    self->first = copied(&views[11]);
+    result = self->values && self->first ? 0 : -1;
+done:
+    for (int i = 0; i < 12; i++)
+        if (views[i].obj) PyBuffer_Release(&views[i]);
+    return result;
+}
+
+/* The row of one value: its place among the cuts as bisect_left gives it, NaN behind all. */
+static inline Row row_of(const Feature *feature, double value) {
+    const double *cuts = feature->cuts;
+    Py_ssize_t low = 0, high = feature->n_cuts;
     if (value != value) low = high;
     while (low < high) {
-        Py_ssize_t middle = (low + high) >> 1;
+        const Py_ssize_t middle = (low + high) >> 1;
         if (cuts[middle] < value)
             low = middle + 1;
         else
             high = middle;
     }
-    const Py_ssize_t *offsets = side->offsets.buf, *rows = side->rows.buf;
-    return (const uint64_t *)side->table.buf + rows[offsets[feature] + low] * side->trees;
+    return (Row){feature->rows + low * feature->width, feature};
 }
 
-/* mask[t] &= rows[0][t] & ... of `count` rows. Four at a time, because reading and writing the mask for each costs as
-   much as the rows do. */
-static void and_rows(uint64_t *restrict mask, const uint64_t *const *rows, Py_ssize_t count, Py_ssize_t trees) {
-    Py_ssize_t r = 0;
-    for (; r + 4 <= count; r += 4) {
-        const uint64_t *restrict a = rows[r], *restrict b = rows[r + 1], *restrict c = rows[r + 2], *restrict d = rows[r + 3];
-        for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= a[t] & b[t] & c[t] & d[t];
+/* mask[t] &= rows[0][t] & ... of `count` rows; whole ones four at a time, because reading and writing the mask for each
+   costs as much as the rows do. */
+static void and_rows(uint64_t *restrict mask, const Row *rows, Py_ssize_t count, Py_ssize_t trees) {
+    const uint64_t *whole[4];
+    int n = 0;
+    for (Py_ssize_t r = 0; r < count; r++) {
+        const uint64_t *restrict words = rows[r].words;
+        const uint32_t *own = rows[r].of->trees;
+        if (own)
+            for (Py_ssize_t w = 0; w < rows[r].of->width; w++) mask[own[w]] &= words[w];
+        else
+            whole[n++] = words;
+        if (n == 4) {
+            const uint64_t *restrict a = whole[0], *restrict b = whole[1], *restrict c = whole[2], *restrict d = whole[3];
+            for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= a[t] & b[t] & c[t] & d[t];
+            n = 0;
+        }
     }
-    for (; r < count; r++) {
-        const uint64_t *restrict row = rows[r];
-        for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= row[t];
+    for (int i = 0; i < n; i++) {
+        const uint64_t *restrict words = whole[i];
+        for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= words[t];
     }
 }
 
@@ -114,53 +227,60 @@ static int number(PyObject *object, double *value) {
     return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* side.fold(columns, values, mask): AND the rows of some columns into a writable uint64 mask of one word per tree.
-   columns: tuple of positions on this side, each once; values: list of as many floats. */
-static PyObject *side_fold(Side *self, PyObject *const *args, Py_ssize_t nargs) {
-    if (nargs != 3) return PyErr_Format(PyExc_TypeError, "fold takes columns, values and mask");
-    PyObject *columns = args[0], *values = args[1];
-    if (!PyTuple_Check(columns) || !PyList_Check(values) || PyTuple_GET_SIZE(columns) != PyList_GET_SIZE(values) ||
-        PyList_GET_SIZE(values) > self->n_values)
-        return PyErr_Format(PyExc_ValueError, "as many floats as columns are needed, %zd at most", self->n_values);
-    Py_buffer mask;
-    if (PyObject_GetBuffer(args[2], &mask, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
-    PyObject *result = NULL;
-    const uint64_t **rows = PyMem_Malloc((size_t)(self->n_values + 1) * sizeof(*rows));
-    if (!rows) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    if (mask.len != self->trees * (Py_ssize_t)sizeof(uint64_t)) {
-        PyErr_SetString(PyExc_ValueError, "the mask has another number of trees");
-        goto done;
+/* Rows of some request columns, appended to `rows`, which holds as many as the side has columns; their number or -1. */
+static Py_ssize_t request_rows(const Side *side, PyObject *columns, PyObject *values, Row *rows) {
+    if (!PyTuple_Check(columns) || !(PyList_Check(values) || PyTuple_Check(values)) ||
+        PyTuple_GET_SIZE(columns) != PySequence_Fast_GET_SIZE(values) || PyTuple_GET_SIZE(columns) > side->n_columns) {
+        PyErr_Format(PyExc_ValueError, "as many floats as columns are needed, %zd at most", side->n_columns);
+        return -1;
     }
     Py_ssize_t found = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(columns); i++) {
         const Py_ssize_t column = PyLong_AsSsize_t(PyTuple_GET_ITEM(columns, i));
         double value;
-        if (column < 0 || column >= self->n_values) {
+        if (column < 0 || column >= side->n_columns) {
             if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no such column");
-            goto done;
+            return -1;
         }
-        if (number(PyList_GET_ITEM(values, i), &value) < 0) goto done;
-        if (self->feature_of[column] >= 0) rows[found++] = row_of(self, self->feature_of[column], value);
+        if (number(PySequence_Fast_GET_ITEM(values, i), &value) < 0) return -1;
+        if (side->of[column]) rows[found++] = row_of(side->of[column], value);
     }
-    and_rows(mask.buf, rows, found, self->trees);
-    result = Py_NewRef(Py_None);
-done:
+    return found;
+}
+
+/* forest.fold(columns, values, mask): AND the rows of some request columns into a writable uint64 mask of one word per
+   tree. columns: tuple of positions on that side, each once; values: as many floats. */
+static PyObject *forest_fold(Forest *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 3) return PyErr_Format(PyExc_TypeError, "fold takes columns, values and mask");
+    if (!self->first) return PyErr_Format(PyExc_ValueError, "a forest that was not made");
+    Py_buffer mask;
+    if (PyObject_GetBuffer(args[2], &mask, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
+    PyObject *result = NULL;
+    Row *rows = PyMem_Malloc((size_t)(self->request.n_columns + 1) * sizeof(*rows));
+    if (!rows)
+        PyErr_NoMemory();
+    else if (mask.len != self->trees * (Py_ssize_t)sizeof(uint64_t))
+        PyErr_SetString(PyExc_ValueError, "the mask has another number of trees");
+    else {
+        const Py_ssize_t found = request_rows(&self->request, args[0], args[1], rows);
+        if (found >= 0) {
+            and_rows(mask.buf, rows, found, self->trees);
+            result = Py_NewRef(Py_None);
+        }
+    }
     PyMem_Free(rows);
     PyBuffer_Release(&mask);
     return result;
 }
 
-/* Rows of one column for all candidates, one behind the other; equal ones, as most are, are looked up once. */
-static int rows_of(const Side *side, Py_ssize_t feature, PyObject *values, Py_ssize_t n, const uint64_t **rows) {
+/* Rows of one column for all candidates, one behind the other; equal neighbours, as many are, are looked up once. */
+static int rows_of(const Feature *feature, PyObject *values, Py_ssize_t n, Row *rows) {
     uint64_t before = 0, bits;
     for (Py_ssize_t k = 0; k < n; k++) {
         double value;
         if (number(PyList_GET_ITEM(values, k), &value) < 0) return -1;
         memcpy(&bits, &value, sizeof bits);
-        rows[k] = k && bits == before ? rows[k - 1] : row_of(side, feature, value);
+        rows[k] = k && bits == before ? rows[k - 1] : row_of(feature, value);
         before = bits;
     }
     return 0;
@@ -169,8 +289,9 @@ static int rows_of(const Side *side, Py_ssize_t feature, PyObject *values, Py_ss
 #define TOGETHER 4 /* candidates whose sums run side by side: one alone waits for every addition of the one before */
 
 /* Sums of the leaves that masks leave, each in the order of the trees. */
-static void leaf_sums(const uint64_t *masks, Py_ssize_t trees, const double *values, const Py_ssize_t *first,
-                      Py_ssize_t n_values, double *sums) {
+static void leaf_sums(const uint64_t *masks, const Forest *of, double *sums) {
+    const Py_ssize_t trees = of->trees, n_values = of->n_values, *first = of->first;
+    const double *values = of->values;
     double sum[TOGETHER] = {0};
     for (Py_ssize_t t = 0; t < trees; t++)
         for (int c = 0; c < TOGETHER; c++) {
@@ -179,6 +300,35 @@ static void leaf_sums(const uint64_t *masks, Py_ssize_t trees, const double *val
             sum[c] += values[leaf < n_values ? leaf : n_values - 1];
         }
     memcpy(sums, sum, sizeof sum);
+}
+
+/* The mask all candidates share: of the parts that other requests have too, then of its own columns. */
+static int shared_mask(const Forest *self, PyObject *parts, PyObject *columns, PyObject *values, Row *rows,
+                       uint64_t *restrict mask) {
+    if (!PyTuple_Check(parts) || !PyTuple_GET_SIZE(parts)) {
+        PyErr_SetString(PyExc_ValueError, "a tuple of request masks is needed");
+        return -1;
+    }
+    const Py_ssize_t trees = self->trees;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parts); i++) {
+        Py_buffer part;
+        if (open_buffer(PyTuple_GET_ITEM(parts, i), &part, sizeof(uint64_t)) < 0) return -1;
+        const int fits = part.len == trees * (Py_ssize_t)sizeof(uint64_t);
+        const uint64_t *restrict words = part.buf;
+        if (fits && i)
+            for (Py_ssize_t t = 0; t < trees; t++) mask[t] &= words[t];
+        else if (fits)
+            memcpy(mask, words, (size_t)part.len);
+        PyBuffer_Release(&part);
+        if (!fits) {
+            PyErr_SetString(PyExc_ValueError, "request mask and trees do not fit together");
+            return -1;
+        }
+    }
+    const Py_ssize_t found = request_rows(&self->request, columns, values, rows);
+    if (found < 0) return -1;
+    and_rows(mask, rows, found, trees);
+    return 0;
 }
 
 /* As models.knots.interpolated; xs ascending, n > 0. */
@@ -227,57 +377,55 @@ done:
     return result;
 }
 
-/* side.scores(request_mask, masks, candidates, pairs, leaf_values, first_leaf) -> list of raw scores.
-   masks: uint64 (ads, trees); candidates: list of positions in it; pairs: for each column of this side a float that
-   all candidates share or a list of one for each. */
-static PyObject *side_scores(Side *self, PyObject *const *args, Py_ssize_t nargs) {
+/* forest.scores(request, masks, candidates, pairs, columns, values) -> list of raw scores.
+   request: tuple of the masks of some request columns; columns, values: the other ones. masks: uint64 (ads, trees);
+   candidates: list of positions in it; pairs: for each pair column a float that all candidates share or a list of one
+   for each. */
+static PyObject *forest_scores(Forest *self, PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 6) return PyErr_Format(PyExc_TypeError, "scores takes six arguments");
+    if (!self->first) return PyErr_Format(PyExc_ValueError, "a forest that was not made");
     PyObject *candidates = args[2], *pairs = args[3], *result = NULL;
-    Py_buffer views[4] = {{0}};
-    const Py_ssize_t itemsizes[4] = {sizeof(uint64_t), sizeof(uint64_t), sizeof(double), sizeof(Py_ssize_t)};
-    PyObject *const objects[4] = {args[0], args[1], args[4], args[5]};
+    const Side *side = &self->pair;
     const Py_ssize_t trees = self->trees, width = trees * (Py_ssize_t)sizeof(uint64_t);
-    const Py_ssize_t *columns = self->columns.buf;
+    Py_buffer of_ads = {0};
     uint64_t *mask = NULL;
-    const uint64_t **rows = NULL;
-    for (int i = 0; i < 4; i++)
-        if (open_buffer(objects[i], &views[i], itemsizes[i]) < 0) goto done;
-    if (!PyList_Check(candidates) || !PyList_Check(pairs) || PyList_GET_SIZE(pairs) != self->n_values ||
-        views[0].len != width || views[1].len % width || views[2].len < (Py_ssize_t)sizeof(double) ||
-        views[3].len != trees * (Py_ssize_t)sizeof(Py_ssize_t)) {
-        PyErr_SetString(PyExc_ValueError, "request mask, masks, candidates, pairs and leaves do not fit together");
+    Row *rows = NULL;
+    if (open_buffer(args[1], &of_ads, sizeof(uint64_t)) < 0) return NULL;
+    if (!PyList_Check(candidates) || !PyList_Check(pairs) || PyList_GET_SIZE(pairs) != side->n_columns ||
+        of_ads.len % width) {
+        PyErr_SetString(PyExc_ValueError, "masks, candidates and pairs do not fit together");
         goto done;
     }
-    const Py_ssize_t n = PyList_GET_SIZE(candidates), ads = views[1].len / width;
-    const Py_ssize_t n_values = views[2].len / (Py_ssize_t)sizeof(double);
-    const uint64_t *masks = views[1].buf;
+    const Py_ssize_t n = PyList_GET_SIZE(candidates), ads = of_ads.len / width;
+    const uint64_t *masks = of_ads.buf;
     /* The mask all candidates share, then those of TOGETHER candidates; rows by column, then those of one candidate. */
     mask = PyMem_Malloc((size_t)(width * (1 + TOGETHER)));
-    rows = PyMem_Malloc((size_t)((n + 1) * (self->used + 1)) * sizeof(*rows));
+    rows = PyMem_Malloc((size_t)((n + 1) * (side->used + 1) + self->request.n_columns) * sizeof(*rows));
     if (!mask || !rows) {
         PyErr_NoMemory();
         goto done;
     }
-    const uint64_t **one = rows + n * self->used;
+    if (shared_mask(self, args[0], args[4], args[5], rows, mask) < 0) goto done;
+    Row *one = rows + n * side->used;
     uint64_t *several = mask + trees;
     Py_ssize_t differ = 0, shared = 0;
-    memcpy(mask, views[0].buf, (size_t)width);
-    for (Py_ssize_t f = 0; f < self->used; f++) {
-        PyObject *column = PyList_GET_ITEM(pairs, columns[f]);
+    for (Py_ssize_t f = 0; f < side->used; f++) {
+        const Feature *feature = &side->features[f];
+        PyObject *column = PyList_GET_ITEM(pairs, side->columns[f]);
         double value;
         if (!PyList_Check(column)) {
             if (number(column, &value) < 0) goto done;
-            one[shared++] = row_of(self, f, value);
+            one[shared++] = row_of(feature, value);
             continue;
         }
         if (PyList_GET_SIZE(column) != n) {
             PyErr_SetString(PyExc_ValueError, "candidates and pairs do not fit together");
             goto done;
         }
-        const uint64_t **own = rows + n * differ;
-        if (rows_of(self, f, column, n, own) < 0) goto done;
+        Row *own = rows + n * differ;
+        if (rows_of(feature, column, n, own) < 0) goto done;
         Py_ssize_t same = 1;
-        while (same < n && own[same] == own[0]) same++;
+        while (same < n && own[same].words == own[0].words) same++;
         if (same < n)
             differ++;
         else if (n)
@@ -302,7 +450,7 @@ static PyObject *side_scores(Side *self, PyObject *const *args, Py_ssize_t nargs
             and_rows(to, one, differ, trees);
         }
         for (Py_ssize_t k = end - start; k < TOGETHER; k++) memcpy(several + k * trees, several, (size_t)width);
-        leaf_sums(several, trees, views[2].buf, views[3].buf, n_values, sums);
+        leaf_sums(several, self, sums);
         for (Py_ssize_t k = start; k < end; k++) {
             PyObject *score = PyFloat_FromDouble(sums[k - start]);
             if (!score) {
@@ -315,25 +463,24 @@ static PyObject *side_scores(Side *self, PyObject *const *args, Py_ssize_t nargs
 done:
     PyMem_Free(mask);
     PyMem_Free(rows);
-    for (int i = 0; i < 4; i++)
-        if (views[i].obj) PyBuffer_Release(&views[i]);
+    PyBuffer_Release(&of_ads);
     return result;
 }
 
-static PyMethodDef side_methods[] = {
-    {"fold", (PyCFunction)(void (*)(void))side_fold, METH_FASTCALL, "AND the rows of some columns into a mask."},
-    {"scores", (PyCFunction)(void (*)(void))side_scores, METH_FASTCALL, "Raw scores of candidates, this side being theirs."},
+static PyMethodDef forest_methods[] = {
+    {"fold", (PyCFunction)(void (*)(void))forest_fold, METH_FASTCALL, "AND the rows of some columns into a mask."},
+    {"scores", (PyCFunction)(void (*)(void))forest_scores, METH_FASTCALL, "Raw scores of candidates."},
     {NULL, NULL, 0, NULL},
 };
 
-static PyTypeObject SideType = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "models._kernel.Side",
-    .tp_basicsize = sizeof(Side),
-    .tp_dealloc = (destructor)side_dealloc,
+static PyTypeObject ForestType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "models._kernel.Forest",
+    .tp_basicsize = sizeof(Forest),
+    .tp_dealloc = (destructor)forest_dealloc,
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "Side(columns, cuts, rows, offsets, table, trees, n_values): the tables of one side of a forest.",
-    .tp_methods = side_methods,
-    .tp_init = (initproc)side_init,
+    .tp_doc = "Forest(request, pair, n_request, n_pair, table, full, leaf_values, first_leaf): see models/_kernel.pyi.",
+    .tp_methods = forest_methods,
+    .tp_init = (initproc)forest_init,
     .tp_new = PyType_GenericNew,
 };
 
@@ -348,16 +495,16 @@ static struct PyModuleDef module = {
 };
 
 PyMODINIT_FUNC PyInit__kernel(void) {
-    if (PyType_Ready(&SideType) < 0) return NULL;
+    if (PyType_Ready(&ForestType) < 0) return NULL;
     PyObject *made = PyModule_Create(&module);
     if (!made) return NULL;
-    if (PyModule_AddIntConstant(made, "VERSION", 3) < 0) {
+    if (PyModule_AddIntConstant(made, "VERSION", 4) < 0) {
         Py_DECREF(made);
         return NULL;
     }
-    Py_INCREF(&SideType);
-    if (PyModule_AddObject(made, "Side", (PyObject *)&SideType) < 0) {
-        Py_DECREF(&SideType);
+    Py_INCREF(&ForestType);
+    if (PyModule_AddObject(made, "Forest", (PyObject *)&ForestType) < 0) {
+        Py_DECREF(&ForestType);
         Py_DECREF(made);
         return NULL;
     }

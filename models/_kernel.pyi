@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
@@ -5,26 +8,29 @@ VERSION: int
 
 def chances(scores: list[float], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64], /) -> list[float]: ...
 
-class Side:
+Plain: TypeAlias = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]
+
+class Forest:
     def __init__(
         self,
-        columns: npt.NDArray[np.intp],
-        cuts: npt.NDArray[np.float64],
-        rows: npt.NDArray[np.intp],
-        offsets: npt.NDArray[np.intp],
+        request: Plain,
+        pair: Plain,
+        n_request: int,
+        n_pair: int,
         table: npt.NDArray[np.uint64],
-        trees: int,
-        n_values: int,
+        full: npt.NDArray[np.uint64],
+        leaf_values: npt.NDArray[np.float64],
+        first_leaf: npt.NDArray[np.intp],
         /,
     ) -> None: ...
-    def fold(self, columns: tuple[int, ...], values: list[float], mask: npt.NDArray[np.uint64], /) -> None: ...
+    def fold(self, columns: tuple[int, ...], values: Sequence[float], mask: npt.NDArray[np.uint64], /) -> None: ...
     def scores(
         self,
-        request_mask: npt.NDArray[np.uint64],
+        request: tuple[npt.NDArray[np.uint64], ...],
         masks: npt.NDArray[np.uint64],
         candidates: list[int],
         pairs: list[float | list[float]],
-        leaf_values: npt.NDArray[np.float64],
-        first_leaf: npt.NDArray[np.intp],
+        columns: tuple[int, ...],
+        values: Sequence[float],
         /,
     ) -> list[float]: ...

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dmp.errors import TagbidError
-from models.forest import Forest, UnsupportedModel
+from models.forest import Forest
+from models.model_text import UnsupportedModel
 
 FORMAT = 1
 GOLDEN_TOLERANCE = 1e-9

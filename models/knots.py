@@ -1,7 +1,7 @@
 """Piecewise linear maps, as calibrations are kept: two ascending lists, linear between their points, level outside."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -10,8 +10,18 @@ def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     >>> interpolated(0.25, [0.0, 0.5], [0.0, 1.0]), interpolated(2.0, [0.0, 0.5], [0.0, 1.0])
     (0.5, 1.0)
     """
-    place = bisect_right(xs, x)
-    if place == 0 or place == len(xs):
-        return ys[place - 1] if place else ys[0]
-    low = xs[place - 1]
-    return ys[place - 1] + (ys[place] - ys[place - 1]) * (x - low) / (xs[place] - low)
+    return interpolations((x,), xs, ys)[0]
+
+
+def interpolations(values: Iterable[float], xs: Sequence[float], ys: Sequence[float]) -> list[float]:
+    """`interpolated` of a few numbers: calling a function for each costs as much as what it does."""
+    last = len(xs)
+    found = []
+    for x in values:
+        place = bisect_right(xs, x)
+        if 0 < place < last:
+            low, level = xs[place - 1], ys[place - 1]
+            found.append(level + (ys[place] - level) * (x - low) / (xs[place] - low))
+        else:
+            found.append(ys[place - 1] if place else ys[0])
+    return found

@@ -150,7 +150,7 @@ def values(codes: Sequence[Mapping[str | int, float]], context: Context, quality
 def centre(land: Landscape, context: Context, quality: float) -> float:
     """Mu: the median of the price that wins, ln CPM micro-USD."""
     mask = land.forest.request_mask(values(land.codes, context, quality))
-    return land.manifest.base + land.forest.candidate_scores(mask, land.full, [0], [])[0]
+    return land.manifest.base + land.forest.candidate_scores((mask,), land.full, [0], [])[0]
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):

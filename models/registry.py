@@ -24,8 +24,8 @@ from models.artefacts import BadArtefact as BadArtefact
 from models.artefacts import current as current
 from models.artefacts import versions as versions
 from models.features import Vocabulary
-from models.forest import Forest, kernel, probability, sigmoid
-from models.knots import interpolated
+from models.forest import Forest, kernel, probabilities, sigmoid
+from models.knots import interpolations
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,12 +116,11 @@ class Model(msgspec.Struct, frozen=True):
         For the ten or so candidates of a bid numbers cost 2 us, arrays 10; the compiled kernel does the same sums.
         """
         if self.compiled is not None:
-            found: list[float] = self.compiled.chances(scores, self.knots_x, self.knots_y)
-            return found
+            made: list[float] = self.compiled.chances(scores, self.knots_x, self.knots_y)
+            return made
         xs, ys = self.manifest.knots_x, self.manifest.knots_y
-        if not xs:
-            return [probability(score) for score in scores]
-        return [interpolated(probability(score), xs, ys) for score in scores]
+        found = probabilities(scores)
+        return interpolations(found, xs, ys) if xs else found
 
     def predicted(self, scores: Floats) -> Floats:
         """What raw scores mean: calibrated probabilities, or amounts where the link is the logarithm."""

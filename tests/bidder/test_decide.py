@@ -16,7 +16,7 @@ from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id
 from models import features
 from models.context import Context
-from models.forest import Forest, probability
+from models.forest import Forest, probabilities
 from models.pairs import row_of
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot, decision
 
@@ -26,7 +26,7 @@ CAP = {"caps": [{"limit": 3, "window_s": 3_600}]}
 def uncalibrated(forest: Any, vocabulary: features.Vocabulary) -> Any:
     return SimpleNamespace(
         forest=forest, vocabulary=vocabulary, version="v1",
-        calibrate=lambda chances: chances, chances=lambda scores: [*map(probability, scores)],
+        calibrate=lambda chances: chances, chances=probabilities,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def a_model(logit: Any) -> Any:
         upper_bounds=lambda masks: np.full(len(masks), np.inf),
         trees=1,
         request_mask=lambda *_: np.zeros(1, np.uint64),
-        candidate_scores=lambda request, masks, candidates, pairs: logit(
+        candidate_scores=lambda request, masks, candidates, pairs, columns, values: logit(
             np.array([row_of(pairs, i) for i in range(len(candidates))])
         ).tolist(),
     )

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.forest import ZERO, Forest, UnsupportedModel, kernel, sigmoid
+from models.forest import Forest, kernel, sigmoid
+from models.model_text import UnsupportedModel
+from models.tables import ZERO, RowOf
 
 QUIET = {"verbose": -1, "num_threads": 1, "min_data_in_bin": 1, "min_data_per_group": 1}
 
@@ -73,7 +75,7 @@ def difference(booster: lgb.Booster, X: np.ndarray, request: int, campaign: int)
         masks = forest.campaign_masks(X[:, request : request + campaign])
         pairs = X[:, request + campaign :].tolist()
         ours = [
-            forest.candidate_scores(forest.request_mask(row[:request].tolist()), masks, [i], pairs[i])[0]
+            forest.candidate_scores((forest.request_mask(row[:request].tolist()),), masks, [i], pairs[i])[0]
             for i, row in enumerate(X)
         ]
         off = float(np.abs(np.array(ours) - expected).max())
@@ -177,14 +179,46 @@ def test_what_candidates_share_changes_no_score_and_a_request_may_be_folded_in_p
         if same:
             rows[:, column] = first[3 + column]
     columns = [first[3 + column] if same else rows[:, column].tolist() for column, same in enumerate(shared)]
-    found = forest.candidate_scores(request, masks, candidates, columns)
+    found = forest.candidate_scores((request,), masks, candidates, columns)
     alone = [
-        forest.candidate_scores(request, masks, [ad], row.tolist())[0] for ad, row in zip(candidates, rows, strict=True)
+        forest.candidate_scores((request,), masks, [ad], row.tolist())[0]
+        for ad, row in zip(candidates, rows, strict=True)
     ]
     assert found == alone
     full = np.column_stack((np.tile(X[0, :2], (len(rows), 1)), X[candidates][:, 2:3], rows))
     expected = booster.predict(full, raw_score=True) if candidates else []
     assert found == pytest.approx(list(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["numpy", "c"])
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    trees=st.integers(1, 30),
+    leaves=st.sampled_from([2, 3, 8, 64]),
+    candidates=st.lists(st.integers(0, 29), min_size=1, max_size=13),
+    folded=st.integers(0, 4),
+)
+def test_a_request_folded_in_part_scores_as_lightgbm_whatever_trees_look_at_a_feature(
+    name: str, seed: int, trees: int, leaves: int, candidates: list[int], folded: int
+) -> None:
+    # Small trees over many columns: some features are looked at by every tree, some by one, some by none.
+    booster = trained(seed % 80, rows=400, numeric=6, categorical=4, trees=trees, num_leaves=leaves, min_data_in_leaf=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_KERNEL", name)
+        forest = split_sides(booster, 4, 2)
+        compiled = kernel()
+    X = awkward(booster.model_to_string(), 10, seed, rows=30)
+    masks, row = forest.campaign_masks(X[:, 4:6]), X[0].tolist()
+    columns = tuple(range(folded))
+    known = [forest.request_mask([row[column]], (column,)) for column in range(folded, 4)] or [
+        forest.request_mask([], ())
+    ]
+    pairs = [X[candidates, 6 + column].tolist() for column in range(4)]
+    found = forest.candidate_scores(tuple(known), masks, candidates, pairs, columns, row[:folded])
+    full = np.column_stack((np.tile(X[0, :4], (len(candidates), 1)), X[candidates, 4:]))
+    off = np.abs(np.array(found) - booster.predict(full, raw_score=True)).max()
+    assert off <= (1e-12 if compiled is None else 0.0)
 
 
 @pytest.mark.parametrize("name", ["numpy", "c"])
@@ -200,7 +234,7 @@ def test_no_row_scores_above_the_bound_of_its_campaign_side(name, seed, leaves, 
     bounds, pairs = forest.upper_bounds(masks), X[:, request + 1 :].tolist()
     for i, row in enumerate(X[:50]):
         mask = forest.request_mask(row[:request].tolist())
-        assert forest.candidate_scores(mask, masks, [i], pairs[i])[0] <= bounds[i]
+        assert forest.candidate_scores((mask,), masks, [i], pairs[i])[0] <= bounds[i]
 
 
 def test_the_bound_is_reached_when_the_campaign_side_is_all_there_is():
@@ -296,15 +330,48 @@ def test_the_compiled_kernel_refuses_what_does_not_fit() -> None:
         forest.request_mask([0.0, "1"])  # type: ignore[list-item]
     for candidates, pairs in (([0, 1], [[0.0], 0.0]), ([0], [[0.0, 0.0], 0.0]), ([0], [0.0]), ([0], [0.0] * 3)):
         with pytest.raises(ValueError, match="fit together"):
-            forest.candidate_scores(request, masks, candidates, pairs)
+            forest.candidate_scores((request,), masks, candidates, pairs)
     with pytest.raises(ValueError, match="fit together"):
-        forest.candidate_scores(request[1:], masks, [0], [0.0, 0.0])
+        forest.candidate_scores((request[1:],), masks, [0], [0.0, 0.0])
     for pairs in ([["1"], 0.0], ["1", 0.0]):
         with pytest.raises(TypeError):
-            forest.candidate_scores(request, masks, [0], pairs)  # type: ignore[arg-type]
+            forest.candidate_scores((request,), masks, [0], pairs)  # type: ignore[arg-type]
     for ad in (2, -1, 2**63):
         with pytest.raises((IndexError, OverflowError)):
-            forest.candidate_scores(request, masks, [ad], [0.0, 0.0])
+            forest.candidate_scores((request,), masks, [ad], [0.0, 0.0])
+    for parts in ((), (request, request[1:]), [request]):
+        with pytest.raises(ValueError, match="request mask"):
+            forest.candidate_scores(parts, masks, [0], [0.0, 0.0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="floats"):
+        forest.candidate_scores((request,), masks, [0], [0.0, 0.0], (0,), [])
+    compiled = kernel()
+    assert compiled is not None
+    unmade = compiled.Forest.__new__(compiled.Forest)
+    with pytest.raises(ValueError, match="not made"):
+        unmade.scores((request,), masks, [0], [0.0, 0.0], (), [])
+    with pytest.raises(ValueError, match="not made"):
+        unmade.fold((), [], request)
+    no_side = (*(np.zeros(0, np.intp) for _ in range(2)), np.zeros(1, np.intp), np.zeros(0))
+    words, leaf = np.full(1, 3, np.uint64), np.zeros(1, np.intp)
+    one = (np.zeros(1, np.intp), np.zeros(1, np.intp), np.array([0, 1]), np.array([np.inf]))
+    compiled.Forest(one, no_side, 1, 0, np.full((2, 1), 3, np.uint64), words, np.zeros(2), leaf)
+    for side, width, rows, first in (
+        (one, 0, 2, 0), (one, 1, 1, 0), (one, 1, 2, 2), ((*one[:2], np.array([0, 2]), one[3]), 1, 2, 0),
+        ((one[0] - 1, *one[1:]), 1, 2, 0), ((one[0], one[1] - 1, *one[2:]), 1, 2, 0),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="do not fit together"):
+            compiled.Forest(side, no_side, width, 0, np.full((rows, 1), 3, np.uint64), words, np.zeros(2), leaf + first)
+
+
+def test_values_come_back_to_the_row_they_had_when_many_others_were_asked_for() -> None:
+    rows = RowOf([0.0, 1.0, float("inf")], 10)
+    asked = [-1.0, 0.0, 0.5, 1.0, 2.0, float("inf"), float("nan")]
+    expected = [10, 10, 11, 11, 12, 12, 13]
+    assert [rows[value] for value in asked] == expected
+    for value in range(3 * RowOf.MOST):
+        assert rows[value + 2.5] == 12
+        assert len(rows) <= RowOf.MOST
+    assert [rows[value] for value in asked] == expected
 
 
 @pytest.mark.skipif(kernel() is None, reason="built without a compiler")

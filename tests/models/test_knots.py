@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.forest import kernel, probability
+from models.forest import kernel, probabilities
 from models.knots import interpolated
 
 
@@ -25,5 +25,5 @@ def test_the_compiled_chances_are_the_same_to_the_last_bit(points: list[float], 
     compiled = kernel()
     assert compiled is not None
     found = compiled.chances(scores, np.array(xs), np.array(ys))
-    plain = [probability(score) for score in scores]
+    plain = probabilities(scores)
     assert found == ([interpolated(p, xs, ys) for p in plain] if xs else plain)
