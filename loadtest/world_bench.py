@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from loadtest import world_rows
-from models import evaluate, features, response
+from models import boosting, evaluate, features, response
 from models.figures import Figure, Options, mean_se
 
 PART, ADDITIVE_PART, LEAK_PART = "world", "additive", "leak"
@@ -71,7 +71,8 @@ def _told(
 
 def _measured(options: Options, rows: int, seeds: int, *, crossed: bool) -> list[Seed]:
     """Every seed, those that are not in the working folder measured now."""
-    made_by = f"{world_rows.VERSION} {'crossed' if crossed else 'additive'} {features.SIGNATURE}"
+    laws = "crossed" if crossed else "additive"
+    made_by = f"{world_rows.VERSION} {laws} {features.SIGNATURE} {boosting.NEGATIVES_A_CLICK}"
     kept = None if options.work is None else options.work / "world.jsonl"
     known: dict[int, Seed] = {}
     if kept is not None and kept.exists():
@@ -120,6 +121,7 @@ def _one(seed: int, rows: int, *, crossed: bool) -> dict[str, float]:
         "expected calibration error of the true probabilities": best.ece or 0.0,
         "click rate": float(clicks.mean()),
         "trees": float(trained.booster.num_trees()),
+        "share of the impressions without a click that trained ours (the regression had all)": trained.negatives,
     }
 
 

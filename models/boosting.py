@@ -23,6 +23,8 @@ SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy
 BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids are scored by what was learnt for them
 PATIENCE = 30
 MAX_TREES = 400
+MANY_CLICKS = 10_000
+NEGATIVES_A_CLICK = 10
 ALONE = Team()
 
 
@@ -73,7 +75,7 @@ def parameters(rows: int, positives: int, threads: int = 0, seed: int = 1) -> di
     """LightGBM parameters by how many positives there are to learn from: few, and trees are small and careful."""
     leaves, min_leaf, rate, share = (
         (63, 1_000, 0.05, 0.4)  # of features that say much the same, a tree that sees fewer finds pairs that matter:
-        if positives >= 10_000  # .1 % of log loss in the seeded world at 1.2 million rows, against .7 of them
+        if positives >= MANY_CLICKS  # .1 % of log loss in the seeded world at 1.2 million rows, against .7 of them
         else (31, 100, 0.05, 0.7)
         if positives >= 2_000
         else (7, 50, 0.02, 0.3)
@@ -95,6 +97,19 @@ def parameters(rows: int, positives: int, threads: int = 0, seed: int = 1) -> di
         "force_row_wise": True,
         "verbosity": -1,
     }
+
+
+def share_of_negatives(rows: int, positives: int) -> float:
+    """The share of rows labelled 0 that train where nobody says otherwise: with many clicks, ten of them to each.
+
+    >>> share_of_negatives(rows=1_010_000, positives=10_000)
+    0.1
+    >>> share_of_negatives(rows=1_010_000, positives=9_999)
+    1.0
+    """
+    if positives < MANY_CLICKS:
+        return 1.0
+    return min(1.0, NEGATIVES_A_CLICK * positives / max(1, rows - positives))
 
 
 def fit(

@@ -78,7 +78,7 @@ class Trained(msgspec.Struct, frozen=True):
     """A model fitted on a training slice and calibrated on a validation slice, with what it says of the test slice.
 
     slices: which rows trained, validated, test; p, base, linear: the click probabilities of the test rows by the
-    model, by the training slice's click rate, by the logistic baseline.
+    model, by the training slice's click rate, by the logistic baseline. negatives: share of those that trained.
     """
 
     booster: lightgbm.Booster
@@ -92,6 +92,7 @@ class Trained(msgspec.Struct, frozen=True):
     p: Floats
     base: Floats
     linear: Floats
+    negatives: float
 
 
 def train(
@@ -103,7 +104,7 @@ def train(
     threads: int = 0,
     seed: int = 1,
     publish: bool = True,
-    negatives: float = 1.0,
+    negatives: float | None = None,
     read: Mapping[str, int] | None = None,
     parity: tuple[int, int] | None = None,
     shadow: bool = False,
@@ -113,7 +114,8 @@ def train(
 
     now_us: time of creation, part of the version. force: publish although refused. publish=False: only judge.
     threads: for large logs, 0 = all cores. The same rows, seed and number of threads give the same model.
-    negatives: share of the impressions without a click that train (`boosting.fit`). read: what was read, for the card.
+    negatives: share of the impressions without a click that train (`boosting.fit`), None for
+    `boosting.share_of_negatives`. read: what was read, for the card.
     parity: logged rows that were checked, and how many of them differ (`models.parity`); None: not checked.
     shadow: make it the challenger instead of the live model; what the gate says of it is told, not obeyed.
     team: the processes that train; with few clicks there is nothing to share out, and this one trains alone.
@@ -267,13 +269,14 @@ def fitted(
     threads: int = 0,
     baseline: bool = True,
     slices: tuple[Bools, Bools, Bools] | None = None,
+    negatives: float | None = None,
 ) -> Trained:
     """The model of a timed frame, neither judged nor published.
 
     baseline: False to do without the logistic regression, whose predictions then are the base rate. slices: which rows
-    train, validate and test; None for those of `split`.
+    train, validate and test; None for those of `split`. negatives: as in `train`.
     """
-    return _fit(frame, split(frame) if slices is None else slices, threads, seed, 1.0, baseline=baseline)
+    return _fit(frame, split(frame) if slices is None else slices, threads, seed, negatives, baseline=baseline)
 
 
 def _fit(
@@ -281,7 +284,7 @@ def _fit(
     slices: tuple[Bools, Bools, Bools],
     threads: int,
     seed: int,
-    negatives: float,
+    negatives: float | None,
     *,
     baseline: bool = True,
     team: Team = boosting.ALONE,
@@ -289,7 +292,7 @@ def _fit(
     clicks = frame.column("clicked").astype(np.float64)
     weights = frame.column("weight")
     train, valid, test = slices
-    few = clicks[train].sum() < FEW_CLICKS and negatives == 1 and int(train.sum()) <= MOST_ROWS_OF_FEW
+    few = clicks[train].sum() < FEW_CLICKS and negatives in (None, 1) and int(train.sum()) <= MOST_ROWS_OF_FEW
     if few:  # what starts from a regression takes no weights: of rows that weigh half, half train
         train = train & (frame.column("lot") < weights)
     positives = int(clicks[train].sum())
@@ -302,6 +305,8 @@ def _fit(
     encoder = all_codes.without_rated()
     params = boosting.parameters(int(train.sum()), positives, threads, seed)
     weighted = bool((weights != 1).any())
+    if negatives is None:
+        negatives = boosting.share_of_negatives(int(train.sum()), positives)
     if few:
         booster = boosting.fit_few(frame, encoder, train, valid, clicks, params, seed)
     else:
@@ -325,6 +330,7 @@ def _fit(
         p=np.interp(scored, x, y),
         base=base,
         linear=logistic.baseline(frame, slices, all_codes, seed) if baseline else base,
+        negatives=negatives,
     )
 
 
@@ -370,6 +376,7 @@ def _card(
         model={
             "trees": report.trees,
             "parameters": boosting.parameters(report.rows[0], report.clicks[0]),
+            "negatives": first.negatives,
             "calibration": report.method,
         },
         test=_figures(report),

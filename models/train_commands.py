@@ -34,8 +34,13 @@ def train(
         Path | None, typer.Option(help="Where joined days are kept for the next time; default: in models_dir.")
     ] = None,
     negatives: Annotated[
-        float, typer.Option(min=0.001, max=1.0, help="Share of impressions without a click that train.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1.0,
+            help="Share of impressions without a click that train; default: ten to a click from 10,000 clicks on.",
+        ),
+    ] = None,
     shadow: Annotated[
         bool, typer.Option(help="Publish as the challenger: scored on a sample of live bids, decides nothing.")
     ] = False,

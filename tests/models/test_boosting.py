@@ -54,3 +54,16 @@ def test_leaving_out_negatives_is_made_up_for_in_the_logit():
     for negatives in (1.0, 0.1):
         # ~375 clicks: a sum of probabilities within three standard errors of them.
         assert predicted(negatives).sum() == pytest.approx(clicks, abs=3 * np.sqrt(clicks)), negatives
+
+
+@pytest.mark.parametrize(
+    ("rows", "clicks", "share"),
+    [
+        (1_000_000, 9_999, 1.0),  # few clicks: every impression tells something
+        (1_010_000, 10_000, 0.1),  # ten to a click: 100,000 of 1,000,000
+        (10_000_000, 330_000, 3_300_000 / 9_670_000),
+        (60_000, 10_000, 1.0),  # fewer than ten to a click: all of them
+    ],
+)
+def test_ten_impressions_without_a_click_train_to_each_click_when_there_are_many(rows, clicks, share):
+    assert boosting.share_of_negatives(rows, clicks) == pytest.approx(share)
