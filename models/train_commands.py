@@ -38,7 +38,7 @@ def train(
         typer.Option(
             min=0.001,
             max=1.0,
-            help="Share of impressions without a click that train; default: ten to a click from 10,000 clicks on.",
+            help="Share of impressions without a click that train; default: five to a click from 100,000 on, else 1.",
         ),
     ] = None,
     shadow: Annotated[

@@ -59,11 +59,11 @@ def test_leaving_out_negatives_is_made_up_for_in_the_logit():
 @pytest.mark.parametrize(
     ("rows", "clicks", "share"),
     [
-        (1_000_000, 9_999, 1.0),  # few clicks: every impression tells something
-        (1_010_000, 10_000, 0.1),  # ten to a click: 100,000 of 1,000,000
-        (10_000_000, 330_000, 3_300_000 / 9_670_000),
-        (60_000, 10_000, 1.0),  # fewer than ten to a click: all of them
+        (9_000_000, 99_999, 1.0),  # few clicks: every impression tells something
+        (5_100_000, 100_000, 0.1),  # five to a click: 500,000 of 5,000,000
+        (7_000_000, 250_000, 1_250_000 / 6_750_000),
+        (600_000, 110_000, 1.0),  # fewer than five to a click: all of them
     ],
 )
-def test_ten_impressions_without_a_click_train_to_each_click_when_there_are_many(rows, clicks, share):
+def test_five_impressions_without_a_click_train_to_each_click_when_those_are_plenty(rows, clicks, share):
     assert boosting.share_of_negatives(rows, clicks) == pytest.approx(share)
