@@ -10,7 +10,7 @@ most, or above, what we bid. A bid on the certain side of that wins or loses. Be
 is known decides, by the auction's own random number, so that two agents differ by their bids only; without a landscape
 such a bid counts as lost. `unsure` says of how many wins and losses that is so. Clicks are those of impressions that
 the log won too; what was clicked on others nobody knows, so the clicks expected by the logged probabilities stand
-beside.
+beside. So does what baselines get for the same money: one bid for everything, a multiple of the value fixed or paced.
 """
 
 import math
@@ -30,6 +30,7 @@ from bidder.supply import Prices
 from dmp.errors import TagbidError
 from dmp.events import Bid
 from loadtest.replay import NoReplay
+from loadtest.replay_baselines import Baseline, Const, Linear, PacedLinear
 from models import landscape, landscape_train, offpolicy
 from models.context import Context, decode_context
 from models.figures import Figure
@@ -40,6 +41,7 @@ PART = "own log"
 DAY_US = 86_400_000_000
 FRACTIONS = (1.0, 1 / 2, 1 / 4, 1 / 8)
 TRAIN_SHARE = 0.5  # of the log's time
+BASELINES: dict[str, type[Baseline]] = {"one bid": Const, "linear": Linear, "paced linear": PacedLinear}
 LEAST = 100  # auctions of a campaign on either side, and prices told
 WORTHS = 256
 VARIED = ((-0.3, -0.1), (-0.1, 0.1), (0.1, 0.3))  # ln of the factor a price was varied by
@@ -112,9 +114,13 @@ def figures(
             continue
         played = True
         for fraction in FRACTIONS:
-            outcome = play(before, after, told, fraction, at == 2, land, keep, (cut_us - first_us) / DAY_US)
-            progress(len(after))
-            yield from _told(f"{campaign}, {'second' if at == 2 else 'first'} price", after, fraction, outcome)
+            shade = None if at == 2 else lambda worth, on: landscape.shade(on, worth).bid
+            agents = {"": Agent(shade)} | {name: kind() for name, kind in BASELINES.items()}
+            for name, agent in agents.items():
+                outcome = play(agent, before, after, told, fraction, at == 2, land, keep, (cut_us - first_us) / DAY_US)
+                progress(len(after))
+                data = f"{campaign}, {'second' if at == 2 else 'first'} price" + (f", {name}" if name else "")
+                yield _told(data, after, fraction, outcome)
     if not played:
         raise NoReplay(
             f"no campaign has {LEAST} auctions in both halves of the log and {LEAST} prices told in the first; "
@@ -124,6 +130,7 @@ def figures(
 
 
 def play(
+    agent: Agent | Baseline,
     before: Sequence[Auction],
     after: Sequence[Auction],
     told: Sequence[float],
@@ -134,8 +141,6 @@ def play(
     before_days: float,
 ) -> Outcome:
     """One campaign's second half at a fraction of its spend. before_days: length of the first half."""
-    shade = None if second_price else lambda worth, on: landscape.shade(on, worth).bid
-    agent = Agent(shade)
     levels, counts = np.unique(np.array(told), return_counts=True)
     prices = Prices(levels, counts / counts.sum())
     worth = np.quantile([auction.bid.value_micros for auction in before], np.linspace(0, 1, WORTHS))
@@ -191,7 +196,7 @@ def result(auction: Auction, price: float, on: Terms) -> tuple[bool, bool]:
     return place(b"replay", f"{auction.bid.event_id}|{auction.bid.imp_id}".encode()) < chance, False
 
 
-def _told(data: str, after: Sequence[Auction], fraction: float, found: Outcome) -> Iterator[Figure]:
+def _told(data: str, after: Sequence[Auction], fraction: float, found: Outcome) -> Figure:
     logged = [auction for auction in after if auction.clicked is not None]
     about: dict[str, Any] = {
         "budget_used": found.spent / found.budget if found.budget else None,
@@ -210,7 +215,7 @@ def _told(data: str, after: Sequence[Auction], fraction: float, found: Outcome) 
     }
     # Expected clicks vary by which auctions come: the error of a sum of independent ones.
     se = math.sqrt(found.expected_clicks) if found.expected_clicks else 0.0
-    yield Figure(
+    return Figure(
         part=PART, data=data, metric=f"expected clicks at {fraction:.3g} of what the log spent",
         value=found.expected_clicks, se=se, goal="no overspend", met=not found.overspent_days, about=about,
     )  # fmt: skip

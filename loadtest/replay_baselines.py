@@ -1,4 +1,5 @@
-"""Published and obvious ways to bid in second-price auctions with a budget, as agents a replay can drive.
+"""Published and obvious ways to bid with a budget, as agents a replay can drive: in second-price auctions, the constant
+and the linear ones in any.
 
 All know what `bidder.agent.Info` tells (prices of the training period, mean worth) and the values that came by so far,
 nothing of the auctions to come. Values are proportional to click probabilities, so "worth" stands for them.
@@ -60,7 +61,7 @@ class Const(Baseline):
 
     def plan(self, worths: Floats) -> None:
         levels = self.info.prices.levels
-        costs = self.info.prices.expected(levels, second_price=True)
+        costs = self.info.prices.expected(levels, self.info.second_price)
         fits = int(np.searchsorted(costs, self.per_auction, "right"))
         self._bid = float(levels[fits - 1]) if fits else 0.0
 
@@ -79,7 +80,7 @@ class Linear(Baseline):
     """A multiple of the value whose expected spend fits the budget (Perlich et al., 2012), fixed for the budget."""
 
     def plan(self, worths: Floats) -> None:
-        self._k = supply.curve(worths, self.info.prices, True, self.info.most).k(self.per_auction)
+        self._k = supply.curve(worths, self.info.prices, self.info.second_price, self.info.most).k(self.per_auction)
 
     def offer(self, worth: float, left_micros: int) -> float:
         return self._k * worth

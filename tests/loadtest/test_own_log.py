@@ -24,8 +24,8 @@ CONTEXT = Context(exchange="x", domain="site.example", width=300, height=250)
 def a_bid(n: int, price: int, value: int = 4_000_000, **fields: object) -> Bid:
     return Bid(
         event_id=f"b{n}", time_us=BORN_US + n * 60_000_000, exchange="x", auction_id=f"a{n}", imp_id="1", campaign="c",
-        creative="k", price_micros=price, value_micros=value, pctr=0.01,
-        context=encode_context(CONTEXT), **{"at": 2, **fields},
+        creative="k", price_micros=price, value_micros=value,
+        context=encode_context(CONTEXT), **{"at": 2, "pctr": 0.01, **fields},
     )  # fmt: skip
 
 
@@ -65,18 +65,43 @@ def test_the_auctions_are_those_of_the_log(tmp_path) -> None:
 
 def test_the_whole_budget_buys_at_least_what_the_log_bought_and_a_part_is_never_overspent(tmp_path) -> None:
     folder, m = second_price_log(tmp_path / "log", 4_000)
-    figures = {figure.metric: figure for figure in own_log.figures(own_log.read(folder), None, 0.85)}
+    found = list(own_log.figures(own_log.read(folder), None, 0.85))
+    figures = {figure.metric: figure for figure in found if figure.data == "c, second price"}
     whole = figures["expected clicks at 1 of what the log spent"]
     logged = whole.about["logged"]
     assert logged["spent_micros"] == pytest.approx(m[2_000:][m[2_000:] <= 2_000_000].sum() / 1000, rel=1e-3)
     # Every impression has the same value and a constant bid was right: nothing more is to be had for the money.
     assert whole.value == pytest.approx(logged["expected_clicks"], rel=0.05)
     assert whole.about["unsure_share"] == 0
-    assert all(figure.met for figure in figures.values())
+    assert all(figure.met for figure in found)
+    one_bid = [f for f in found if (f.data, f.metric) == ("c, second price, one bid", whole.metric)]
+    assert [f.value for f in one_bid] == [pytest.approx(whole.value, rel=0.05)]
     eighth = figures["expected clicks at 0.125 of what the log spent"]
     assert eighth.about["budget_used"] > 0.9
     # The cheapest first: an eighth of the money buys more than an eighth of the clicks.
     assert eighth.value > logged["expected_clicks"] / 8
+
+
+def test_for_the_same_money_a_multiple_of_the_value_buys_more_than_one_bid_where_values_differ(tmp_path) -> None:
+    """Half of the impressions are worth, and clicked, nine times as often as the others, at the same prices."""
+    rng = np.random.default_rng(3)
+    logged: list[Event] = []
+    for i in range(4_000):
+        worth = 9 if i % 2 else 1
+        logged.append(a_bid(i, 9_000_000, value=worth * 1_000_000, pctr=worth / 1_000))
+        logged.append(notice(Win, i, price_micros=int(rng.integers(500_000, 3_000_000))))
+    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    quarter = {
+        figure.data.removeprefix("c, second price"): figure.value
+        for figure in own_log.figures(own_log.read(tmp_path), None, 0.85)
+        if "0.25" in figure.metric
+    }
+    # Prices are even between .5 and 3: a bid of b costs (b^2 - .25) / 5 an auction, and the money is .4375 an auction.
+    one_bid = 2_000 * 0.005 * (math.sqrt(5 * 0.4375 + 0.25) - 0.5) / 2.5
+    rich_only = 1_000 * 0.009 * (math.sqrt(5 * 0.875 + 0.25) - 0.5) / 2.5
+    assert quarter[", one bid"] == pytest.approx(one_bid, rel=0.03)
+    for name in ("", ", linear", ", paced linear"):
+        assert quarter[name] == pytest.approx(rich_only, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +141,7 @@ def test_first_price_auctions_are_shaded_by_the_landscape_and_earn_more_than_the
     (figure,) = [
         figure
         for figure in own_log.figures(auctions, landscape.load(root), 0.85)
-        if figure.metric == "expected clicks at 1 of what the log spent"
+        if figure.metric == "expected clicks at 1 of what the log spent" and figure.data.endswith("first price")
     ]
     assert figure.about["unsure_share"] > 0.1
     bids = bids_of(market)[3_000:]
