@@ -10,9 +10,8 @@ The real-time record has a file of its own, `dmp.realtime`.
 """
 
 import struct
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import starmap
 
 import msgspec
@@ -24,12 +23,10 @@ from dmp.schema import VECTOR_BYTES, Contact, Tag, User
 VERSION = 1
 WITH_VECTOR = 2  # version of a profile with a preference vector
 MAX_CONTACTS = 64
+_NONE: frozenset[int] = frozenset()
 _HEAD = struct.Struct("<BBHI")
 _PAIR = struct.Struct("<II")
 _CONTACT = struct.Struct("<IIH")
-_U32 = "I"
-assert array(_U32).itemsize == 4  # noqa: S101 - a platform without 32-bit unsigned ints cannot read our bytes
-_SWAP = sys.byteorder == "big"
 
 
 class Profile(msgspec.Struct, frozen=True, gc=False):
@@ -92,21 +89,30 @@ def _profile_head(data: bytes) -> tuple[int, int]:
 
 def visible(bank0: bytes | None, bank1: bytes | None, live: int) -> bytes | None:
     """The bank a reader at generation `live` sees: the highest generation not above it."""
-    best, best_generation = None, -1
+    return _seen(bank0, bank1, live)[0]
+
+
+def _seen(bank0: bytes | None, bank1: bytes | None, live: int) -> tuple[bytes | None, int]:
+    """The visible bank and its number of tags; (None, 0) when there is none."""
+    best, best_generation, tags = None, -1, 0
     for data in (bank0, bank1):
         if data is not None:
-            generation = _profile_head(data)[1]
+            n, generation = _profile_head(data)
             if best_generation < generation <= live:
-                best, best_generation = data, generation
-    return best
+                best, best_generation, tags = data, generation, n
+    return best, tags
+
+
+@cache
+def _ids(n: int) -> struct.Struct:
+    """The first column of a profile of n tags."""
+    return struct.Struct(f"<8x{n}I")
 
 
 def _scores(data: bytes, n: int) -> dict[int, int]:
     """{tag id: score} of a profile: what the bid path needs, without a Struct per tag."""
-    ids = array(_U32, data[8 : 8 + 4 * n])
-    if _SWAP:
-        ids.byteswap()
-    return dict(zip(ids, data[8 + 4 * n : 8 + 5 * n], strict=True))
+    end = 8 + 4 * n
+    return dict(zip(_ids(n).unpack_from(data), data[end : end + n], strict=True))
 
 
 def encode_audiences(members: Iterable[tuple[int, int]]) -> bytes:
@@ -116,7 +122,7 @@ def encode_audiences(members: Iterable[tuple[int, int]]) -> bytes:
 
 def decode_audiences(data: bytes) -> list[tuple[int, int]]:
     _check(data, _PAIR.size, "audience")
-    return list(_PAIR.iter_unpack(memoryview(data)[1:]))
+    return list(_PAIR.iter_unpack(data[1:]))
 
 
 def encode_contacts(contacts: Iterable[Contact]) -> bytes:
@@ -125,7 +131,7 @@ def encode_contacts(contacts: Iterable[Contact]) -> bytes:
 
 def decode_contacts(data: bytes) -> tuple[Contact, ...]:
     _check(data, _CONTACT.size, "contact")
-    return tuple(starmap(Contact, _CONTACT.iter_unpack(memoryview(data)[1:])))
+    return tuple(starmap(Contact, _CONTACT.iter_unpack(data[1:])))
 
 
 def _check(data: bytes, size: int, what: str) -> None:
@@ -152,19 +158,13 @@ def _both(table: bytes | None, other: bytes | None) -> bytes | None:
 def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
     """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
     bank0, bank1, aud, contacts, recent = values
-    seen = visible(bank0, bank1, live)
-    tags: dict[int, int] = {}
-    vector = b""
-    if seen is not None:
-        n = int.from_bytes(seen[2:4], "little")  # `visible` has checked the head
-        tags, vector = _scores(seen, n), _vector(seen, n)
+    seen, n = _seen(bank0, bank1, live)
+    vector = b"" if seen is None else _vector(seen, n)
     return User(
-        tags=tags,
-        audiences=frozenset(a for a, until in decode_audiences(aud) if not until or until > now_s)
-        if aud
-        else frozenset(),
-        contacts=decode_contacts(contacts) if contacts else (),
-        vector=vector,
-        realtime=realtime.decode(recent) if recent else None,
-        generation=live if vector else 0,
+        {} if seen is None else _scores(seen, n),
+        frozenset([a for a, until in decode_audiences(aud) if not until or until > now_s]) if aud else _NONE,
+        decode_contacts(contacts) if contacts else (),
+        vector,
+        realtime.decode(recent) if recent else None,
+        live if vector else 0,
     )

@@ -36,20 +36,25 @@ BEHIND_S = 0.005  # a timer that goes off so late was kept waiting
 MOST_STUCK = 64  # reads that wait for a server that may not answer: more would be taken for load (`bidder.overload`)
 
 
-_MGET = b"*6\r\n$4\r\nMGET\r\n" + b"".join(b"$%d\r\n%%b\r\n" % len(key) for key in keys.user_keys(bytes(16)))
-"""The command with places for a user's five keys, whose lengths never change."""
+_MGET = encode("MGET", *keys.user_keys(bytes(16))).replace(keys.text(bytes(16)), b"%b")
+"""The command with places for what stands for the user in the five keys, whose lengths never change."""
+
+
+def _command(name: bytes) -> bytes:
+    """The read of a user. name: `dmp.keys.text` of the pseudonym."""
+    return _MGET % (name, name, name, name, name)
 
 
 class _Read:
     """One user being read. callback is None once it has been called."""
 
-    __slots__ = ("callback", "deadline_s", "lookup", "names")
+    __slots__ = ("callback", "deadline_s", "lookup", "uid")
 
     def __init__(
-        self, lookup: "Lookup", names: tuple[bytes, ...], deadline_s: float, callback: Callable[[User | None], None]
+        self, lookup: "Lookup", uid: Uid, deadline_s: float, callback: Callable[[User | None], None]
     ) -> None:
         self.lookup = lookup
-        self.names = names
+        self.uid = uid
         self.deadline_s = deadline_s
         self.callback: Callable[[User | None], None] | None = callback
 
@@ -69,10 +74,11 @@ class _OneByOne:
 
     def __init__(self, read: _Read) -> None:
         self._read = read
-        self._values: list[Any] = [None] * len(read.names)
-        self._left = len(read.names)
+        names = keys.user_keys(read.uid)
+        self._values: list[Any] = [None] * len(names)
+        self._left = len(names)
         link = read.lookup.link
-        for place, name in enumerate(read.names):
+        for place, name in enumerate(names):
             if not link.send(name, encode("GET", name), partial(self._take, place)):
                 self._take(place, redis.exceptions.ConnectionError("the tag store does not answer"))
 
@@ -142,17 +148,17 @@ class Lookup:
         deadline_s: on the clock of time.monotonic. False when the store cannot be asked now: then there is no call.
         A user the store knows nothing of is `NOBODY`, not None.
         """
-        names = keys.user_keys(uid)
-        line = self.link.line(names[0])
-        read = _Read(self, names, deadline_s, callback)
+        name = keys.text(uid)
+        line = self.link.line(b"{%b}" % name)  # the part of its keys that says which server has them
+        read = _Read(self, uid, deadline_s, callback)
         waiter: Waiter | None = read
         if self.former_of is not None and (former := self.former_of(uid)) is not None:
-            waiter = self._beside(read, keys.user_keys(former))
+            waiter = self._beside(read, keys.text(former))
         if (
             line is None
             or waiter is None
             or (line.waiting >= MOST_STUCK and line.silent)
-            or not self.link.send_by(line, _MGET % names, waiter)
+            or not self.link.send_by(line, _command(name), waiter)
         ):
             self.counts["skipped"] += 1
             return False
@@ -161,10 +167,10 @@ class Lookup:
             self._wake(deadline_s)
         return True
 
-    def _beside(self, read: _Read, former: tuple[bytes, ...]) -> Waiter | None:
+    def _beside(self, read: _Read, former: bytes) -> Waiter | None:
         """Ask for the former pseudonym's values too; what is to take the own ones' reply, None when that cannot be."""
         both = _Joined(read)
-        sent = self.link.send(former[0], _MGET % former, partial(both.take, "former"))
+        sent = self.link.send(b"{%b}" % former, _command(former), partial(both.take, "former"))
         return partial(both.take, "own") if sent else None
 
     def decode(self, reply: Any) -> User | None:

@@ -5,7 +5,6 @@ enter as the hex SHA-256 of their normal form whether they came raw or already h
 """
 
 import hashlib
-import hmac
 import ipaddress
 import os
 import re
@@ -53,15 +52,15 @@ class KeyRing:
         former: bytes | None = None,
         suppress: Callable[[Uid], object] = lambda uid: None,
     ) -> None:
-        self._mac = _mac(key)
-        self._former_mac = None if former is None else _mac(former)
+        self._keyed = Keyed(key)
+        self._former_keyed = None if former is None else Keyed(former)
         self._formers: dict[Uid, Uid] = {}
         self._forgotten, self._suppress = forgotten, suppress
 
     @property
     def rotating(self) -> bool:
         """Whether there is a former key under which users may still be known."""
-        return self._former_mac is not None
+        return self._former_keyed is not None
 
     def uid(self, id_type: IdType, raw: str) -> Uid | None:
         """The pseudonym of a raw id, or None when the text cannot be an id of that type (see `normalise`).
@@ -71,11 +70,11 @@ class KeyRing:
         normal = normalise(id_type, raw)
         if normal is None:
             return None
-        uid = _digest(self._mac, id_type, normal)
+        uid = _digest(self._keyed, id_type, normal)
         if uid in self._forgotten:
             return None
-        if self._former_mac is not None:
-            former = _digest(self._former_mac, id_type, normal)
+        if self._former_keyed is not None:
+            former = _digest(self._former_keyed, id_type, normal)
             if former in self._forgotten:
                 self._suppress(uid)
                 return None
@@ -90,19 +89,17 @@ class KeyRing:
 
     def former(self, id_type: IdType, raw: str) -> Uid | None:
         """As `pseudonym`, under the former key; None without a rotation."""
-        normal = None if self._former_mac is None else normalise(id_type, raw)
-        return None if normal is None or self._former_mac is None else _digest(self._former_mac, id_type, normal)
+        normal = None if self._former_keyed is None else normalise(id_type, raw)
+        return None if normal is None or self._former_keyed is None else _digest(self._former_keyed, id_type, normal)
 
     def pseudonym(self, id_type: IdType, raw: str) -> Uid | None:
         """As `uid`, also of a forgotten id: for what must be done about the id itself."""
         normal = normalise(id_type, raw)
-        return None if normal is None else _digest(self._mac, id_type, normal)
+        return None if normal is None else _digest(self._keyed, id_type, normal)
 
     def event_id(self, source: str, raw: str) -> str:
         """What stands for an event's id at rest: 32 hex characters. Senders make ids of what they have, users' too."""
-        mac = self._mac.copy()
-        mac.update(b"event\0" + source.encode() + b"\0" + raw.encode())
-        return mac.hexdigest()[:32]
+        return self._keyed.digest(b"event\0" + source.encode() + b"\0" + raw.encode())[:16].hex()
 
     def mark(self, kind: MarkKind, raw: str) -> str:
         """What stands for an address: 32 hex characters, the same for its spellings; "" for what is none.
@@ -112,26 +109,40 @@ class KeyRing:
         normal = _normal_ip(raw) if kind == "ip" else _normal_address(raw)
         if not normal:
             return ""
-        mac = self._mac.copy()
-        mac.update(b"mark." + kind.encode() + b"\0" + normal.encode("utf-8", "replace"))
-        return mac.hexdigest()[:32]
+        return self._keyed.digest(b"mark." + kind.encode() + b"\0" + normal.encode("utf-8", "replace"))[:16].hex()
 
 
-def _mac(key: bytes) -> hmac.HMAC:
-    if len(key) != KEY_BYTES:
-        raise ConfigError("pseudonym key", [f"{len(key)} bytes, {KEY_BYTES} are needed"])
-    return hmac.new(key, digestmod=hashlib.sha256)
+class Keyed:
+    """HMAC-SHA-256 (RFC 2104) under one key, whose two blocks are hashed once: 0.65 us a text, where copies of a
+    `hmac.HMAC` take 1.1 and twice that between the other steps of a bid. Raises ConfigError.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ConfigError("pseudonym key", [f"{len(key)} bytes, {KEY_BYTES} are needed"])
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, text: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
-def _digest(keyed: hmac.HMAC, id_type: IdType, normal: str) -> Uid:
-    mac = keyed.copy()
-    mac.update(id_type.encode() + b"\0" + normal.encode())
-    return mac.digest()[:16]
+def _digest(keyed: Keyed, id_type: IdType, normal: str) -> Uid:
+    return keyed.digest(id_type.encode() + b"\0" + normal.encode())[:16]
 
 
 def _normal_ip(raw: str) -> str:
-    with suppress(OSError, ValueError):
+    try:
         socket.inet_pton(socket.AF_INET, raw)  # takes the one spelling of such an address, in 0.3 us for 5
+    except (OSError, ValueError):
+        pass
+    else:
         return raw
     try:
         return ipaddress.ip_address(raw.strip()).compressed
@@ -170,6 +181,8 @@ def normalise(id_type: IdType, raw: str) -> str | None:
     """
     text = raw.strip()
     lower = text.lower()
+    if id_type == "device" and _UUID.fullmatch(lower):  # what nearly all of them are, known by one look
+        return None if _ZEROS.fullmatch(lower) else lower
     if not text or len(text) > MAX_ID_CHARS or _ZEROS.fullmatch(text) or lower in _PLACEHOLDERS:
         return None
     if _UNPRINTABLE.search(text):
