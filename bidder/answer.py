@@ -37,8 +37,8 @@ def price_text(micros: int) -> bytes:
     return b"%d.%06d" % divmod(micros, 1_000_000)
 
 
-def bid(sent: Sent, urls: UrlParts) -> bytes:
-    """One bid object, 4.2.3."""
+def bid(sent: Sent, urls: UrlParts) -> list[bytes]:
+    """The pieces of one bid object, 4.2.3."""
     server = sent.server
     parts = [
         b'{"id":"', sent.bid_id, b'","impid":', _encode(sent.imp_id), b',"price":', price_text(sent.price_micros),
@@ -49,7 +49,7 @@ def bid(sent: Sent, urls: UrlParts) -> bytes:
     if sent.deal:
         parts += [b',"dealid":', _encode(sent.deal)]
     parts.append(b"}")
-    return b"".join(parts)
+    return parts
 
 
 def no_bid(request_id: str, code: int) -> bytes:
@@ -63,12 +63,17 @@ def no_bid(request_id: str, code: int) -> bytes:
 
 def response(request_id: str, bids: Sequence[Sent], currency: str, urls: UrlParts) -> bytes:
     """A BidResponse of one bid or more, grouped by seat; its `bidid` is the id of the first."""
-    head = b'{"id":%b,"bidid":"%b","cur":"%b","seatbid":[' % (_encode(request_id), bids[0].bid_id, currency.encode())
-    if len(bids) == 1:
-        return b'%b{"seat":%b,"bid":[%b]}]}' % (head, bids[0].seat, bid(bids[0], urls))
     seats: dict[bytes, list[bytes]] = {}
     for sent in bids:
-        seats.setdefault(sent.seat, []).append(bid(sent, urls))
-    return (
-        head + b",".join(b'{"seat":%b,"bid":[%b]}' % (seat, b",".join(found)) for seat, found in seats.items()) + b"]}"
-    )
+        seat = seats.get(sent.seat)
+        if seat is None:
+            seats[sent.seat] = bid(sent, urls)
+        else:
+            seat += [b",", *bid(sent, urls)]
+    parts = [b'{"id":', _encode(request_id), b',"bidid":"', bids[0].bid_id, b'","cur":"', currency.encode(), b'"']
+    between = b',"seatbid":[{"seat":'
+    for name, found in seats.items():
+        parts += [between, name, b',"bid":[', *found, b"]}"]
+        between = b',{"seat":'
+    parts.append(b"]}")
+    return b"".join(parts)

@@ -22,7 +22,6 @@ from bidder.endpoints import Endpoint
 from bidder.experiments import NONE, Assignment, assign
 from bidder.funnel import SENT, Funnel
 from bidder.metrics import Metrics
-from bidder.offers import Offer
 from bidder.openrtb import BadRequest, Reason, Request, nbr
 from bidder.overload import Pressure
 from bidder.privacy import after_lookup
@@ -32,7 +31,7 @@ from bidder.quoting import Quote
 from bidder.record import bid_event
 from bidder.serving import Serving
 from bidder.tastes import RESULTS
-from bidder.tokens import WORKER_BYTES, Signer, bid_id_text
+from bidder.tokens import WORKER_BYTES, Signer
 from bidder.user_ids import user_uid
 from dmp.events import Event
 from dmp.lookup import Lookup
@@ -140,7 +139,7 @@ class Bidder:
         deadline_s = (
             pressure.since_s(arrived_s) + (min(tmax_ms, MAX_TMAX_MS) - exchange.network_ms - exchange.margin_ms) / 1000
         )
-        if deadline_s <= time.monotonic():
+        if deadline_s <= arrived_s:
             return self._no_bids(Reason.NO_TIME, arrived_s, request, endpoint)
         privacy = decide_privacy(request, self._policy)
         uid = user_uid(request, endpoint.name, self._ring, self._settings.eid_sources) if privacy.use_ids else None
@@ -214,28 +213,26 @@ class Bidder:
 
     def _sent(self, call: Call, decision: Decision, assigned: Assignment) -> bytes:
         """Sign, put together, write down."""
-        bids, names = [], []
+        bids = []
         for held in call.held:
             self._bids += 1
             bid_id = self._worker + self._bids.to_bytes(_COUNTER_BYTES)
-            name = bid_id_text(bid_id)
-            bids.append(signing.signed(call, decision, held, bid_id, name, self._signer))
-            names.append(name)
+            bids.append(signing.signed(call, decision, held, bid_id, self._signer))
         body = signing.body(call, decision.currency, bids)
         # From here on nothing can fail.
-        for name, held in zip(names, call.held, strict=True) if not call.request.test else ():
-            self._note(call.serving, held.offer)
-            arm = assigned.arm_of.get(call.serving.snapshot.names[held.offer.ad_index], "")
-            self._log(partial(bid_event, name, call, decision, held.offer, arm, self._ring))
+        for sent, held in zip(bids, call.held, strict=True) if not call.request.test else ():
+            campaign = call.serving.snapshot.names[held.offer.ad_index]
+            self._note(campaign, held.offer.quote)
+            arm = assigned.arm_of.get(campaign, "")
+            self._log(partial(bid_event, sent.bid_id, call, decision, held.offer, arm, self._ring))
         counts = self._counts
         counts[self._bids_slot] += len(bids)
         counts[self._statuses[OK]] += 1
         self._latency.observe(int((time.monotonic() - call.arrived_s) * 1e6))
         return body
 
-    def _note(self, serving: Serving, offer: Offer) -> None:
+    def _note(self, campaign: str, quote: Quote | None) -> None:
         """Count a bid and how it was priced, and let the pacing see it."""
-        campaign, quote = serving.snapshot.names[offer.ad_index], offer.quote
         self._funnel.count(campaign, SENT)
         if quote is not None:
             if quote.how:

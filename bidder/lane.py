@@ -54,9 +54,9 @@ class _Due:
         self.put(answer)
         self.lane.send()
 
-    def put(self, answer: Answer | None) -> None:
-        """The answer is there; None = it will come."""
-        if self.asked is not None and answer is not None:
+    def put(self, answer: Answer) -> None:
+        """The answer is there."""
+        if self.asked is not None:
             version, accepts, endpoint = self.asked
             self.more, answer = also(version, accepts, answer, endpoint.exchange)
         self.answer = answer
@@ -203,7 +203,8 @@ class Lane(Protocol):
             if self._parked:
                 data, self._parked = self._parked + data, b""
             elif self._again(data):
-                self._read_no_further()
+                if len(self._due) > MAX_PIPELINED:
+                    self._pause(True)
                 return
             if not data.startswith(START) or _UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 1 or len(data)):
                 self._not_a_bid(data, now_s)
@@ -233,10 +234,6 @@ class Lane(Protocol):
             if whole:
                 self._learn(data)
         self.send()
-        self._read_no_further()
-
-    def _read_no_further(self) -> None:
-        """Stop reading when too many answers are due."""
         if len(self._due) > MAX_PIPELINED:
             self._pause(True)
 
@@ -248,8 +245,10 @@ class Lane(Protocol):
         body = heads.body_of(head, data)
         if body is None:
             return False
-        self._due.append(self._ask(head.endpoint, body, head.encoding, head.version, head.accepts))
-        self.send()
+        due = self._ask(head.endpoint, body, head.encoding, head.version, head.accepts)
+        self._due.append(due)
+        if due.answer is not None:
+            self.send()
         return True
 
     def _learn(self, data: bytes) -> None:
@@ -408,7 +407,9 @@ class Lane(Protocol):
             return due
         if version or (accepts and endpoint.exchange.gzip_answers):
             due.asked = version, accepts, endpoint
-        due.put(self._port.handle(body, endpoint, self._seen_s, due))
+        answer = self._port.handle(body, endpoint, self._seen_s, due)
+        if answer is not None:
+            due.put(answer)
         return due
 
     def _turned_away(self, status: int) -> int:

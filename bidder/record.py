@@ -23,19 +23,16 @@ _UNQUOTED = Quote(0.0, 1.0, 0.0)
 SHADOWED = 16  # one bid in so many is scored by the challenger too, after its answer is out; about 0.2 ms each
 
 
-def bid_event(bid_id: str, call: Call, decision: Decision, offer: Offer, arm: str, ring: KeyRing) -> Bid:
-    """The record of one bid of a call. arm: of an experiment, "" for none. ring: makes the mark of the address.
+def bid_event(name: bytes, call: Call, decision: Decision, offer: Offer, arm: str, ring: KeyRing) -> Bid:
+    """The record of one bid of a call. name: its id. arm: of an experiment, "" for none. ring: marks the address.
 
     Of a user who may not train nothing is kept, and the vector is without the user too (P-16, P-50).
     """
     request, serving, privacy = call.request, call.serving, call.privacy
     user = permitted(call.user, privacy) if privacy.train else None
-    row = offer.row
-    if user is None:
-        for column in USER_COLUMNS if row else ():
-            row[column] = NAN
-    elif user.vector:
+    if user is not None and user.vector:
         user = replace(user, vector=decision.vector)  # what the models saw
+    bid_id = name.decode()
     snapshot = serving.snapshot
     ad = snapshot.ads[offer.ad_index]
     where = decision.contexts[offer.imp_index]
@@ -58,7 +55,7 @@ def bid_event(bid_id: str, call: Call, decision: Decision, offer: Offer, arm: st
         at=offer.at,
         model="" if model is None else model.version,
         pctr=offer.pctr,
-        vector=_VECTOR.pack(*row) if row else b"",
+        vector=_vector(offer, without_user=user is None),
         context=b"" if where is None else encode_context(where),
         user=user,
         ad=serving.logged[offer.ad_index],
@@ -75,6 +72,19 @@ def bid_event(bid_id: str, call: Call, decision: Decision, offer: Offer, arm: st
         shadow_pctr=shadow_pctr,
         ip=_mark(call, ring) if privacy.train and privacy.measure else "",
     )
+
+
+def _vector(offer: Offer, without_user: bool) -> bytes:
+    """The features an offer was scored by, b"" without a model."""
+    if not offer.sides:
+        return b""
+    if without_user:
+        row = offer.row
+        for column in USER_COLUMNS:
+            row[column] = NAN
+        return _VECTOR.pack(*row)
+    request, campaign, pair = offer.sides
+    return _VECTOR.pack(*request, *campaign, *pair)
 
 
 def in_shadow(

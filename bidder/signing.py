@@ -1,6 +1,7 @@
 """Bids as they are sent: their tokens, and the bytes of the answer they stand in."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from bidder import answer, transparency
 from bidder.answer import Sent
@@ -9,15 +10,17 @@ from bidder.decide import Decision
 from bidder.markup import for_imp
 from bidder.offers import Offer
 from bidder.reserving import multiplier_milli
-from bidder.tokens import Signer, text_field
+from bidder.tokens import Signer, text_field, url_safe
 from bidder.vast import PRICE
 
+_currency = lru_cache(64)(text_field)
 
-def signed(call: Call, decision: Decision, held: Held, bid_id: bytes, name: str, signer: Signer) -> Sent:
-    """One bid of a call. bid_id: 12 bytes; name: the same as text."""
+
+def signed(call: Call, decision: Decision, held: Held, bid_id: bytes, signer: Signer) -> Sent:
+    """One bid of a call. bid_id: 12 bytes."""
     request, serving, offer = call.request, call.serving, held.offer
     imp = request.imp[offer.imp_index]
-    fields = call.endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + text_field(decision.currency)
+    fields = call.endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + _currency(decision.currency)
     server, browser = signer.pair(
         bid_id, call.issued_s, held.hold_s, offer.price_usd_micros, fields, call.joined, bool(request.test),
         call.privacy.frequency_cap, multiplier_milli(imp),
@@ -27,7 +30,7 @@ def signed(call: Call, decision: Decision, held: Held, bid_id: bytes, name: str,
     if request.regs is not None:
         tail += _transparency(call, decision, offer)
     return Sent(
-        name.encode(), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, held.hold_s, offer.deal
+        url_safe(bid_id), imp.id, offer.price_micros, server, browser, parts.seat, adm, tail, held.hold_s, offer.deal
     )
 
 

@@ -121,7 +121,7 @@ class Signer:
     def _signed(self, body: bytes) -> bytes:
         mac = self._mac.copy()
         mac.update(body)
-        return _url_safe(body + mac.digest())
+        return url_safe(body + mac.digest())
 
     def read(self, text: str) -> Token:
         """The token that `text` is; raises Forged."""
@@ -133,7 +133,7 @@ class Signer:
         except (Base64Error, ValueError):
             raise Forged("not base64") from None
         body, given = data[:-MAC_BYTES], data[-MAC_BYTES:]
-        if len(body) < _HEAD.size or body[0] != VERSION or _url_safe(data) != text.encode():
+        if len(body) < _HEAD.size or body[0] != VERSION or url_safe(data) != text.encode():
             raise Forged("not a token")
         for (key_id, keyed), pad in zip(self._macs, self._pads, strict=True):
             if key_id != body[1]:
@@ -145,7 +145,7 @@ class Signer:
         raise Forged("signature")
 
 
-def _url_safe(data: bytes) -> bytes:
+def url_safe(data: bytes) -> bytes:
     """Base64 of RFC 4648, section 5, without padding."""
     return b2a_base64(data, newline=False).translate(_ALPHABET, b"=")
 
@@ -190,7 +190,7 @@ def _parse(body: bytes, pad: "hashlib.blake2b") -> Token:
 
 
 def bid_id_text(bid_id: bytes) -> str:
-    return _url_safe(bid_id).decode()
+    return url_safe(bid_id).decode()
 
 
 def _seal(pad: "hashlib.blake2b", bid_id: bytes, uid: Uid) -> bytes:

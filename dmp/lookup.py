@@ -50,9 +50,7 @@ class _Read:
 
     __slots__ = ("callback", "deadline_s", "lookup", "uid")
 
-    def __init__(
-        self, lookup: "Lookup", uid: Uid, deadline_s: float, callback: Callable[[User | None], None]
-    ) -> None:
+    def __init__(self, lookup: "Lookup", uid: Uid, deadline_s: float, callback: Callable[[User | None], None]) -> None:
         self.lookup = lookup
         self.uid = uid
         self.deadline_s = deadline_s

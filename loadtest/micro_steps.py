@@ -185,7 +185,7 @@ def _cases(
             call = Call(request, endpoint, served, privacy, uid, 0.0, 0.0, _nobody, user, now_us, now_us // 1_000_000)
             held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros))
             bid_id = worker + number.to_bytes(6)
-            sent = signed(call, decision, held, bid_id, bid_id_text(bid_id), signer)
+            sent = signed(call, decision, held, bid_id, signer)
             others = [ad for ad in range(len(snapshot.ads)) if ad not in candidates[:CANDIDATES]]
             yield Case(
                 body, request, privacy, uid, user, seen, candidates, where, floor, scores, decision, call, held, sent,
@@ -330,7 +330,7 @@ def _after(
     def sign() -> None:
         for number, case in enumerate(cases):
             bid_id = worker + number.to_bytes(6)
-            signed(case.call, case.decision, case.held, bid_id, bid_id_text(bid_id), signer)
+            signed(case.call, case.decision, case.held, bid_id, signer)
 
     def markup() -> None:
         for case in cases:
@@ -344,7 +344,7 @@ def _after(
         for start in range(0, len(cases), LOGGED):
             events.encode_all(
                 [
-                    bid_event("AAAAAAAAAAAAAAAA", case.call, case.decision, case.held.offer, "", ring)
+                    bid_event(b"AAAAAAAAAAAAAAAA", case.call, case.decision, case.held.offer, "", ring)
                     for case in cases[start : start + LOGGED]
                 ]
             )

@@ -525,7 +525,7 @@ def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | 
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
     call = a_call(request, a_snapshot(a_campaign()), user, PrivacyDecision(train=train))
-    logged = bid_event("b", call, found, offer, "", KeyRing(bytes(32)))
+    logged = bid_event(b"b", call, found, offer, "", KeyRing(bytes(32)))
     blank = [
         column for column, value in enumerate(struct.unpack(f"<{len(FEATURES)}d", logged.vector)) if math.isnan(value)
     ]

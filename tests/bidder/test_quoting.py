@@ -119,7 +119,7 @@ def test_what_scores_say_of_a_user_is_not_logged_for_one_who_may_not_train() -> 
     quote = Quote(1e6, 1.0, 1e6, "constant", quality=-5.0)
     offer = msgspec.structs.replace(found.offers[0][0], quote=quote)
     calls = [a_call(request, a_snapshot(a_campaign()), NOBODY, PrivacyDecision(train=train)) for train in (False, True)]
-    logged = [bid_event("b", call, found, offer, "", KeyRing(bytes(32))) for call in calls]
+    logged = [bid_event(b"b", call, found, offer, "", KeyRing(bytes(32))) for call in calls]
     assert [bid.quality for bid in logged] == [0.0, -5.0]
     assert logged[1].shading == "constant"
 
