@@ -99,7 +99,7 @@ def decide(
     vector, taste = UNASKED
     if user is not None and user.vector:
         vector, taste = snapshot.tastes.lately(user, request.id, now_us)
-        seen = replace(seen, user=replace(user, vector=vector))
+        user = replace(user, vector=vector)
     offers: list[tuple[Offer, ...]] = [()] * len(imps)
     contexts: list[Context | None] = [None] * len(imps)
     names = Counter(imp.id for imp in imps) if len(imps) > 1 else {}
@@ -115,7 +115,9 @@ def decide(
             continue
         candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
         if candidates:
-            offers[i], contexts[i] = offers_for(i, candidates, seen, snapshot, currency, wanted, exchange.open_bids)
+            offers[i], contexts[i] = offers_for(
+                i, candidates, seen, user, snapshot, currency, wanted, exchange.open_bids
+            )
             if not offers[i]:
                 reasons[i] = Reason.BELOW_FLOOR
     if len(imps) > 1:

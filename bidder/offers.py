@@ -6,8 +6,7 @@ themselves, so that a deal is answered however dear the ads of the open auction 
 priced, as a price costs as much as a score.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -19,8 +18,10 @@ from bidder.quoting import Quote, Quotes
 from bidder.scoring import Scores, score
 from bidder.snapshot import Snapshot
 from bidder.view import View, context
+from dmp.schema import User
 from models.context import Context
-from models.pairs import row_of
+from models.features import in_columns
+from models.pairs import Columns, row_of
 
 MOST_SCORED = 1_000
 """Ads scored for one imp before its best is taken for the best of all: about 0.7 ms, and no eligible ad is left out in
@@ -30,6 +31,17 @@ POD_CHOICES = 20  # offers kept for a pod to be filled from
 OPEN: tuple[tuple[int, Deal | None], ...] = ((0, None),)
 
 
+class Features(Struct, frozen=True, gc=False):
+    """What a model saw of one candidate. request: in parts; campaign: of its ad; pairs: of all candidates by column,
+    this one at `position`.
+    """
+
+    request: tuple[list[float], ...]
+    campaign: list[float]
+    pairs: Columns
+    position: int
+
+
 class Offer(Struct, frozen=True, gc=False):
     """One bid we are willing to make.
 
@@ -37,8 +49,8 @@ class Offer(Struct, frozen=True, gc=False):
     as it will be sent. price_usd_micros: the same in the currency of budgets. value_micros: what the impression is
     worth to us, CPM micro-USD. floor_micros: the floor it met, in `currency`. at: auction type that priced it. deal: id
     to echo, "" for the open auction. lot: 0 for that, else 1 + the position of the deal; bids of different lots stand
-    beside each other (implementation guide, 7.3). pctr: calibrated click probability, the prior without a model. sides:
-    the features behind it, of request, campaign and pair; () without a model. quote: pace and shading.
+    beside each other (implementation guide, 7.3). pctr: calibrated click probability, the prior without a model.
+    features: those behind it, None without a model. quote: pace and shading.
     """
 
     imp_index: int
@@ -51,7 +63,7 @@ class Offer(Struct, frozen=True, gc=False):
     at: int
     deal: str
     pctr: float
-    sides: tuple[list[float], ...] = ()
+    features: Features | None = None
     lot: int = 0
     quote: Quote | None = None
 
@@ -63,7 +75,10 @@ class Offer(Struct, frozen=True, gc=False):
     @property
     def row(self) -> list[float]:
         """The features in column order, [] without a model; joined here because one offer in five is logged."""
-        return [*chain.from_iterable(self.sides)]
+        known = self.features
+        if known is None:
+            return []
+        return [*in_columns(*known.request), *known.campaign, *row_of(known.pairs, known.position)]
 
 
 class Auction(Struct, frozen=True, gc=False):
@@ -86,35 +101,40 @@ class Auction(Struct, frozen=True, gc=False):
 
 
 def offers_for(
-    index: int, mask: int, seen: View, snapshot: Snapshot, currency: str, wanted: int, kept: int = 1
+    index: int, mask: int, seen: View, user: User | None, snapshot: Snapshot, currency: str, wanted: int, kept: int = 1
 ) -> tuple[tuple[Offer, ...], Context | None]:
     """Offers for one imp, best first, from the ads of a non-empty mask; no offer means all are below the floor.
 
-    index: position in `request.imp`. wanted: how many offers may be of use, at least `kept`; a pod may use more. kept:
-    offers of one lot that no ad left out may beat, as they are sent together.
+    index: position in `request.imp`. user: as the models may see them. wanted: how many offers may be of use, at least
+    `kept`; a pod may use more. kept: offers of one lot that no ad left out may beat, as they are sent together.
     """
     settings = snapshot.settings
     imp = seen.request.imp[index]
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, settings.rates)
     deals = targeting.deals_of(imp) if imp.pmp is not None else ()
-    guided = guidance(imp)
+    timed = imp.video is not None or imp.audio is not None
+    guided = guidance(imp) if timed else {}
     if floor is None and not deals and not guided:
         return (), None
     rate = settings.rates[currency]
     floor_usd = round((floor or 0) * rate)
     limit = settings.max_candidates
     floor_bound = 0 if deals or guided else floor_usd - 1  # a micro for rounding; deals have floors of their own
-    lots = _lots(mask, deals, snapshot) if deals else [mask]
-    candidates = _next(lots, 0, limit, [floor_bound] * len(lots), snapshot)
+    if deals:
+        lots = _lots(mask, deals, snapshot)
+        candidates = _next(lots, 0, limit, [floor_bound] * len(lots), snapshot)
+    else:
+        lots = [mask]
+        candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
     if not candidates:
         return (), None
     fences = snapshot.index.fences
     inside = () if seen.lat is None else tuple(fence.number for fence in fences.at(seen.lat, seen.lon))
     where = context(seen, imp, floor_usd, inside)
-    if pod_of(imp):
+    if timed and pod_of(imp):
         kept, wanted = POD_CHOICES, max(wanted, POD_CHOICES)
     auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted, deals)
-    scores = score(candidates, where, seen, snapshot)
+    scores = score(candidates, where, user, seen.now_us, snapshot)
     offers = priced(auction, candidates, scores, seen.request.id, snapshot)
     # There may be more: go on until none of them can be worth more.
     while len(candidates) >= limit and len(candidates) < MOST_SCORED:
@@ -124,7 +144,7 @@ def offers_for(
         batch = _next(lots, after, limit, _bounds(len(lots), offers, kept, floor_bound, snapshot), snapshot)
         if not batch:
             break
-        scores = scores.with_more(score(batch, where, seen, snapshot))
+        scores = scores.with_more(score(batch, where, user, seen.now_us, snapshot))
         candidates += batch
         offers = priced(auction, candidates, scores, seen.request.id, snapshot)
         limit *= 2
@@ -195,7 +215,7 @@ def priced(
     used: set[tuple[int, int]] = set()
     ceiling = _in_units(settings.max_price_micros, rate)
     imp, guided, deals = auction.imp, auction.guided, auction.deals
-    for position in sorted(range(len(values)), key=ranks.__getitem__, reverse=True):  # the better bound first on a tie
+    for position in best_first(ranks):
         ad = candidates[position]
         owner = snapshot.owners[ad]
         below = False
@@ -234,7 +254,7 @@ def priced(
                     at,
                     "" if deal is None else deal.id,
                     chances[position],
-                    (scores.request, snapshot.values[ad], row_of(scores.pairs, position)) if scores.request else (),
+                    Features(scores.request, snapshot.values[ad], scores.pairs, position) if scores.request else None,
                     lot,
                     quote,
                 )
@@ -245,6 +265,12 @@ def priced(
             if below and not guided and not drawn:
                 break  # every further ad is worth less
     return tuple(found)
+
+
+def best_first(ranks: Sequence[float]) -> Iterator[int]:
+    """Positions by falling rank, on a tie the better bound first; mostly nobody asks for the second."""
+    yield ranks.index(max(ranks))
+    yield from sorted(range(len(ranks)), key=ranks.__getitem__, reverse=True)[1:]
 
 
 def _deals(deals: Sequence[Deal], ad: int, snapshot: Snapshot) -> list[tuple[int, Deal | None]]:
@@ -263,8 +289,6 @@ def _in_units(most_micros: int, rate: float) -> int:
 
 def guidance(imp: Imp) -> dict[str, Timed]:
     """The media of an imp that set floors by length."""
-    if imp.video is None and imp.audio is None:
-        return {}
     return {
         name: timed
         for name, timed in (("video", imp.video), ("audio", imp.audio))

@@ -35,6 +35,6 @@ class Parts:
 
     def of(self, where: Context) -> tuple[list[float], list[float], tuple[Masks, Masks]]:
         """The features of place and reader, and the masks of both."""
-        place, place_mask = self._place(features.place_of(where))
-        reader, reader_mask = self._reader(features.reader_of(where))
+        place, place_mask = self._place[features.place_of(where)]
+        reader, reader_mask = self._reader[features.reader_of(where)]
         return place, reader, (place_mask, reader_mask)

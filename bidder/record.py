@@ -76,15 +76,13 @@ def bid_event(name: bytes, call: Call, decision: Decision, offer: Offer, arm: st
 
 def _vector(offer: Offer, without_user: bool) -> bytes:
     """The features an offer was scored by, b"" without a model."""
-    if not offer.sides:
+    row = offer.row
+    if not row:
         return b""
     if without_user:
-        row = offer.row
         for column in USER_COLUMNS:
             row[column] = NAN
-        return _VECTOR.pack(*row)
-    request, campaign, pair = offer.sides
-    return _VECTOR.pack(*request, *campaign, *pair)
+    return _VECTOR.pack(*row)
 
 
 def in_shadow(

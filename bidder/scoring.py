@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from bidder.results import PAID_RESULTS
 from bidder.snapshot import Snapshot
-from bidder.view import View
+from dmp.schema import User
 from models import features
 from models.context import Context
 from models.features import NOW_COLUMNS
@@ -13,13 +13,13 @@ from models.pairs import Columns, pair_columns
 
 class Scores(Struct, frozen=True, gc=False):
     """chances: calibrated click probability per candidate. expected: what its campaign pays for, expected of this
-    impression (`bidder.results`). request, pairs: the features of the two sides that are computed per request and for
-    its candidates; empty without a model.
+    impression (`bidder.results`). request, pairs: the features of the two sides that are computed per request, in
+    parts as `features.in_columns` takes them, and for its candidates; empty without a model.
     """
 
     chances: list[float]
     expected: list[float]
-    request: list[float]
+    request: tuple[list[float], ...]
     pairs: Columns
 
     def with_more(self, more: "Scores") -> "Scores":
@@ -34,24 +34,25 @@ class Scores(Struct, frozen=True, gc=False):
         )  # fmt: skip
 
 
-def score(candidates: list[int], where: Context, seen: View, snapshot: Snapshot) -> Scores:
-    """candidates: positions in `snapshot.ads`."""
+def score(candidates: list[int], where: Context, user: User | None, now_us: int, snapshot: Snapshot) -> Scores:
+    """candidates: positions in `snapshot.ads`. user: None = nothing may be or could be read about the user."""
     model, masks, parts = snapshot.model, snapshot.masks, snapshot.parts
     if model is None or masks is None or parts is None:
         chances = [snapshot.settings.prior_ctr] * len(candidates)
         expected = [0.0 if snapshot.goals[ad] in PAID_RESULTS else snapshot.settings.prior_ctr for ad in candidates]
-        return Scores(chances, expected, [], [])
-    user = seen.user if snapshot.settings.use_tags else None
-    now = features.now_values(model.vocabulary, where, user, seen.now_us)
+        return Scores(chances, expected, (), [])
+    if not snapshot.settings.use_tags:
+        user = None
+    now = features.now_values(model.vocabulary, where, user, now_us)
     place, reader, folded = parts.of(where)
-    pairs = pair_columns(snapshot.columns, candidates, where, user, seen.now_us)
+    pairs = pair_columns(snapshot.columns, candidates, where, user, now_us)
     chances = model.chances(model.forest.candidate_scores(folded, masks, candidates, pairs, NOW_COLUMNS, now))
-    request = features.in_columns(place, reader, now)
     ratios = snapshot.ratios
     if ratios is not None:
         chances = [min(1.0, chance * ratios[ad]) for ad, chance in zip(candidates, chances, strict=True)]
     expected = chances
     if snapshot.by_results:
         goals = [snapshot.goals[ad] for ad in candidates]
+        request = features.in_columns(place, reader, now)
         expected = snapshot.results.expected(goals, chances, candidates, request, pairs)
-    return Scores(chances, expected, request, pairs)
+    return Scores(chances, expected, (place, reader, now), pairs)

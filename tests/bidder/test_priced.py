@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder.offers import POD_CHOICES, Auction, Offer, guidance, priced
+from bidder.offers import POD_CHOICES, Auction, Offer, best_first, guidance, priced
 from bidder.openrtb import Deal, Imp
 from bidder.pacing import FULL, Pace
 from bidder.pricing import floor_micros, length_floor, price_micros, value_micros
@@ -111,7 +111,7 @@ def slowly(made: Snapshot, imp: Imp, at: int, currency: str, chances: list[float
             if price is not None:
                 offer = Offer(
                     0, ad, price, round(price * rate), value, least, currency, kind, deal.id if deal else "",
-                    chances[ad], (), lot, quote,
+                    chances[ad], None, lot, quote,
                 )  # fmt: skip
                 found.append((-worth, ad, lot, offer))
     found.sort(key=lambda one: one[:3])
@@ -151,7 +151,7 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
     chances = data.draw(st.lists(st.sampled_from([1e-6, 0.001, 0.002, 1.0]), min_size=count, max_size=count))
     offered = tuple(deals_of(imp))
     floor = floor_micros(imp.bidfloor, imp.bidfloorcur, currency, RATES)
-    scores = Scores(chances, chances, [], [])
+    scores = Scores(chances, chances, (), [])
     pod = imp.video is not None and imp.video.poddur
     auction = Auction(
         0, imp, at, currency, RATES[currency], floor, guidance(imp), WHERE, max(wanted, POD_CHOICES if pod else 0),
@@ -182,3 +182,8 @@ def test_floors_by_length_of_one_medium_leave_the_other_its_own_floor(guided: st
     made = a_snapshot(*both)
     floors = {made.by_ad[offer.ad_index].id: offer.floor_micros for offer in found.offers[0]}
     assert floors == {"video": 500_000, "audio": 500_000} | {guided: 1_500_000}
+
+
+@given(st.lists(st.one_of(st.integers(0, 5), st.floats(0, 5)), min_size=1, max_size=20))
+def test_the_best_come_first_and_of_equals_the_one_with_the_better_bound(ranks: list[float]) -> None:
+    assert [*best_first(ranks)] == sorted(range(len(ranks)), key=lambda i: (-ranks[i], i))

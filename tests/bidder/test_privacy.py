@@ -12,7 +12,7 @@ from bidder import openrtb
 from bidder.config import BidderConfig
 from bidder.decide import Decision
 from bidder.gpp_sections import LAYOUTS
-from bidder.offers import Offer
+from bidder.offers import Features, Offer
 from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
 from bidder.record import bid_event
@@ -520,8 +520,8 @@ def test_a_capped_campaign_does_not_bid_where_its_contacts_would_not_be_counted(
 @pytest.mark.parametrize("user", [None, User(tags={1019: 80})])
 @pytest.mark.parametrize("train", [True, False])
 def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | None, train: bool) -> None:
-    sides = ([1.0] * N_REQUEST, [2.0] * N_CAMPAIGN, [3.0] * N_PAIR)
-    offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, sides)
+    seen = Features(([1.0] * N_REQUEST, [], []), [2.0] * N_CAMPAIGN, [3.0] * N_PAIR, 0)
+    offer = Offer(0, 0, 1_000_000, 1_000_000, 2_000_000, 0, "USD", 1, "", 0.01, seen)
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
     call = a_call(request, a_snapshot(a_campaign()), user, PrivacyDecision(train=train))
