@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -147,13 +148,13 @@ def profile(
         typer.echo(msgspec.json.encode(told))
         return
     title = f"user {found.user}, generation {found.generation}"
-    columns = ("weight", "as of", "source", "half-life", "lives", "made by", "")
-    table = Table(Column("tag", no_wrap=True), *columns, title=title)
+    columns = ("tag", "weight", "as of", "source", "half-life, lives", "made by")
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, box=box.SIMPLE)
     for tag in (*found.tags, *found.realtime):
-        lasting = (f"{tag.half_life_days} d" if tag.half_life_days else "none", f"{tag.ttl_days} d")
+        lasting = f"{f'{tag.half_life_days} d' if tag.half_life_days else 'none'}, {tag.ttl_days} d"
         made_by = f"{tag.rule} {tag.rule_sha256[:8]}".rstrip()
-        label = f"{tag.label_en} {tag.label_zh}".strip()
-        table.add_row(tag.tag, str(tag.weight), tag.as_of or "now", tag.source, *lasting, made_by, label)
+        named = f"{tag.tag}\n  {tag.label_en} {tag.label_zh}".rstrip()
+        table.add_row(named, str(tag.weight), tag.as_of or "now", tag.source, lasting, made_by)
     console.print(table)
     console.print(f"in {len(found.audiences)} audiences, {sum(c.count for c in found.contacts)} counted contacts")
 

@@ -61,7 +61,12 @@ def test_tags_are_built_shown_and_rolled_back_from_the_command_line(tagbid, tmp_
     shown = json.loads(tagbid("profile", "alice", "--json").stdout)
     assert (shown["generation"], shown["tags"]["interest.food"]) == (2, 100)
     assert "generation 1 is live" in tagbid("rollback").stdout
-    assert "interest.travel" in tagbid("profile", "alice").stdout
+    held = json.loads(tagbid("profile", "alice", "--json").stdout)["explained"]
+    told = tagbid("profile", "alice").stdout
+    assert "interest.travel" in told
+    # Eighty columns cut nothing off: what is too wide goes on in the next line.
+    assert "…" not in told
+    assert all(text in told for tag in held for text in (tag["tag"], tag["as_of"], tag["label_en"], tag["label_zh"]))
 
 
 def test_a_broken_event_file_ends_the_command_with_a_message_and_no_traceback(tagbid, tmp_path):
