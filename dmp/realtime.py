@@ -263,17 +263,8 @@ def interests(realtime: Realtime, now_us: int) -> dict[int, Sums]:
 def counts(realtime: Realtime, now_us: int, hours: int) -> Counts:
     """Events by kind in the running clock hour and the `hours` (at most 23) before it."""
     tags, end = ends(realtime.data)[:2]
-    return _added(realtime.data[tags:end], now_us // HOUR_US - hours)
-
-
-def daily_counts(realtime: Realtime, now_us: int, days: int) -> Counts:
-    """Events by kind in the running UTC day and the `days` (at most 13) before it."""
-    start, end = ends(realtime.data)[1:3]
-    return _added(realtime.data[start:end], now_us // DAY_US - days)
-
-
-def _added(table: bytes, since: int) -> Counts:
-    rows = [row[1:] for row in TILE_ROW.iter_unpack(table) if row[0] >= since]
+    since = now_us // HOUR_US - hours
+    rows = [row[1:] for row in TILE_ROW.iter_unpack(realtime.data[tags:end]) if row[0] >= since]
     return tuple(map(sum, zip(*rows, strict=True))) if rows else (0, 0, 0, 0, 0)  # type: ignore[return-value]
 
 

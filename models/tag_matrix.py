@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -62,14 +62,7 @@ def as_uids(joined: bytes) -> Uids:
     return np.frombuffer(joined, dtype="S16")
 
 
-def from_rows(uids: Uids, tags: npt.NDArray[Any], scores: npt.NDArray[Any]) -> TagMatrix:
-    """A matrix of parallel columns, one entry per user and tag, in any order."""
-    users, owner = np.unique(uids, return_inverse=True)
-    names, columns = np.unique(tags.astype(np.uint32), return_inverse=True)
-    return _sorted(users, names, owner, columns, scores)
-
-
-def read(path: Path, leave_out: Collection[int] = ()) -> TagMatrix:
+def read(path: Path | IO[bytes], leave_out: Collection[int] = ()) -> TagMatrix:
     """The `tags.parquet` of a generation, in two passes of bounded batches; a user whose only tags are left out stays.
 
     leave_out: tag ids that must not be learnt from.

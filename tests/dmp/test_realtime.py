@@ -168,7 +168,7 @@ def test_counts_are_of_the_tiles_asked_for():
     assert realtime.counts(it, NOW_US, 1) == (3, 1, 0, 0, 0)
     assert realtime.counts(it, NOW_US, 23) == (7, 1, 0, 0, 9)
     assert realtime.counts(it, NOW_US + DAY_US, 23) == (0, 0, 0, 0, 0)
-    assert realtime.daily_counts(it, NOW_US, 13) == (5, 0, 0, 7, 0)
+    assert realtime.parts(it).days == {day: (5, 0, 0, 0, 0), day - 13: (0, 0, 0, 7, 0)}
 
 
 def test_keywords_last_a_day():

@@ -1,13 +1,21 @@
 """Impressions with a known truth."""
 
+import io
+from typing import Any
+
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dmp.events import Bid, Click, Event, Impression
 from dmp.schema import User
 from dmp.taxonomy import INTERESTS
+from models import tag_matrix
 from models.context import Ad, Context, encode_ad, encode_context
 from models.dataset import Rows
+from models.tag_matrix import TagMatrix, Uids
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
@@ -68,3 +76,15 @@ def notice(kind: type[Impression] | type[Click], number: int, time_us: int) -> E
         event_id=f"b{number}:{kind.__name__.lower()}", bid_id=f"b{number}", imp_id="1", time_us=time_us,
         campaign="travel", creative="t1",
     )  # fmt: skip
+
+
+def tag_matrix_of(uids: Uids, tags: npt.NDArray[Any], scores: npt.NDArray[Any]) -> TagMatrix:
+    """What is read of a generation with these rows, one per user and tag."""
+    columns = {
+        "uid": pa.Array.from_buffers(pa.binary(16), len(uids), [None, pa.py_buffer(uids.tobytes())]),
+        "tag": tags.astype(np.uint32),
+        "score": scores.astype(np.uint8),
+    }
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return tag_matrix.read(file)

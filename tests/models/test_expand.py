@@ -22,6 +22,7 @@ from dmp.store import Store, generation_folder, read_users
 from dmp.taxonomy import INTERESTS, tag_id, tag_name
 from models import expand, tag_matrix
 from models.config import ModelsConfig
+from tests.models.factories import tag_matrix_of
 
 SECOND = 1_000_000
 NOW = 4_000_000_000 * SECOND - 365 * 86_400 * SECOND  # far enough ahead that the store's own clock ends nothing
@@ -148,7 +149,7 @@ def test_no_exact_size_is_in_the_report(stage: Stage) -> None:
 
 
 def test_a_tag_that_spells_the_seed_out_is_named_in_the_warnings(stage: Stage) -> None:
-    matrix = tag_matrix.from_rows(
+    matrix = tag_matrix_of(
         tag_matrix.as_uids(b"".join(stage.uids[:SEED] + stage.uids)),
         np.repeat([INTERESTS[0], INTERESTS[1]], [SEED, USERS]),
         np.full(SEED + USERS, 50),

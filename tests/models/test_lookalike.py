@@ -10,6 +10,7 @@ from dmp.errors import SeedTooSmall
 from models import lookalike, tag_matrix
 from models.lookalike import NothingToExpand, Settings, expand
 from models.tag_matrix import Rows, TagMatrix
+from tests.models.factories import tag_matrix_of
 
 QUICK = Settings(threads=1, rounds=40)
 USERS, TAGS = 12_000, 24
@@ -30,7 +31,7 @@ def a_world(signal: bool = True, seed_size: int = 600, number: int = 1) -> tuple
         scores[wanted, :2] += 30
     owner, tag = np.nonzero(holds)
     uids = tag_matrix.as_uids(rng.bytes(16 * USERS))
-    matrix = tag_matrix.from_rows(uids[owner], tag + 1, scores[owner, tag])
+    matrix = tag_matrix_of(uids[owner], tag + 1, scores[owner, tag])
     rows = matrix.rows_of(uids[wanted])
     return matrix, np.sort(rng.choice(rows, seed_size, replace=False)), rows
 
@@ -61,7 +62,7 @@ def test_an_interaction_that_the_centroid_cannot_see_is_found() -> None:
     holds = rng.random((USERS, 8)) < 0.5
     owner, tag = np.nonzero(holds)
     uids = tag_matrix.as_uids(rng.bytes(16 * USERS))
-    matrix = tag_matrix.from_rows(uids[owner], tag, np.full(len(tag), 50))
+    matrix = tag_matrix_of(uids[owner], tag, np.full(len(tag), 50))
     wanted = matrix.rows_of(uids[holds[:, 0] ^ holds[:, 1]])
     measured = expand(matrix, np.sort(rng.choice(wanted, 800, replace=False)), 5, QUICK, 1).measured
     assert measured.recall[10] > 1.5 * measured.centroid_recall[10]
@@ -72,7 +73,7 @@ def test_a_tag_that_spells_the_seed_out_is_dropped_and_named() -> None:
     rng = np.random.default_rng(2)
     owner = np.repeat(np.arange(len(matrix)), np.diff(matrix.starts))
     marked = np.concatenate((seed[:570], rng.choice(len(matrix), 100, replace=False)))
-    leaky = tag_matrix.from_rows(
+    leaky = tag_matrix_of(
         np.concatenate((matrix.uids[owner], matrix.uids[marked])),
         np.concatenate((matrix.tags[matrix.columns], np.full(len(marked), 999))),
         np.concatenate((matrix.scores, np.full(len(marked), 80))),
@@ -87,7 +88,7 @@ def test_a_strong_trait_that_many_others_share_is_no_leak() -> None:
     rng = np.random.default_rng(3)
     uids = tag_matrix.as_uids(rng.bytes(16 * USERS))
     holder = np.arange(USERS) < 1_740
-    matrix = tag_matrix.from_rows(
+    matrix = tag_matrix_of(
         np.concatenate((uids[holder], uids)), np.repeat([1, 2], [1_740, USERS]), np.full(1_740 + USERS, 60)
     )
     seed = matrix.rows_of(uids[:600])
@@ -131,7 +132,7 @@ def test_what_cannot_be_expanded_is_refused() -> None:
     matrix, seed, _ = a_world()
     with pytest.raises(NothingToExpand, match="every known user"):
         expand(matrix, np.arange(len(matrix)), 5, QUICK, 1)
-    untagged = tag_matrix.from_rows(matrix.uids, np.ones(len(matrix)), np.zeros(len(matrix)))
+    untagged = tag_matrix_of(matrix.uids, np.ones(len(matrix)), np.zeros(len(matrix)))
     bare = TagMatrix(untagged.uids, untagged.tags[:0], untagged.starts * 0, untagged.columns[:0], untagged.scores[:0])
     with pytest.raises(NothingToExpand, match="no tags"):
         expand(bare, seed, 5, QUICK, 1)
@@ -176,7 +177,7 @@ def census(path: Path) -> tuple[TagMatrix, npt.NDArray[np.bool_]]:
             scores.append(below * 100 // n)
             next_tag += 1
         owners.append(uids)
-    matrix = tag_matrix.from_rows(np.concatenate(owners), np.concatenate(tags), np.concatenate(scores))
+    matrix = tag_matrix_of(np.concatenate(owners), np.concatenate(tags), np.concatenate(scores))
     inside = np.zeros(n, np.bool_)
     inside[matrix.rows_of(uids[users["in_audience"].to_numpy() == 1])] = True
     return matrix, inside
