@@ -8,9 +8,10 @@ were read, so that an error in whoever waits for one cannot take the connection 
 """
 
 import asyncio
+import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -258,8 +259,23 @@ class Line:
         if path is not None:
             await loop.create_unix_connection(lambda: wire, path)
             return
-        tls = self._address.get("connection_class") is SSLConnection
-        await loop.create_connection(lambda: wire, self.node.host, self.node.port, ssl=tls or None)
+        await loop.create_connection(lambda: wire, self.node.host, self.node.port, ssl=tls_of(self._address))
+
+
+def tls_of(address: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """How to talk to a rediss:// address, as redis-py would: it is checked who answers, unless its options say other.
+
+    address: of `parse_url`. None for any other address. Raises OSError on certificates that cannot be used.
+    """
+    if address.get("connection_class") is not SSLConnection:
+        return None
+    context = ssl.create_default_context(cafile=address.get("ssl_ca_certs"), capath=address.get("ssl_ca_path"))
+    if own := address.get("ssl_certfile"):
+        context.load_cert_chain(own, address.get("ssl_keyfile"), address.get("ssl_password"))
+    checks = address.get("ssl_cert_reqs", "required")
+    context.check_hostname = address.get("ssl_check_hostname", True) and checks != "none"
+    context.verify_mode = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(checks, ssl.CERT_REQUIRED)
+    return context
 
 
 def resolve(future: "asyncio.Future[Any]", reply: Any) -> None:
