@@ -10,6 +10,15 @@ _ODD = ("/", "www.", " ", "*", "\n.", ".\n")
 """What a listed domain holds that is not written as the standard has it."""
 
 
+def asks(seen: View) -> bool:
+    """Whether a request has any list that the rules `of_lists` look at; without one they let all pass."""
+    request = seen.request
+    return bool(
+        request.bcat or request.badv or request.acat or request.bapp or request.wseat or request.bseat
+        or request.wlang or request.wlangb or asked(request) is not None
+    )  # fmt: skip
+
+
 def seat(index: Index, seen: View) -> int:
     """`wseat` and `bseat` filter the seat we would answer under."""
     allowed, blocked = seen.request.wseat, seen.request.bseat
@@ -125,3 +134,7 @@ def in_range(language: str, ranges: Sequence[str]) -> bool:
     (True, False, False)
     """
     return any(language == name or language.startswith(name + "-") for name in ranges)
+
+
+of_lists = (seat, blocked_category, blocked_advertiser, blocked_app, language, transparency)
+"""The rules of what a request itself lists; audits and sizes of answers are the exchange's."""

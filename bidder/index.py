@@ -35,7 +35,8 @@ class Labels(msgspec.Struct, frozen=True):
 class Index(msgspec.Struct, frozen=True):
     """Every mask of a snapshot; made by `bidder.indexing.build`.
 
-    rules, imp_rules: the rules in use, in the order they are asked; imp_rules are those of an imp that offers nothing
+    rules, imp_rules: the rules in use, in the order they are asked; plain_rules: those of a request without lists
+    (`bidder.blocking.asks`); imp_rules are those of an imp that offers nothing
     but a banner, banner_rules those of them about the banner, shared_rules the others. changes, running: from
     changes[i] µs on, running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's
     clock (168), by UTC quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user.
@@ -51,6 +52,7 @@ class Index(msgspec.Struct, frozen=True):
 
     everything: int
     rules: "tuple[tuple[Reason, Callable[[Index, View], int]], ...]"
+    plain_rules: "tuple[tuple[Reason, Callable[[Index, View], int]], ...]"
     imp_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
     banner_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"
     shared_rules: "tuple[tuple[Reason, Callable[[Index, View, Imp], int]], ...]"

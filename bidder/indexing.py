@@ -81,6 +81,7 @@ def build(
     index = Index(
         everything=everything,
         rules=(),
+        plain_rules=(),
         imp_rules=(),
         banner_rules=(),
         shared_rules=(),
@@ -204,9 +205,11 @@ def _with_rules(index: Index) -> Index:
     of_banner = tuple((reason, rule) for used, reason, rule in banner_rules if used)
     shared = tuple((reason, rule) for used, reason, rule in shared_rules if used)
     sized = ((Reason.SIZE, banners.size),)
+    rules = tuple((reason, rule) for used, reason, rule in request_rules if used)
     return replace(
         index,
-        rules=tuple((reason, rule) for used, reason, rule in request_rules if used),
+        rules=rules,
+        plain_rules=tuple((reason, rule) for reason, rule in rules if rule not in blocking.of_lists),
         imp_rules=sized + shared + of_banner,
         banner_rules=sized + of_banner,
         shared_rules=shared,

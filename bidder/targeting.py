@@ -11,6 +11,7 @@ The rules stand by what they are about in `places`, `people`, `blocking` and `ba
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from bidder import blocking
 from bidder.fitting import RULES
 from bidder.index import Index
 from bidder.openrtb import Deal, Imp, Reason, is_rewarded
@@ -121,7 +122,7 @@ def media(index: Index, seen: View, imp: Imp) -> list[tuple[Reason, int]]:
 def eligible(index: Index, seen: View) -> tuple[int, Reason]:
     """(ads that pass every request-wide rule, the rule that left nothing or BID)."""
     mask = index.everything
-    for reason, rule in index.rules:
+    for reason, rule in index.rules if blocking.asks(seen) else index.plain_rules:
         mask &= rule(index, seen)
         if not mask:
             return 0, reason

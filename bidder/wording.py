@@ -19,6 +19,7 @@ MAX_WORD = 100  # characters of a word that may name a topic
 MAX_ODD = 200  # words that are put into normal spelling, 0.5 ms; what is beyond is taken as it is spelt
 
 Texts = tuple[str, ...]
+_SILENT: Texts = ("",)  # of a page that has no keywords
 _NAMES: Mapping[str, int] = {
     label: tag
     for (facet, label), tag in taxonomy.LABELS.items()
@@ -39,9 +40,9 @@ def keywords(request: Request) -> frozenset[str]:
 def topics(request: Request) -> tuple[int, ...]:
     """Standard tags the page names, search terms aside, the most often named first."""
     lists, texts = _told(request)
-    if sum(map(len, lists)) + sum(map(len, texts)) > MAX_REMEMBERED_CHARS:
-        return topics_of(words_of(lists, texts))
-    return _remembered_topics(lists, texts)
+    if lists == _SILENT and not texts:
+        return ()
+    return topics_of(words_of(lists, texts)) if _long(lists, texts) else _remembered_topics(lists, texts)
 
 
 def searched(request: Request) -> tuple[int, ...]:
@@ -98,9 +99,11 @@ def topics_of(words: Iterable[str]) -> tuple[int, ...]:
 
 
 def _words(lists: Texts, texts: Texts) -> frozenset[str]:
-    if sum(map(len, lists)) + sum(map(len, texts)) > MAX_REMEMBERED_CHARS:
-        return words_of(lists, texts)
-    return _remembered_words(lists, texts)
+    return words_of(lists, texts) if _long(lists, texts) else _remembered_words(lists, texts)
+
+
+def _long(lists: Texts, texts: Texts) -> bool:
+    return sum(map(len, lists + texts)) > MAX_REMEMBERED_CHARS
 
 
 _remembered_words = lru_cache(maxsize=REMEMBERED)(words_of)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder import targeting
+from bidder import blocking, targeting
 from bidder.campaigns import Campaign
 from bidder.creatives import Creative, is_secure
 from bidder.geo import km_between
@@ -393,5 +393,19 @@ def test_a_circle_across_the_date_line_holds_on_both_sides() -> None:
 
 
 def test_rules_nobody_uses_are_not_asked() -> None:
-    asked = {reason for reason, _ in a_snapshot(a_campaign()).index.rules}
+    index = a_snapshot(a_campaign()).index
+    asked = {reason for reason, _ in index.rules}
     assert asked == {"seat", "transparency", "blocked_category", "blocked_advertiser", "language"}
+    assert index.plain_rules == ()
+
+
+@pytest.mark.parametrize("one", [
+    {}, {"wseat": ["s2"]}, {"bseat": ["s1"]}, {"bcat": ["IAB1"]}, {"acat": ["IAB2"]}, {"badv": ["acme.example"]},
+    {"bapp": ["com.acme"]}, {"wlang": ["de"]}, {"wlangb": ["de"]}, {"regs": {"ext": {"dsa": {"dsarequired": 3}}}},
+])  # fmt: skip
+def test_one_list_of_a_request_is_enough_for_its_rule_to_be_asked(one: dict[str, Any]) -> None:
+    creative = {"id": "a", "w": 300, "h": 250, "image_url": "https://c.example/a.png", "bundle": "com.acme"}
+    snapshot = a_snapshot(a_campaign(seat="s1", adomain="acme.example", cat=["IAB1"], creatives=[creative]))
+    seen = view(a_request(**one), None, NOW_US, EXCHANGE, "x")
+    assert bool(targeting.eligible(snapshot.index, seen)[0]) is not bool(one)
+    assert blocking.asks(seen) is bool(one)
