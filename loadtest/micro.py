@@ -24,7 +24,7 @@ from dmp.config import DmpConfig
 from dmp.errors import TagbidError
 from dmp.pseudonym import KeyRing, load_key
 from dmp.store import Store, open_store
-from loadtest import micro_steps, scenario
+from loadtest import micro_flow, micro_steps, scenario
 from loadtest.machine import Commit, Machine, commit, machine
 from loadtest.micro_steps import Step
 
@@ -54,7 +54,8 @@ class Portfolio(msgspec.Struct, frozen=True):
     """Figures with one portfolio. requests: timed, all of them bid on. candidates: scored per request, mean.
 
     score10_over_booster: by kernel, the median of the rounds' ratios to Booster.predict of the same ten rows.
-    difference: the largest distance of raw scores to LightGBM's, by kernel.
+    difference: the largest distance of raw scores to LightGBM's, by kernel. in_flow: steps while whole bids are made
+    (`loadtest.micro_flow`).
     """
 
     ads: int
@@ -63,6 +64,7 @@ class Portfolio(msgspec.Struct, frozen=True):
     steps: dict[str, Figure]
     score10_over_booster: dict[str, float]
     difference: dict[str, float]
+    in_flow: dict[str, Figure] = {}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ def run(out: Path | None, sizes: Sequence[int], rounds: int, users: int = USERS,
     with TemporaryDirectory(prefix="tagbid-micro-") as folder, Progress(
         console=Console(stderr=True), auto_refresh=False  # a refreshing thread would be timed along
     ) as bar:  # fmt: skip
-        task = bar.add_task("", total=3 + len(sizes) * (1 + WARM_UP + rounds))
+        task = bar.add_task("", total=3 + len(sizes) * (2 + WARM_UP + rounds))
 
         def step(what: str) -> None:
             bar.update(task, advance=1, description=what)
@@ -129,13 +131,17 @@ async def _portfolio(
     path.write_text(text)
     async with micro_steps.prepared(_settings(work), work / "data", store, ring, bodies, CASES) as timed:
         times = await _timed(timed.steps, rounds, lambda told: step(f"{size} campaigns, {told}"))
+        bodies = timed.bodies
+    step(f"{size} campaigns, in flow")
+    in_flow = await micro_flow.measured(_settings(work), work / "data", store, ring, bodies, rounds)
     return Portfolio(
         ads=timed.ads,
-        requests=timed.cases,
+        requests=len(bodies),
         candidates=round(timed.candidates, 2),
         steps={one.name: figure(times[one.name], one.inside) for one in timed.steps},
         score10_over_booster=_over_booster(times),
         difference=timed.difference,
+        in_flow={name: figure(us, micro_flow.INSIDE.get(name, "whole")) for name, us in in_flow.items()},
     )
 
 
@@ -257,19 +263,19 @@ def print_tables(console: Console, done: Run) -> None:
     """The run for people."""
     for size, portfolio in done.campaigns.items():
         table = Table(
-            "step", "µs", "middle half", "of the whole",
+            "step", "µs by itself", "middle half", "µs in flow", "middle half", "of the whole",
             title=f"{size} campaigns, {portfolio.ads} ads, {portfolio.candidates:.1f} candidates",
         )  # fmt: skip
-        whole = portfolio.steps["whole"].us
-        for depth, name in _ordered(portfolio.steps):
-            one = portfolio.steps[name]
-            share = f"{one.us / whole:.0%}" if one.inside or name == "whole" else ""
+        alone, flowing = portfolio.steps, portfolio.in_flow
+        for depth, name in _ordered({**flowing, **alone}):
+            by_itself, in_flow = alone.get(name), flowing.get(name)
             table.add_row(
-                "  " * depth + name, f"{one.us:.2f}", f"{one.low:.2f} to {one.high:.2f}",
-                share,
+                "  " * depth + name, *_cells(by_itself), *_cells(in_flow),
+                _share(flowing, name) if flowing else _share(alone, name),
             )  # fmt: skip
-        rest = unnamed_us(portfolio.steps, "whole")
-        table.add_row("  between the steps", f"{rest:.2f}", "", f"{rest / whole:.0%}")
+        if not flowing:
+            rest = unnamed_us(alone, "whole")
+            table.add_row("  between the steps", f"{rest:.2f}", "", "", "", f"{rest / alone['whole'].us:.0%}")
         console.print(table)
         for kernel, ratio in portfolio.score10_over_booster.items():
             console.print(
@@ -278,8 +284,19 @@ def print_tables(console: Console, done: Run) -> None:
             )
     console.print(
         f"CPU µs per request, medians of {done.rounds} rounds, {micro_steps.TURN} requests a turn or one alone; "
+        "by itself: the step done over and over, its code and data in the caches; in flow: within whole bids; "
         + _title(done)
     )
+
+
+def _cells(one: Figure | None) -> tuple[str, str]:
+    return ("", "") if one is None else (f"{one.us:.2f}", f"{one.low:.2f} to {one.high:.2f}")
+
+
+def _share(steps: dict[str, Figure], name: str) -> str:
+    """A step's part of the whole, "" for what is none."""
+    one = steps.get(name)
+    return f"{one.us / steps['whole'].us:.0%}" if one is not None and (one.inside or name == "whole") else ""
 
 
 def print_comparison(console: Console, before: Run, after: Run) -> None:
@@ -287,9 +304,17 @@ def print_comparison(console: Console, before: Run, after: Run) -> None:
     both = [size for size in before.campaigns if size in after.campaigns]
     if not both:
         raise NoFigures("the two runs have no number of campaigns in common")
-    for size in both:
-        a, b = before.campaigns[size].steps, after.campaigns[size].steps
-        table = Table("step", "A µs", "A middle half", "B µs", "B middle half", "B / A", "", title=f"{size} campaigns")
+    tables = [
+        (f"{size} campaigns{where}", a, b)
+        for size in both
+        for where, a, b in (
+            (", steps by themselves", before.campaigns[size].steps, after.campaigns[size].steps),
+            (", in flow", before.campaigns[size].in_flow, after.campaigns[size].in_flow),
+        )
+        if a and b
+    ]
+    for title, a, b in tables:
+        table = Table("step", "A µs", "A middle half", "B µs", "B middle half", "B / A", "", title=title)
         for depth, name in _ordered(a):
             if name in b:
                 table.add_row(

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightgbm
 import msgspec
@@ -64,6 +64,9 @@ LOGGED = 100  # bids in one flush of the bid log at 10,000 a second
 ALIVE_S = 30.0  # deadline of reads: nothing is to be late here
 
 
+_Item = TypeVar("_Item")
+
+
 class Step(msgspec.Struct, frozen=True):
     """Something to time. inside: the step it is a part of, "" for none. count: how often one `run` does it."""
 
@@ -94,22 +97,32 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Set(msgspec.Struct, frozen=True):
-    """The steps over one portfolio. candidates: scored per request, mean. difference: to LightGBM's raw scores, the
-    largest by kernel.
+    """The steps over one portfolio. bodies: of the requests. candidates: scored per request, mean. difference: to
+    LightGBM's raw scores, the largest by kernel.
     """
 
     steps: list[Step]
+    bodies: list[bytes]
     ads: int
-    cases: int
     candidates: float
     difference: dict[str, float]
 
 
+class Stage(msgspec.Struct, frozen=True):
+    """A bidder without sockets, and what it works with."""
+
+    bidder: Bidder
+    endpoint: Endpoint
+    lookup: Lookup
+    log: BidLog
+    budgets: Budgets
+    signer: Signer
+    worker: bytes
+
+
 @asynccontextmanager
-async def prepared(
-    settings: BidderConfig, data_dir: Path, store: Store, ring: KeyRing, bodies: Sequence[bytes], wanted: int
-) -> AsyncIterator[Set]:
-    """A bidder without sockets and up to `wanted` requests it bids on. Raises TagbidError when there are none."""
+async def opened(settings: BidderConfig, data_dir: Path, store: Store, ring: KeyRing) -> AsyncIterator[Stage]:
+    """A bidder of the portfolio and the model that `settings` names, with money to bid with."""
     served = serving.load(settings, "https://bid.example")
     lookup, link = Lookup(store.url), Link(store.url)
     log = BidLog(data_dir / "bidlog")
@@ -123,30 +136,40 @@ async def prepared(
         budgets.configure({c.id: c.daily_budget_micros for c in served.snapshot.portfolio.campaigns})
         await link.execute("PING")  # the leases have been answered
         signer = Signer(load_keys(data_dir))
-        cases = list(islice(_cases(settings, served, endpoint, store, ring, signer, worker, bodies), wanted))
-        if not cases:
-            raise TagbidError(f"none of {len(bodies)} requests is bid on, so there is nothing to time")
         bidder = Bidder(
             settings, served, lookup, budgets, signer, ring, worker, metrics, Pressure(1_000), log.put, _raise
         )  # fmt: skip
-        steps = [
-            *_whole(bidder, endpoint, log, cases),
-            *_before(settings, endpoint, ring, lookup, cases),
-            *_deciding(served.snapshot, endpoint, cases),
-            *_after(served, budgets, signer, ring, worker, cases),
-        ]
-        scoring, difference = _scoring(served.snapshot, cases)
-        yield Set(
-            steps=steps + scoring,
-            ads=len(served.snapshot.ads),
-            cases=len(cases),
-            candidates=float(np.mean([len(case.candidates) for case in cases])),
-            difference=difference,
-        )
+        yield Stage(bidder, endpoint, lookup, log, budgets, signer, worker)
     finally:
         await lookup.close()
         await link.close()
         log.close()
+
+
+@asynccontextmanager
+async def prepared(
+    settings: BidderConfig, data_dir: Path, store: Store, ring: KeyRing, bodies: Sequence[bytes], wanted: int
+) -> AsyncIterator[Set]:
+    """A bidder and up to `wanted` requests it bids on. Raises TagbidError when there are none."""
+    async with opened(settings, data_dir, store, ring) as stage:
+        served, endpoint = stage.bidder.serving, stage.endpoint
+        cases = list(islice(_cases(settings, stage, store, ring, bodies), wanted))
+        if not cases:
+            raise TagbidError(f"none of {len(bodies)} requests is bid on, so there is nothing to time")
+        steps = [
+            *_whole(stage, [case.body for case in cases]),
+            *_before(settings, endpoint, ring, stage.lookup, cases),
+            *_deciding(served.snapshot, endpoint, cases),
+            *_after(served, stage, ring, cases),
+        ]
+        scoring, difference = _scoring(served.snapshot, cases)
+        yield Set(
+            steps=steps + scoring,
+            bodies=[case.body for case in cases],
+            ads=len(served.snapshot.ads),
+            candidates=float(np.mean([len(case.candidates) for case in cases])),
+            difference=difference,
+        )
 
 
 def _raise(error: BaseException) -> None:
@@ -154,15 +177,9 @@ def _raise(error: BaseException) -> None:
 
 
 def _cases(
-    settings: BidderConfig,
-    served: Serving,
-    endpoint: Endpoint,
-    store: Store,
-    ring: KeyRing,
-    signer: Signer,
-    worker: bytes,
-    bodies: Sequence[bytes],
+    settings: BidderConfig, stage: Stage, store: Store, ring: KeyRing, bodies: Sequence[bytes]
 ) -> Iterator[Case]:
+    served, endpoint = stage.bidder.serving, stage.endpoint
     snapshot, rules = served.snapshot, policy(settings)
     client = store.sync()
     try:
@@ -184,8 +201,7 @@ def _cases(
             offer = decision.offers[0][0]
             call = Call(request, endpoint, served, privacy, uid, 0.0, 0.0, _nobody, user, now_us, now_us // 1_000_000)
             held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros))
-            bid_id = worker + number.to_bytes(6)
-            sent = signed(call, decision, held, bid_id, signer)
+            sent = signed(call, decision, held, stage.worker + number.to_bytes(6), stage.signer)
             others = [ad for ad in range(len(snapshot.ads)) if ad not in candidates[:CANDIDATES]]
             yield Case(
                 body, request, privacy, uid, user, seen, candidates, where, floor, scores, decision, call, held, sent,
@@ -205,11 +221,11 @@ def _nobody(_: Answer) -> None:
     """Who waits for the answers of these calls."""
 
 
-async def _turns(cases: Sequence[Case], size: int, begin: Callable[[Case, Callable[[Any], None]], None]) -> None:
-    """Begin `size` cases in one loop turn, wait until all of them are done, go on with the next."""
+async def _turns(items: Sequence[_Item], size: int, begin: Callable[[_Item, Callable[[Any], None]], None]) -> None:
+    """Begin `size` items in one loop turn, wait until all of them are done, go on with the next."""
     loop = asyncio.get_running_loop()
-    for start in range(0, len(cases), size):
-        group = cases[start : start + size]
+    for start in range(0, len(items), size):
+        group = items[start : start + size]
         left = len(group)
         ended: asyncio.Future[None] = loop.create_future()
 
@@ -219,34 +235,34 @@ async def _turns(cases: Sequence[Case], size: int, begin: Callable[[Case, Callab
             if not left:
                 ended.set_result(None)
 
-        for case in group:
-            begin(case, done)
+        for item in group:
+            begin(item, done)
         await ended
 
 
-def _whole(bidder: Bidder, endpoint: Endpoint, log: BidLog, cases: Sequence[Case]) -> list[Step]:
+async def all_bid(stage: Stage, bodies: Sequence[bytes], size: int) -> None:
+    """Have all requests decided, `size` in a loop turn, and their bids logged."""
     bids = 0
 
-    def begin(case: Case, done: Callable[[Any], None]) -> None:
+    def begin(body: bytes, done: Callable[[Any], None]) -> None:
         def answered(found: Answer) -> None:
             nonlocal bids
             bids += not isinstance(found, int)
             done(found)
 
-        if (found := bidder.handle(case.body, endpoint, time.monotonic(), answered)) is not None:
+        if (found := stage.bidder.handle(body, stage.endpoint, time.monotonic(), answered)) is not None:
             answered(found)
 
-    async def run(size: int) -> None:
-        nonlocal bids
-        bids = 0
-        await _turns(cases, size, begin)
-        log.flush()
-        if bids < len(cases) // 2:  # a few may run out of time on a busy machine
-            raise TagbidError(f"only {bids} of {len(cases)} requests were bid on while they were timed")
+    await _turns(bodies, size, begin)
+    stage.log.flush()
+    if bids < len(bodies) // 2:  # a few may run out of time on a busy machine
+        raise TagbidError(f"only {bids} of {len(bodies)} requests were bid on while they were timed")
 
+
+def _whole(stage: Stage, bodies: Sequence[bytes]) -> list[Step]:
     return [
-        Step("whole", "", len(cases), partial(run, TURN)),
-        Step("whole, alone", "", len(cases), partial(run, 1)),
+        Step("whole", "", len(bodies), partial(all_bid, stage, bodies, TURN)),
+        Step("whole, alone", "", len(bodies), partial(all_bid, stage, bodies, 1)),
     ]
 
 
@@ -319,9 +335,9 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
     ]
 
 
-def _after(
-    served: Serving, budgets: Budgets, signer: Signer, ring: KeyRing, worker: bytes, cases: Sequence[Case]
-) -> list[Step]:
+def _after(served: Serving, stage: Stage, ring: KeyRing, cases: Sequence[Case]) -> list[Step]:
+    budgets = stage.budgets
+
     def reserve() -> None:
         now_s = budgets.now_s()
         for case in cases:
@@ -330,8 +346,7 @@ def _after(
 
     def sign() -> None:
         for number, case in enumerate(cases):
-            bid_id = worker + number.to_bytes(6)
-            signed(case.call, case.decision, case.held, bid_id, signer)
+            signed(case.call, case.decision, case.held, stage.worker + number.to_bytes(6), stage.signer)
 
     def markup() -> None:
         for case in cases:

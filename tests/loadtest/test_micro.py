@@ -81,7 +81,7 @@ def test_runs_without_a_portfolio_in_common_cannot_be_compared() -> None:
         printed(a_run(), other)
 
 
-def test_what_the_steps_leave_unexplained_is_told() -> None:
+def test_what_the_steps_leave_unexplained_is_told_where_nothing_was_timed_in_flow() -> None:
     run = a_run(
         decode=a_figure(10, 10, "whole"), decide=a_figure(50, 50, "whole"), filter=a_figure(20, 20, "decide"),
         other=a_figure(30, 30),
@@ -90,6 +90,16 @@ def test_what_the_steps_leave_unexplained_is_told() -> None:
     (line,) = [line for line in printed(run).splitlines() if "between the steps" in line]
     assert "40.00" in line
     assert "40%" in line
+
+
+def test_shares_are_those_of_the_time_in_flow() -> None:
+    run = a_run(decode=a_figure(10, 10, "whole"))
+    whole, decode = a_figure(200, 200), a_figure(30, 30, "whole")
+    flowing = msgspec.structs.replace(run.campaigns["100"], in_flow={"whole": whole, "decode": decode})
+    lines = printed(msgspec.structs.replace(run, campaigns={"100": flowing})).splitlines()
+    (line,) = [line for line in lines if "decode" in line]
+    assert [text in line for text in ("10.00", "30.00", "15%")] == [True] * 3
+    assert not any("between the steps" in line for line in lines)
 
 
 def test_a_commit_means_its_latest_run(tmp_path: Path) -> None:
@@ -162,6 +172,14 @@ def test_every_step_of_a_bid_is_timed_on_the_scenario(tmp_path: Path, monkeypatc
         *(f"score 10, {kernel}" for kernel in kernels), "score 10, booster",
     ]  # fmt: skip
     assert all(0 <= one.least <= one.low <= one.us <= one.high <= one.most for one in found.steps.values())
+    parts = {name: one.us for name, one in found.in_flow.items() if one.inside == "whole"}
+    assert list(parts) == [
+        "decode", "privacy", "pseudonym", "store", "decide", "reserve", "sign", "encode", "log", "funnel", "bidding",
+        "loop",
+    ]  # fmt: skip
+    assert sum(parts.values()) == pytest.approx(found.in_flow["whole"].us, abs=0.01)
+    called = found.in_flow.keys() - {"privacy", "funnel", "loop"}  # some of these take less than a clock can tell
+    assert all(found.in_flow[name].us > 0 for name in called)
     assert found.ads == 60
     assert found.requests > 10
     assert list(found.score10_over_booster) == list(found.difference) == kernels
