@@ -3,7 +3,8 @@
 With a few hundred clicks, many weak effects of rare values are worth more than interactions, and hashed logistic
 regression finds them where trees do not. Its score is a sum of one term per feature, so trees of one feature each can
 say the same (distilled by least squares; R^2 above .99 on real logs). Boosting goes on from there, and what it adds
-stays only if it is worth more than one standard error on the validation rows. The scorer sees one forest.
+stays only if it is worth more than `evaluate.GATE_Z` standard errors on the validation rows: those rows also chose how
+many trees are added, which finds about one where there is nothing to find. The scorer sees one forest.
 """
 
 import lightgbm
@@ -67,5 +68,5 @@ def grown_or_start(
         for n in (trees, start_trees)
     )
     gain = evaluate.gain(valid_clicks, one, other)
-    kept = trees if gain.value > gain.se else start_trees
+    kept = trees if gain.value > evaluate.GATE_Z * gain.se else start_trees
     return lightgbm.Booster(model_str=grown.model_to_string(num_iteration=kept))
