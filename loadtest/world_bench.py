@@ -10,6 +10,8 @@ The world's laws are of two things together (`world_rows.CROSSED`). `additive` m
 log-odds are a sum of single effects as a logistic regression has them: there trees have next to nothing to find.
 """
 
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +74,8 @@ def _told(
 def _measured(options: Options, rows: int, seeds: int, *, crossed: bool) -> list[Seed]:
     """Every seed, those that are not in the working folder measured now."""
     laws = "crossed" if crossed else "additive"
-    made_by = f"{world_rows.VERSION} {laws} {features.SIGNATURE} {boosting.NEGATIVES_A_CLICK}"
+    learnt = json.dumps([boosting.parameters(rows, boosting.PLENTY_CLICKS), boosting.NEGATIVES_A_CLICK])
+    made_by = f"{world_rows.VERSION} {laws} {features.SIGNATURE} {hashlib.sha256(learnt.encode()).hexdigest()[:16]}"
     kept = None if options.work is None else options.work / "world.jsonl"
     known: dict[int, Seed] = {}
     if kept is not None and kept.exists():
