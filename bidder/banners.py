@@ -54,7 +54,9 @@ def creative_type(index: Index, seen: View, imp: Imp) -> int:
 def mime(index: Index, seen: View, imp: Imp) -> int:
     """`banner.mimes` names what images may be; HTML and images of no known type are not held against it."""
     wanted = imp.banner.mimes if imp.banner is not None else None
-    named = [name.lower() for name in wanted or ()]
+    if not wanted:
+        return index.everything
+    named = [name.lower() for name in wanted]
     if not any(name.startswith("image/") for name in named):
         return index.everything
     mask = index.banner_mimes.free

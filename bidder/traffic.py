@@ -143,6 +143,8 @@ def refusal(request: Request, exchange: ExchangeConfig, settings: BidderConfig, 
     if source is not None and source.fd and (exchange.upstream == "skip" or exchange.event_of_record == "win"):
         return Reason.UPSTREAM
     chain = supply_chain(request)
+    if chain is None and exchange.schain != "required" and not has.blocked:
+        return None
     return _supply(request, chain, exchange, has)
 
 

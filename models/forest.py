@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from models import model_text
 from models.model_text import Node, UnsupportedModel
-from models.tables import Feature, Floats, Masks, tables
+from models.tables import Feature, Floats, Masks, RowOf, tables
 
 try:
     from models import _kernel
@@ -55,6 +55,7 @@ class Forest:
     """
 
     __slots__ = (
+        "_by_columns",
         "_campaign",
         "_compiled",
         "_first_leaf",
@@ -85,6 +86,7 @@ class Forest:
         self._first_leaf: npt.NDArray[np.intp] = np.cumsum([0, *counts[:-1]], dtype=np.intp)
         self._full: Masks = np.array([(1 << count) - 1 for count in counts], dtype=np.uint64)
         self._tables = made = tables(nodes, self._full)
+        self._by_columns: dict[tuple[int, ...], tuple[tuple[int, RowOf], ...]] = {}  # a few: parts of a request
         self._pairs = tuple((feature.column - n_static, feature.row_of) for feature in made.of(self._pair))
         compiled = kernel()
         self._compiled: _kernel.Forest | None = None
@@ -118,8 +120,6 @@ class Forest:
         """
         if columns is None:
             columns = tuple(self._request)
-        if len(columns) != len(values):
-            raise ValueError(f"{len(columns)} floats are needed, not {len(values)}")
         if self._compiled is not None:
             folded = self._full.copy()
             self._compiled.fold(columns, values, folded)
@@ -210,8 +210,14 @@ class Forest:
 
     def _rows(self, columns: tuple[int, ...], values: Sequence[float]) -> list[int]:
         """Rows of the table of some request features."""
-        used = self._tables.features
-        return [used[column].row_of[value] for column, value in zip(columns, values, strict=True) if column in used]
+        if len(columns) != len(values):
+            raise ValueError(f"{len(columns)} floats are needed, not {len(values)}")
+        known = self._by_columns.get(columns)
+        if known is None:
+            used = self._tables.features
+            known = tuple((place, used[column].row_of) for place, column in enumerate(columns) if column in used)
+            self._by_columns[columns] = known
+        return [row_of[values[place]] for place, row_of in known]
 
     def _sums(self, masks: Masks) -> Floats:
         """masks: uint64 (k, trees), one bit left per tree; overwritten."""
