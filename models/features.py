@@ -7,90 +7,48 @@ The order request, campaign, pair is the column order of every matrix and every 
 Missing is NaN: an unknown context value, a category the vocabulary has never seen, and every user feature when
 the user is None (contextual bid, or a store that could not be read). A user the store knows nothing of
 (`dmp.schema.NOBODY`) is a fact and gives zeros. Never a feature: bid price, pacing, anything known only after
-the auction. What a model froze of its training data, category codes and click rates, is its `Vocabulary`.
+the auction. `models.columns` names them; what a model froze of its training data is its `models.vocabulary`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from hashlib import blake2b
 from operator import itemgetter
-from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dmp import keys, realtime
 from dmp.schema import Realtime, User
 from dmp.taxonomy import INTERESTS, tag_id
+from models.columns import CATEGORICAL as CATEGORICAL
+from models.columns import CODES, READER
+from models.columns import FEATURES as FEATURES
+from models.columns import MAX_CATEGORIES as MAX_CATEGORIES
+from models.columns import N_CAMPAIGN as N_CAMPAIGN
+from models.columns import N_PAIR as N_PAIR
+from models.columns import N_REQUEST as N_REQUEST
+from models.columns import NAMES as NAMES
+from models.columns import NOW_COLUMNS as NOW_COLUMNS
+from models.columns import PLACE_COLUMNS as PLACE_COLUMNS
+from models.columns import READER_COLUMNS as READER_COLUMNS
+from models.columns import SIGNATURE as SIGNATURE
+from models.columns import USER_COLUMNS as USER_COLUMNS
 from models.context import HOUR_US, NAN, Ad, Context
 from models.pairs import pair_values
-
-VERSION = 3  # bump when a function below changes what it returns
-MAX_CATEGORIES = 1000  # LightGBM's native categoricals degrade above; rarer values become missing
-MIN_CATEGORY_ROWS = 5  # a value seen fewer times teaches noise
+from models.vocabulary import MIN_CATEGORY_ROWS
+from models.vocabulary import Category as Category
+from models.vocabulary import Rate as Rate
+from models.vocabulary import Rates as Rates
+from models.vocabulary import Vocabulary as Vocabulary
+from models.vocabulary import decode_rates as decode_rates
+from models.vocabulary import encode_rates as encode_rates
+from models.vocabulary import known as known
+from models.vocabulary import rate_of as rate_of
 
 Floats = npt.NDArray[np.float64]
 
-
-class Feature(msgspec.Struct, frozen=True):
-    """One column of the matrix. categorical: its value is a vocabulary code or NaN."""
-
-    name: str
-    kind: Literal["numeric", "categorical"]
-    side: Literal["request", "campaign", "pair"]
-
-
-_REQUEST = (
-    "exchange:c site:c category:c tagid:c device_type:c os:c browser:c connection:c language:c "
-    "country:c region:c city:c width height position instl floor_micros hour weekday n_imps "
-    "place_hash place_rate place_rows content_category:c page_topic:c search_topic:c placement:c viewability rewarded "
-    "user_interest:c user_last_category:c user_tags user_gender user_age user_recency user_frequency user_audiences "
-    "user_shown_24h user_depth user_gap_h user_acts_24h"
-)
-_CAMPAIGN = "campaign:c creative:c advertiser:c ad_category:c ad_rate ad_rows"
-_PAIR = (
-    "interest_score target_sum target_max in_audiences shown_24h shown_7d hours_since_shown "
-    "now_interest now_target retargeted preference category_match topic_match in_fence"
-)
-
-
-def _features(side: Literal["request", "campaign", "pair"], names: str) -> tuple[Feature, ...]:
-    return tuple(
-        Feature(name.removesuffix(":c"), "categorical" if name.endswith(":c") else "numeric", side)
-        for name in names.split()
-    )
-
-
-_SIDES = (_features("request", _REQUEST), _features("campaign", _CAMPAIGN), _features("pair", _PAIR))
-FEATURES: tuple[Feature, ...] = _SIDES[0] + _SIDES[1] + _SIDES[2]
-"""Columns of every matrix, in order: request, campaign, pair."""
-
-NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
-CATEGORICAL: tuple[int, ...] = tuple(i for i, feature in enumerate(FEATURES) if feature.kind == "categorical")
-N_REQUEST, N_CAMPAIGN, N_PAIR = (len(side) for side in _SIDES)
-_PAGE = ("category_match", "topic_match", "in_fence")  # pairs of ad and page: no user in them
-USER_COLUMNS: tuple[int, ...] = tuple(
-    i for i, name in enumerate(NAMES) if name.startswith("user_") or (FEATURES[i].side == "pair" and name not in _PAGE)
-)
-"""Columns that are NaN when the user is None."""
-
-SIGNATURE: str = blake2b(
-    f"{VERSION} {MAX_CATEGORIES} {_REQUEST} | {_CAMPAIGN} | {_PAIR}".encode(), digest_size=16
-).hexdigest()
-"""Names this definition; an artefact trained under another one is refused."""
-
-_READER = ["device_type", "os", "browser", "connection", "language", "country", "region", "city", "hour", "weekday"]
-READER_COLUMNS: tuple[int, ...] = tuple(i for i in range(N_REQUEST) if NAMES[i] in _READER)
-NOW_COLUMNS: tuple[int, ...] = tuple(
-    i for i in range(N_REQUEST) if NAMES[i] in ("floor_micros", "search_topic") or NAMES[i].startswith("user_")
-)
-PLACE_COLUMNS: tuple[int, ...] = tuple(i for i in range(N_REQUEST) if i not in READER_COLUMNS + NOW_COLUMNS)
-"""The request features in three parts: what a placement has, what device and clock have, what only this request has."""
-
-_CODES = {NAMES[column]: i for i, column in enumerate(CATEGORICAL)}
-_SEARCH, _INTEREST, _LAST = (_CODES[name] for name in ("search_topic", "user_interest", "user_last_category"))
+_SEARCH, _INTEREST, _LAST = (CODES[name] for name in ("search_topic", "user_interest", "user_last_category"))
 _in_columns = itemgetter(*np.argsort(PLACE_COLUMNS + READER_COLUMNS + NOW_COLUMNS).tolist())
 
 _MALE, _FEMALE = tag_id("demographic.gender.male"), tag_id("demographic.gender.female")
@@ -103,25 +61,6 @@ _FREQUENCY = tuple((tag_id(f"rfm.frequency.{i}"), float(i)) for i in range(1, 6)
 _NO_USER_REQUEST = [NAN] * 12
 _REQUEST_CODES = 18  # the categorical request columns
 
-_rates_decoder = msgspec.msgpack.Decoder(dict[str, list[tuple[tuple[str, ...], float, float]]])
-
-
-Category = str | int
-Rate = tuple[float, float]
-"""A smoothed click rate and ln(1 + impressions), a thousand at most, of the very key it was asked for."""
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """Click rates of placements and ads as they stood on one day, each shrunk to its parent (`models.encoding`).
-
-    Keys are chains, the most specific last: (exchange, domain or bundle, tagid) and (advertiser, campaign, creative).
-    An unknown key has its parent's rate and no impressions of its own; the empty key is the rate of everything.
-    Without that one nothing is known yet, and the rate is NaN.
-    """
-
-    places: dict[tuple[str, ...], Rate] = {}
-    ads: dict[tuple[str, ...], Rate] = {}
-
 
 def place_key(context: Context) -> tuple[str, ...]:
     return context.exchange, context.domain or context.bundle, context.tagid
@@ -129,20 +68,6 @@ def place_key(context: Context) -> tuple[str, ...]:
 
 def ad_key(ad: Ad) -> tuple[str, ...]:
     return ad.advertiser, ad.campaign, ad.creative
-
-
-def encode_rates(rates: Rates) -> bytes:
-    """The bytes of an artefact's `rates.bin`; keys of maps cannot be lists, so entries are (key, rate, impressions)."""
-    tables = {"places": rates.places, "ads": rates.ads}
-    return msgspec.msgpack.encode(
-        {name: [(key, *rate) for key, rate in table.items()] for name, table in tables.items()}
-    )
-
-
-def decode_rates(data: bytes) -> Rates:
-    """Read `rates.bin` back; raises msgspec.DecodeError on anything else."""
-    tables = _rates_decoder.decode(data)
-    return Rates(**{name: {key: (a, b) for key, a, b in tables.get(name, [])} for name in ("places", "ads")})
 
 
 PLACE_HASHES = 1 << 12
@@ -155,50 +80,6 @@ MAX_REMEMBERED = 100  # characters of a placement's name; longer ones may be sen
 def _place_hash(tagid: str) -> int:
     """Tells placements apart that are too many for a vocabulary; numeric, so two that collide only share a split."""
     return (_number if len(tagid) <= MAX_REMEMBERED else keys.number)(tagid) % PLACE_HASHES
-
-
-def rate_of(table: Mapping[tuple[str, ...], Rate], key: tuple[str, ...]) -> Rate:
-    """The rate of the longest known beginning of a key; impressions only when that is the whole key."""
-    found = table.get(key)
-    if found is not None:
-        return found
-    while key:
-        key = key[:-1]
-        found = table.get(key)
-        if found is not None:
-            return found[0], 0.0
-    return NAN, 0.0
-
-
-class Vocabulary:
-    """What a model froze of its training data: categorical value -> code, and click rates. Unseen values are NaN.
-
-    values: {feature name: values in code order}, as stored in the manifest (JSON keeps text and ints apart).
-    rates: of placements and ads as of the end of training.
-    """
-
-    __slots__ = ("codes", "rates", "values")
-
-    def __init__(self, values: Mapping[str, Sequence[Category]], rates: Rates | None = None) -> None:
-        self.rates = Rates() if rates is None else rates
-        self.values: dict[str, tuple[Category, ...]] = {NAMES[i]: tuple(values.get(NAMES[i], ())) for i in CATEGORICAL}
-        self.codes: tuple[dict[Category, float], ...] = tuple(
-            {value: float(code) for code, value in enumerate(known)} for known in self.values.values()
-        )
-
-    def with_rates(self, rates: Rates) -> "Vocabulary":
-        """The same codes with other rates."""
-        made = Vocabulary.__new__(Vocabulary)
-        made.values, made.codes, made.rates = self.values, self.codes, rates
-        return made
-
-    def same(self, other: "Vocabulary") -> bool:
-        """Whether two models read the very same numbers, so that features need filling once."""
-        return self.values == other.values and self.rates == other.rates
-
-    def jsonable(self) -> dict[str, list[Category]]:
-        """What `Vocabulary(...)` takes back."""
-        return {name: list(known) for name, known in self.values.items()}
 
 
 Row = tuple[Context, User | None, Ad, int]
@@ -215,12 +96,6 @@ def fit_vocabulary(rows: Iterable[Row], min_rows: int = MIN_CATEGORY_ROWS) -> Vo
         for counter, value in zip(counts, categories(context, user, ad), strict=True):
             counter[value] += 1
     return Vocabulary({NAMES[i]: known(counter, min_rows) for i, counter in zip(CATEGORICAL, counts, strict=True)})
-
-
-def known(counts: Mapping[Category, int], min_rows: int = MIN_CATEGORY_ROWS) -> list[Category]:
-    """The values of one categorical feature that get a code, in code order. counts: rows per value."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:MAX_CATEGORIES]
-    return [value for value, n in ordered if n >= min_rows and value not in ("", 0)]
 
 
 def categories(context: Context, user: User | None, ad: Ad) -> tuple[Category, ...]:
@@ -331,10 +206,10 @@ def place_values(vocabulary: Vocabulary, place: Place) -> list[float]:
     ) = place
     codes = vocabulary.codes
     return [
-        codes[_CODES["exchange"]].get(exchange, NAN),
-        codes[_CODES["site"]].get(site, NAN),
-        codes[_CODES["category"]].get(category, NAN),
-        codes[_CODES["tagid"]].get(tagid, NAN),
+        codes[CODES["exchange"]].get(exchange, NAN),
+        codes[CODES["site"]].get(site, NAN),
+        codes[CODES["category"]].get(category, NAN),
+        codes[CODES["tagid"]].get(tagid, NAN),
         float(width) if width else NAN,
         float(height) if height else NAN,
         float(position) if position >= 0 else NAN,
@@ -342,9 +217,9 @@ def place_values(vocabulary: Vocabulary, place: Place) -> list[float]:
         float(n_imps),
         float(_place_hash(tagid)) if tagid else NAN,
         *rate_of(vocabulary.rates.places, (exchange, site, tagid)),
-        codes[_CODES["content_category"]].get(content, NAN),
-        codes[_CODES["page_topic"]].get(topic, NAN) if topic else NAN,
-        codes[_CODES["placement"]].get(placement, NAN),
+        codes[CODES["content_category"]].get(content, NAN),
+        codes[CODES["page_topic"]].get(topic, NAN) if topic else NAN,
+        codes[CODES["placement"]].get(placement, NAN),
         viewability if viewability >= 0 else NAN,
         float(rewarded),
     ]
@@ -354,7 +229,7 @@ def reader_values(vocabulary: Vocabulary, reader: Reader) -> list[float]:
     """The features of `READER_COLUMNS`."""
     facts: tuple[str | int, ...] = reader[:-2]
     hour, weekday = reader[-2:]
-    codes = [vocabulary.codes[_CODES[name]] for name in _READER[: len(facts)]]
+    codes = [vocabulary.codes[CODES[name]] for name in READER[: len(facts)]]
     values = [known.get(fact, NAN) for known, fact in zip(codes, facts, strict=True)]
     values += (float(hour) if hour >= 0 else NAN, float(weekday) if weekday >= 0 else NAN)
     return values
