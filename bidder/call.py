@@ -17,11 +17,15 @@ Answer = bytes | int
 
 
 class Held(Struct, frozen=True, gc=False):
-    """An offer whose money is reserved. micros: what its showing can cost, 0 for a test. hold_s: for how long."""
+    """An offer whose money is reserved. micros: what its showing can cost, 0 for a test. hold_s: for how long.
+
+    milli: thousandths of an impression one showing counts for.
+    """
 
     offer: Offer
     hold_s: int
     micros: int
+    milli: int
 
 
 class Call(Struct, gc=False):

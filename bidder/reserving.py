@@ -11,6 +11,8 @@ from bidder.markup import most_bytes
 from bidder.notices import reserved_micros
 from bidder.offers import Offer
 from bidder.openrtb import Imp, Request
+from bidder.openrtb_media import Qty
+from bidder.tokens import ONE_MILLI
 
 
 def reserve(call: Call, decision: Decision, budgets: Budgets, settings: BidderConfig) -> None:
@@ -30,11 +32,12 @@ def reserve(call: Call, decision: Decision, budgets: Budgets, settings: BidderCo
 
 def _take(call: Call, budgets: Budgets, imp: Imp, kept_s: int, offer: Offer) -> bool:
     """Reserve what a bid can cost; a test costs nothing."""
-    micros = 0 if call.request.test else reserved_micros(offer.price_usd_micros, multiplier_milli(imp))
+    milli = ONE_MILLI if imp.qty is None else multiplier_milli(imp.qty)
+    micros = 0 if call.request.test else reserved_micros(offer.price_usd_micros, milli)
     campaign = call.serving.snapshot.names[offer.ad_index]
     taken = bool(call.request.test) or budgets.reserve(campaign, micros, call.issued_s, kept_s)
     if taken:
-        call.held.append(Held(offer, kept_s, micros))
+        call.held.append(Held(offer, kept_s, micros, milli))
     return taken
 
 
@@ -72,7 +75,6 @@ def hold_s(request: Request, imp: Imp, settings: BidderConfig) -> int:
     return max(usual_s, min(imp.exp, settings.instl_hold_s)) if imp.exp is not None else usual_s
 
 
-def multiplier_milli(imp: Imp) -> int:
-    """Thousandths of an impression one showing counts for: 1000 but on screens many people see (`imp.qty`)."""
-    told = None if imp.qty is None else imp.qty.multiplier
-    return 1000 if told is None else round(told * 1000)
+def multiplier_milli(qty: Qty) -> int:
+    """Thousandths of an impression one showing counts for, on screens many people see."""
+    return ONE_MILLI if qty.multiplier is None else round(qty.multiplier * 1000)

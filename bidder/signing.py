@@ -9,7 +9,6 @@ from bidder.call import Call, Held
 from bidder.decide import Decision
 from bidder.markup import for_imp
 from bidder.offers import Offer
-from bidder.reserving import multiplier_milli
 from bidder.tokens import Signer, text_field, url_safe
 from bidder.vast import PRICE
 
@@ -23,7 +22,7 @@ def signed(call: Call, decision: Decision, held: Held, bid_id: bytes, signer: Si
     fields = call.endpoint.field + text_field(imp.id) + serving.fields[offer.ad_index] + _currency(decision.currency)
     server, browser = signer.pair(
         bid_id, call.issued_s, held.hold_s, offer.price_usd_micros, fields, call.joined, bool(request.test),
-        call.privacy.frequency_cap, multiplier_milli(imp),
+        call.privacy.frequency_cap, held.milli,
     )  # fmt: skip
     parts = serving.parts[offer.ad_index]
     adm, tail = for_imp(parts, imp, request.cattax)
@@ -37,9 +36,9 @@ def signed(call: Call, decision: Decision, held: Held, bid_id: bytes, signer: Si
 def _transparency(call: Call, decision: Decision, offer: Offer) -> bytes:
     """What a bid answers to a request under the DSA, b"" for nothing."""
     serving, privacy = call.serving, call.privacy
-    asked = transparency.asked(call.request)
     behind = serving.snapshot.by_ad[offer.ad_index].dsa
-    if asked is None or behind is None:
+    asked = None if behind is None else transparency.asked(call.request)
+    if behind is None or asked is None:
         return b""
     where = decision.contexts[offer.imp_index]
     placed = where is not None and not serving.snapshot.ads[offer.ad_index].fences.isdisjoint(where.fences)

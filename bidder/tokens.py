@@ -121,7 +121,7 @@ class Signer:
     def _signed(self, body: bytes) -> bytes:
         mac = self._mac.copy()
         mac.update(body)
-        return url_safe(body + mac.digest())
+        return b2a_base64(body + mac.digest(), newline=False).translate(_ALPHABET, b"=")  # `url_safe`, without a call
 
     def read(self, text: str) -> Token:
         """The token that `text` is; raises Forged."""

@@ -159,7 +159,7 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
     """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
     bank0, bank1, aud, contacts, recent = values
     seen, n = _seen(bank0, bank1, live)
-    vector = b"" if seen is None else _vector(seen, n)
+    vector = _vector(seen, n) if seen is not None and seen[0] == WITH_VECTOR else b""
     return User(
         {} if seen is None else _scores(seen, n),
         frozenset([a for a, until in decode_audiences(aud) if not until or until > now_s]) if aud else _NONE,

@@ -35,6 +35,7 @@ everything at once, flipping it back restores the last build, and memory stays n
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Sequence
 
 from dmp.schema import Uid
@@ -45,10 +46,12 @@ CONSUMERS = b"consumers"
 PROFILE_TTL_S = 30 * 86_400  # P-70: profiles idle for 30 days expire
 MONEY_PARTITIONS = 16
 
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
 
 def text(uid: Uid) -> bytes:
     """The 22 characters that stand for a 16-byte uid in keys and files."""
-    return urlsafe_b64encode(uid)[:22]
+    return b2a_base64(uid, newline=False).translate(_URL_SAFE)[:22]
 
 
 def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -59,7 +62,7 @@ def user_keys(uid: Uid) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     >>> user_keys(bytes(16))[0]
     b'prof:{AAAAAAAAAAAAAAAAAAAAAA}:0'
     """
-    u = urlsafe_b64encode(uid)[:22]
+    u = text(uid)
     return b"prof:{%b}:0" % u, b"prof:{%b}:1" % u, b"aud:{%b}" % u, b"fc:{%b}" % u, b"rt:{%b}" % u
 
 
@@ -109,7 +112,7 @@ def realtime_marks(uid: Uid) -> bytes:
 
 def stream_keys(uid: Uid) -> tuple[bytes, bytes, bytes]:
     """What the stream processor reads of a user: real-time record, its marks, audiences."""
-    u = urlsafe_b64encode(uid)[:22]
+    u = text(uid)
     return b"rt:{%b}" % u, b"rtm:{%b}" % u, b"aud:{%b}" % u
 
 

@@ -29,6 +29,7 @@ MarkKind = Literal["address", "ip"]
 MAX_ID_CHARS = 512
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PHONE = re.compile(r"\+?[0-9]{6,15}")
 _ZEROS = re.compile(r"\+?[0-]+")
@@ -134,7 +135,7 @@ class Keyed:
 
 
 def _digest(keyed: Keyed, id_type: IdType, normal: str) -> Uid:
-    return keyed.digest(id_type.encode() + b"\0" + normal.encode())[:16]
+    return keyed.digest(f"{id_type}\0{normal}".encode())[:16]
 
 
 def _normal_ip(raw: str) -> str:
@@ -182,7 +183,7 @@ def normalise(id_type: IdType, raw: str) -> str | None:
     text = raw.strip()
     lower = text.lower()
     if id_type == "device" and _UUID.fullmatch(lower):  # what nearly all of them are, known by one look
-        return None if _ZEROS.fullmatch(lower) else lower
+        return None if lower == _ZERO_UUID else lower
     if not text or len(text) > MAX_ID_CHARS or _ZEROS.fullmatch(text) or lower in _PLACEHOLDERS:
         return None
     if _UNPRINTABLE.search(text):

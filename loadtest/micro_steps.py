@@ -41,7 +41,7 @@ from bidder.scoring import Scores, score
 from bidder.serving import Serving
 from bidder.signing import signed
 from bidder.snapshot import Snapshot
-from bidder.tokens import Signer, bid_id_text, load_keys
+from bidder.tokens import ONE_MILLI, Signer, bid_id_text, load_keys
 from bidder.user_ids import user_uid
 from bidder.view import View, context, view
 from dmp import events
@@ -200,7 +200,7 @@ def _cases(
             scores = score(candidates, where, user, now_us, snapshot)
             offer = decision.offers[0][0]
             call = Call(request, endpoint, served, privacy, uid, 0.0, 0.0, _nobody, user, now_us, now_us // 1_000_000)
-            held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros))
+            held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros), ONE_MILLI)
             sent = signed(call, decision, held, stage.worker + number.to_bytes(6), stage.signer)
             others = [ad for ad in range(len(snapshot.ads)) if ad not in candidates[:CANDIDATES]]
             yield Case(
