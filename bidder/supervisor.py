@@ -242,6 +242,10 @@ async def supervise(
     await Supervisor(settings, data_dir, command).run(stop, ready)
 
 
+_lifelines: set[asyncio.Future[bytes]] = set()
+"""Nobody else holds on to them: a collection would take one, and with it the news that the supervisor has gone."""
+
+
 async def told_to_serve() -> bool:
     """In a worker: say that it stands by, then wait; False when the supervisor has gone."""
     loop = asyncio.get_running_loop()
@@ -253,5 +257,6 @@ async def told_to_serve() -> bool:
     if line.decode().strip() != SERVE:
         return False
     lifeline = asyncio.ensure_future(reader.read())
+    _lifelines.add(lifeline)
     lifeline.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
     return True
