@@ -26,7 +26,9 @@ console = Console()
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; default tagbid.toml if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 IntoFolder = Annotated[Path, typer.Option(help="Folder of the event files; a run that was killed goes on there.")]
-MappingName = Annotated[str, typer.Option(help="TOML file that says what the columns mean, or ipinyou, clickstream.")]
+MappingName = Annotated[
+    str, typer.Option(help="TOML file of what columns mean (dmp/mapping.py), or ipinyou, clickstream.")
+]
 quarantines = typer.Typer(no_args_is_help=True, help="Rows of raw logs that became no event.")
 
 

@@ -240,6 +240,6 @@ def _have(path: Path, names: Sequence[str], mapping: Mapping) -> None:
     if lacking:
         # The first line of a CSV without names holds somebody's ids: say how many, not which (P-60).
         raise BadEvents(
-            f"{path}: column {', '.join(map(repr, lacking))} is missing among its {len(names)}; "
-            f"mend the mapping, or say `header` for a CSV without a line of names"
+            f"{path}: column {', '.join(map(repr, lacking))} is missing among its {len(names)}; name a --mapping that "
+            f"says what its columns mean (see `dmp/mapping.py`), with `header` for a CSV without a line of names"
         )

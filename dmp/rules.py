@@ -140,6 +140,9 @@ def load(path: Path) -> Rules:
     """Raises ConfigError with every problem of the file."""
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        missing = "there is no such file: write one with [[rule]] tables, as `dmp/rules.py` of the source shows"
+        raise ConfigError(str(path), [missing]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [str(error)]) from None
 

@@ -330,3 +330,8 @@ def test_the_command_checks_a_file(tmp_path: Path) -> None:
     assert told == {"rules": [{"name": "a", "raise": "intent.travel", "for_s": 3_600}], "zone": "UTC"}
     file.write_text(file.read_text().replace("weekday", "wekday"))
     assert CliRunner().invoke(app, ["rules", "check", str(file)]).exit_code != 0
+
+
+def test_a_file_that_is_not_there_is_told_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"write one with \[\[rule\]\] tables"):
+        rules.load(tmp_path / "rules.toml")
