@@ -63,19 +63,18 @@ class Funnel:
         self._metrics.counts[self._sampled] += 1
         user = usable(user, privacy, snapshot.settings)
         seen = view(strip(request, privacy), user, now_us, exchange, name, privacy.frequency_cap)
-        owners, campaigns = snapshot.owners, snapshot.portfolio.campaigns
+        names, ads_of = snapshot.names, snapshot.campaign_bits
         for i, imp in enumerate(request.imp):
-            mask = snapshot.index.everything
-            alive = {owners[ad] for ad in range(len(snapshot.ads))}
-            self._step(RECEIVED, (campaigns[owner].id for owner in alive))
+            left = snapshot.index.everything
+            self._step(RECEIVED, ads_of)
             for reason, passing in targeting.answers(snapshot.index, seen, imp):
-                if mask & ~passing:
-                    mask &= passing
-                    left = {owners[ad] for ad in targeting.members(mask, len(owners))}
-                    self._step(reason.value, (campaigns[owner].id for owner in alive - left))
-                    alive = left
-            self._step(SCORED, (campaigns[owner].id for owner in alive))
-            self._step(PRICED, {campaigns[owners[offer.ad_index]].id for offer in decision.offers[i]})
+                gone = left & ~passing
+                if gone:
+                    left ^= gone
+                    touched = {names[ad] for ad in targeting.members(gone, len(names))}
+                    self._step(reason.value, (name for name in touched if not ads_of[name] & left))
+            self._step(SCORED, {names[ad] for ad in targeting.members(left, len(names))})
+            self._step(PRICED, {names[offer.ad_index] for offer in decision.offers[i]})
 
     def _step(self, step: str, campaigns: Iterable[str]) -> None:
         for campaign in campaigns:
