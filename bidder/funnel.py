@@ -16,6 +16,7 @@ from bidder.redact import strip
 from bidder.snapshot import Snapshot
 from bidder.view import view
 from dmp.schema import User
+from models.lookups import ones
 
 RECEIVED, SCORED, PRICED = "received", "scored", "priced"
 """Steps of the sample besides the rules' names: an impression was offered, an ad passed all rules, it got a price."""
@@ -71,9 +72,9 @@ class Funnel:
                 gone = left & ~passing
                 if gone:
                     left ^= gone
-                    touched = {names[ad] for ad in targeting.members(gone, len(names))}
+                    touched = {names[ad] for ad in ones(gone, len(names))}
                     self._step(reason.value, (name for name in touched if not ads_of[name] & left))
-            self._step(SCORED, {names[ad] for ad in targeting.members(left, len(names))})
+            self._step(SCORED, {names[ad] for ad in ones(left, len(names))})
             self._step(PRICED, {names[offer.ad_index] for offer in decision.offers[i]})
 
     def _step(self, step: str, campaigns: Iterable[str]) -> None:

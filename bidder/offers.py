@@ -21,6 +21,7 @@ from bidder.view import View, context
 from dmp.schema import User
 from models.context import Context
 from models.features import in_columns
+from models.lookups import ones
 from models.pairs import Columns, row_of
 
 MOST_SCORED = 1_000
@@ -125,7 +126,7 @@ def offers_for(
         candidates = _next(lots, 0, limit, [floor_bound] * len(lots), snapshot)
     else:
         lots = [mask]
-        candidates = _worth(targeting.members(mask, limit), floor_bound, snapshot)
+        candidates = _worth(ones(mask, limit), floor_bound, snapshot)
     if not candidates:
         return (), None
     fences = snapshot.index.fences
@@ -170,8 +171,7 @@ def _bounds(lots: int, offers: Sequence[Offer], kept: int, least: int, snapshot:
 def _next(lots: Sequence[int], after: int, limit: int, bounds: Sequence[int], snapshot: Snapshot) -> list[int]:
     """The first `limit` ads of every lot from position `after` on that can be worth its bound, each ad once."""
     found = [
-        _worth(targeting.members(lot >> after << after, limit), bound, snapshot)
-        for lot, bound in zip(lots, bounds, strict=True)
+        _worth(ones(lot >> after << after, limit), bound, snapshot) for lot, bound in zip(lots, bounds, strict=True)
     ]
     return found[0] if len(found) == 1 else sorted({ad for ads in found for ad in ads})
 

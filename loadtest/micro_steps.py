@@ -55,6 +55,7 @@ from loadtest.scenario import CANDIDATES, EXCHANGE
 from models import features
 from models.context import Context
 from models.forest import Forest, kernel
+from models.lookups import ones
 from models.pairs import pair_columns, row_of
 from models.registry import Model
 from models.tables import Floats
@@ -214,7 +215,7 @@ def _cases(
 def _candidates(snapshot: Snapshot, seen: View) -> list[int]:
     mask, _ = targeting.eligible(snapshot.index, seen)
     mask, _ = targeting.eligible_for(snapshot.index, seen, seen.request.imp[0], mask)
-    return targeting.members(mask, snapshot.settings.max_candidates)
+    return ones(mask, snapshot.settings.max_candidates)
 
 
 def _nobody(_: Answer) -> None:

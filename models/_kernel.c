@@ -502,7 +502,48 @@ static PyTypeObject ForestType = {
     .tp_new = PyType_GenericNew,
 };
 
+/* look_up(known, column, positions, otherwise): of each position of a tuple, what a dict holds of the entry there. */
+static PyObject *look_up(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 4 || !PyDict_Check(args[0]) || !PyTuple_Check(args[1]) || !PyList_Check(args[2]))
+        return PyErr_Format(PyExc_TypeError, "look_up takes a dict, a tuple, a list and any");
+    PyObject *known = args[0], *column = args[1], *positions = args[2], *otherwise = args[3];
+    PyObject *result = PyList_New(PyList_GET_SIZE(positions));
+    for (Py_ssize_t k = 0; result && k < PyList_GET_SIZE(result); k++) {
+        const Py_ssize_t at = k < PyList_GET_SIZE(positions) ? PyLong_AsSsize_t(PyList_GET_ITEM(positions, k)) : -1;
+        PyObject *found = NULL;
+        if (at < 0 || at >= PyTuple_GET_SIZE(column)) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "no such position");
+        } else
+            found = PyDict_GetItemWithError(known, PyTuple_GET_ITEM(column, at));
+        if (PyErr_Occurred()) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, k, Py_NewRef(found ? found : otherwise));
+    }
+    return result;
+}
+
+/* ones(data, limit): positions of the lowest set bits of bytes in little-endian order. */
+static PyObject *ones(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2 || !PyBytes_Check(args[0])) return PyErr_Format(PyExc_TypeError, "ones takes bytes and a limit");
+    Py_ssize_t limit = PyLong_AsSsize_t(args[1]);
+    if (limit == -1 && PyErr_Occurred()) return NULL;
+    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    const Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
+    PyObject *result = PyList_New(0);
+    for (Py_ssize_t i = 0; result && i < size && limit > 0; i++)
+        for (unsigned byte = data[i]; result && byte && limit > 0; byte &= byte - 1, limit--) {
+            PyObject *at = PyLong_FromSsize_t(8 * i + __builtin_ctz(byte));
+            if (!at || PyList_Append(result, at) < 0) Py_CLEAR(result);
+            Py_XDECREF(at);
+        }
+    return result;
+}
+
 static PyMethodDef functions[] = {
+    {"look_up", (PyCFunction)(void (*)(void))look_up, METH_FASTCALL, "What a dict holds of some entries of a tuple."},
+    {"ones", (PyCFunction)(void (*)(void))ones, METH_FASTCALL, "Positions of set bits."},
     {"chances", (PyCFunction)(void (*)(void))chances, METH_FASTCALL, "Calibrated probabilities of raw scores."},
     {NULL, NULL, 0, NULL},
 };
@@ -516,7 +557,7 @@ PyMODINIT_FUNC PyInit__kernel(void) {
     if (PyType_Ready(&ForestType) < 0) return NULL;
     PyObject *made = PyModule_Create(&module);
     if (!made) return NULL;
-    if (PyModule_AddIntConstant(made, "VERSION", 4) < 0) {
+    if (PyModule_AddIntConstant(made, "VERSION", 5) < 0) {
         Py_DECREF(made);
         return NULL;
     }

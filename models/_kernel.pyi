@@ -1,11 +1,13 @@
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 VERSION: int
 
+def look_up(known: dict[int, Any], column: tuple[int, ...], positions: list[int], otherwise: Any, /) -> list[Any]: ...
+def ones(data: bytes, limit: int, /) -> list[int]: ...
 def chances(scores: list[float], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64], /) -> list[float]: ...
 
 Plain: TypeAlias = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dmp import keys, preference, realtime
 from dmp.schema import Contact, Realtime, User
 from models.context import HOUR_US, NAN, Ad, Context
+from models.lookups import look_up
 
 _number = lru_cache(maxsize=65_536)(keys.number)
 
@@ -67,7 +68,7 @@ def columns_of(ads: Sequence[Ad]) -> Ads:
 
 def pair_values(ad: Ad, context: Context, user: User | None, now_us: int) -> list[float]:
     """The N_PAIR features of one ad: `pair_columns` of it alone."""
-    return row_of(pair_columns(columns_of((ad,)), (0,), context, user, now_us), 0)
+    return row_of(pair_columns(columns_of((ad,)), [0], context, user, now_us), 0)
 
 
 def row_of(columns: Columns, position: int) -> list[float]:
@@ -79,7 +80,7 @@ Pick = Callable[[tuple[Any, ...]], Sequence[Any]]
 """Takes some ads' entries out of a column."""
 
 
-def pair_columns(ads: Ads, positions: Sequence[int], context: Context, user: User | None, now_us: int) -> Columns:
+def pair_columns(ads: Ads, positions: list[int], context: Context, user: User | None, now_us: int) -> Columns:
     """The N_PAIR features of the candidates of a request: how ad and user, ad and page fit together.
 
     positions: of the candidates among the ads, at least one.
@@ -91,11 +92,10 @@ def pair_columns(ads: Ads, positions: Sequence[int], context: Context, user: Use
     in_fence: whether the device is inside a geofence of the ad, NaN for an ad without.
     """
     pick: Pick = itemgetter(*positions) if len(positions) > 1 else lambda column: (column[positions[0]],)
-    about = _about(ads, pick)
-    columns: Columns = [NAN] * 11 if user is None else _user_columns(ads, about, pick, user, now_us)
+    columns: Columns = [NAN] * 11 if user is None else _user_columns(ads, positions, pick, user, now_us)
     page = context.category
     columns.append([*map(_matches(page).__getitem__, pick(ads.categories))] if page else NAN)
-    columns.append(_topic_match(ads, about, context) if context.topics or context.searched else NAN)
+    columns.append(_topic_match(ads, positions, context) if context.topics or context.searched else NAN)
     if ads.fenced:
         inside = context.fences
         columns.append([NAN if not own else 0.0 if own.isdisjoint(inside) else 1.0 for own in pick(ads.fences)])
@@ -125,45 +125,29 @@ class _Matches(dict[str, float]):
 _matches = lru_cache(maxsize=1_024)(_Matches)
 
 
-class _About(NamedTuple):
-    """What the candidates are about. target: of each the only one; targets: all, where any has several, else None."""
-
-    interests: Sequence[int]
-    target: Sequence[int]
-    targets: Sequence[tuple[int, ...]] | None
-
-
-def _about(ads: Ads, pick: Pick) -> _About:
-    target = pick(ads.target) if ads.targeted and not ads.several else ()
-    return _About(pick(ads.interests), target, pick(ads.targets) if ads.several else None)
-
-
-def _summed(about: _About, get: Callable[[int, int], float]) -> tuple[float | list[float], float | list[float]]:
-    """(sum, maximum) of what the targets of each candidate are given."""
-    if about.targets is None:
-        column = [*map(get, about.target, _ZEROS)] if about.target else 0
+def _summed(ads: Ads, positions: list[int], known: dict[int, int]) -> tuple[float | list[float], float | list[float]]:
+    """(sum, maximum) of what is known of the targets of each candidate."""
+    if not ads.several:
+        column = look_up(known, ads.target, positions, 0) if ads.targeted else 0
         return column, column
-    scores = [[get(tag, 0) for tag in own] for own in about.targets]
+    get = known.get
+    scores = [[get(tag, 0) for tag in ads.targets[position]] for position in positions]
     return [*map(sum, scores)], [max(own) if own else 0 for own in scores]
 
 
-_ZEROS = repeat(0)
-
-
-def _topic_match(ads: Ads, about: _About, context: Context) -> float | list[float]:
+def _topic_match(ads: Ads, positions: list[int], context: Context) -> float | list[float]:
     said = dict.fromkeys(context.topics, 1) | dict.fromkeys(context.searched, 2)
     if said.keys().isdisjoint(ads.about):
         return 0
-    get = said.get
-    _, best = _summed(about, get)
-    interests = map(get, about.interests, _ZEROS)
-    return [*map(max, interests, best)] if isinstance(best, list) else [*interests]
+    _, best = _summed(ads, positions, said)
+    interests: list[float] = look_up(said, ads.interests, positions, 0)
+    return [*map(max, interests, best)] if isinstance(best, list) else interests
 
 
-def _user_columns(ads: Ads, about: _About, pick: Pick, user: User, now_us: int) -> Columns:
+def _user_columns(ads: Ads, positions: list[int], pick: Pick, user: User, now_us: int) -> Columns:
     """The pair features that a user is part of."""
-    get = user.tags.get
-    total, strongest = _summed(about, get)
+    tags = user.tags
+    total, strongest = _summed(ads, positions, tags)
     member: float | list[float] = 0
     if user.audiences:
         held = user.audiences
@@ -177,23 +161,23 @@ def _user_columns(ads: Ads, about: _About, pick: Pick, user: User, now_us: int) 
         if not {contact.scope for contact in user.contacts}.isdisjoint(scopes):
             met = _met(user.contacts, now_us // HOUR_US)
             day, week, age = map(list, zip(*map(met.get, scopes, repeat(_NEVER)), strict=True))
-    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, about, user.realtime, now_us)
+    now: Columns = _NOTHING_NOW if user.realtime is None else _now_columns(ads, positions, user.realtime, now_us)
     liked: float | list[float] = NAN
     taste = preference.unpack(user.vector) if user.vector else None
     if taste is not None:
         liked = [_taste(taste, wanted) if wanted else NAN for wanted in pick(ads.preferences)]
-    return [[*map(get, about.interests, _ZEROS)], total, strongest, member, day, week, age, *now, liked]
+    return [look_up(tags, ads.interests, positions, 0), total, strongest, member, day, week, age, *now, liked]
 
 
-def _now_columns(ads: Ads, about: _About, record: Realtime, now_us: int) -> Columns:
+def _now_columns(ads: Ads, positions: list[int], record: Realtime, now_us: int) -> Columns:
     """now_interest, now_target and retargeted."""
     held = realtime.realtime_tags(record, now_us, ads.about)
     basket = realtime.carted(record, now_us)
     if not held and not basket:
         return _NOTHING_NOW
-    _, target = _summed(about, held.get)
-    interests = about.interests
-    return [[*map(held.get, interests, _ZEROS)], target, [*map(basket.__contains__, interests)]]
+    _, target = _summed(ads, positions, held)
+    retargeted: list[float] = look_up(dict.fromkeys(basket, True), ads.interests, positions, False)
+    return [look_up(held, ads.interests, positions, 0), target, retargeted]
 
 
 _NOTHING_NOW: Columns = [0.0, 0.0, 0.0]

@@ -20,7 +20,7 @@ FRONT_ROOM = {
     "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
     "trends", "cluster", "clustered", "wire", "link", "naming", "us_privacy", "gif",
 }  # fmt: skip
-SERVING = {"context", "features", "pairs", "registry", "forest", "tables", "landscape", "artefacts", "live"}
+SERVING = {"context", "features", "pairs", "registry", "forest", "tables", "lookups", "landscape", "artefacts", "live"}
 HEAVY = (
     "pyarrow",
     "duckdb",

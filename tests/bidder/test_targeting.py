@@ -13,13 +13,13 @@ from bidder.creatives import Creative, is_secure
 from bidder.geo import km_between
 from bidder.indexing import DEVICES
 from bidder.openrtb import Imp, Request
-from bidder.targeting import members
 from bidder.view import View, view
 from bidder.wording import keywords
 from dmp import keys
 from dmp.schema import Contact, User
 from dmp.taxonomy import tag_id
 from dmp.trends import stated
+from models.lookups import ones
 from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot
 
 HOUR_US = 3_600_000_000
@@ -344,7 +344,7 @@ def test_bit_sets_and_a_plain_loop_over_campaigns_agree(
     mask, _ = targeting.eligible(snapshot.index, seen)
     if mask:
         mask, _ = targeting.eligible_for(snapshot.index, seen, request.imp[0], mask)
-    found = {snapshot.creatives[i].id for i in members(mask, 1_000)}
+    found = {snapshot.creatives[i].id for i in ones(mask, 1_000)}
     expected = {
         creative.id
         for campaign in campaigns
@@ -367,11 +367,6 @@ def test_explaining_asks_the_rules_that_bidding_asks(
     if mask:
         mask, _ = targeting.eligible_for(snapshot.index, seen, request.imp[0], mask)
     assert mask == together
-
-
-@given(st.sets(st.integers(0, 3_000)), st.integers(1, 60))
-def test_members_are_the_lowest_set_bits(bits: set[int], limit: int) -> None:
-    assert members(sum(1 << bit for bit in bits), limit) == sorted(bits)[:limit]
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def test_the_pair_features_of_each_candidate_are_what_they_say(contacts, tags, c
     user = User(tags, frozenset({8, 9}), tuple(contacts))
 
     def rows_of(user: User | None) -> list[list[float]]:
-        columns = pairs.pair_columns(pairs.columns_of(ads), range(len(ads)), context, user, NOW)
+        columns = pairs.pair_columns(pairs.columns_of(ads), [*range(len(ads))], context, user, NOW)
         return [pairs.row_of(columns, i) for i in range(len(ads))]
 
     rows = rows_of(user)
