@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import httptools
+from msgspec import Struct
 
 from bidder import heads
 from bidder.call import Answer
@@ -38,17 +39,18 @@ LINGER_S = 2.0  # what comes after a refusal is read and dropped for so long: a 
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
-class _Due:
-    """One answer that is due, in its connection's order."""
+class _Due(Struct, eq=False):
+    """One answer that is due, in its connection's order.
 
-    __slots__ = ("answer", "asked", "close", "lane", "more")
+    answer: None until it is there. close: it is the last one. asked: x-openrtb-version and Accept-Encoding, where they
+    matter. more: further headers.
+    """
 
-    def __init__(self, lane: "Lane", answer: Answer | None) -> None:
-        self.lane = lane
-        self.answer = answer
-        self.close = False
-        self.asked: tuple[str, str, Endpoint] | None = None  # x-openrtb-version and Accept-Encoding, where they matter
-        self.more: Mapping[str, str] | None = None
+    lane: "Lane"
+    answer: Answer | None
+    close: bool = False
+    asked: tuple[str, str, Endpoint] | None = None
+    more: Mapping[str, str] | None = None
 
     def __call__(self, answer: Answer) -> None:
         self.put(answer)

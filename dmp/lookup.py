@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Literal
 
 import redis.exceptions
+from msgspec import Struct
 
 from dmp import codec, keys
 from dmp.errors import CorruptRecord
@@ -45,16 +46,13 @@ def _command(name: bytes) -> bytes:
     return _MGET % (name, name, name, name, name)
 
 
-class _Read:
+class _Read(Struct, eq=False):
     """One user being read. callback is None once it has been called."""
 
-    __slots__ = ("callback", "deadline_s", "lookup", "uid")
-
-    def __init__(self, lookup: "Lookup", uid: Uid, deadline_s: float, callback: Callable[[User | None], None]) -> None:
-        self.lookup = lookup
-        self.uid = uid
-        self.deadline_s = deadline_s
-        self.callback: Callable[[User | None], None] | None = callback
+    lookup: "Lookup"
+    uid: Uid
+    deadline_s: float
+    callback: Callable[[User | None], None] | None
 
     def __call__(self, reply: Any) -> None:
         callback = self.callback
