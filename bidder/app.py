@@ -26,6 +26,7 @@ from bidder.budget import Budgets
 from bidder.campaigns import Campaign
 from bidder.config import BidderConfig, is_loopback
 from bidder.conversions import Conversions
+from bidder.copies import Copies
 from bidder.drawing import Drawer
 from bidder.endpoints import Endpoints
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, lanes
@@ -99,11 +100,13 @@ class Service:
         self.report = Reporter()
         self.bidlog = BidLog(data_dir / "bidlog")
         self.signer = Signer(load_keys(data_dir))
+        self.copied = Link(store.url)
+        self.copies = Copies(self.copied)
         self.ring = key_ring(data_dir)
         self.lookup.former_of = self.ring.former_of if self.ring.rotating else None
         self.endpoints = Endpoints(settings, self.metrics)
         worker = new_worker()
-        self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s)
+        self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s, copies=self.copies)
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
         self.paces = Paces()
         self.ratios = serving.Ratios()
@@ -147,7 +150,9 @@ class Service:
         )  # fmt: skip
         gauges.read_all(
             self.metrics, self.bidder, self.lookup, self.link, self.pressure, self.bidlog, self.topics, self.pacer,
-            self.budgets,
+        if self.link.clustered:
+            await self.copied.start()
+            self.budgets, self.copies,
         )  # fmt: skip
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT, conversions.SCRIPT):
             await self.link.everywhere("SCRIPT", "LOAD", script)
@@ -293,6 +298,7 @@ class Service:
         self._listener.close()
         self.port.drain()
         until_s = time.monotonic() + DRAIN_S
+        await self.copied.close()
         while (self.bidder.in_flight or self.port.lanes) and time.monotonic() < until_s:  # noqa: ASYNC110 - rare, short
             await asyncio.sleep(0.01)
         for lane in list(self.port.lanes):

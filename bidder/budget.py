@@ -13,7 +13,7 @@ at 10,000 bids a second and 10 minutes of hold a record per bid would be a gigab
 Overspend is the sum of bills that arrive after their hold, 0 when none does. A worker that dies takes its lease out
 of play until the lease expires (`LEASE_S` + the longest hold among its bids), then it is free again: underspend for
 that long. With the store gone, a worker spends what it holds for at most `LEASE_S`, then stops. The day is the
-store's, in UTC.
+store's, in UTC. In a cluster a lease counts as far as a replica has it (`bidder.copies`).
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from typing import Any
 
 import redis.exceptions
 
+from bidder.copies import Copies
 from dmp import keys
 from dmp.link import Link
 from dmp.wire import encode
@@ -52,7 +53,8 @@ def cost_micros(price_micros: int) -> int:
 class Account:
     """One campaign day as this worker sees it; money in micros.
 
-    lease: as last told by the store. pending: at stake in bids. ended: held until a while ago; another worker may have
+    lease: as last told by the store. safe: so much of it no lost server can take back; securing: so much is being asked
+    about, None = nothing. pending: at stake in bids. ended: held until a while ago; another worker may have
     booked its bill, so it is ours again when the store says so. returning: offered back, not confirmed yet. refused:
     the smallest amount that could not be reserved since there was last money for it, 0 for none. largest: the most
     that was ever refused. hold_s: the longest hold asked for, covered_s: the longest that the lease's expiry allows.
@@ -61,15 +63,15 @@ class Account:
 
     __slots__ = (
         "again", "budget", "campaign", "covered_s", "day", "ended", "free", "hold_s", "largest", "lease", "pending",
-        "refused", "release", "reserved", "returning", "shrink", "spent", "synced_s", "syncing", "target",
-        "workers",
+        "refused", "release", "reserved", "returning", "safe", "securing", "shrink", "spent", "synced_s", "syncing",
+        "target", "workers",
     )  # fmt: skip
 
     def __init__(self, campaign: str, day: int, budget: int) -> None:
         self.campaign = campaign
         self.day = day
         self.budget = budget
-        self.lease = self.pending = self.ended = self.returning = self.spent = self.free = 0
+        self.lease = self.safe = self.pending = self.ended = self.returning = self.spent = self.free = 0
         self.refused = self.largest = 0
         self.reserved = 0  # since the last tick
         self.target = -(-budget // SHARE)
@@ -79,27 +81,40 @@ class Account:
         self.syncing = self.again = False
         self.synced_s = 0.0
         self.workers = 1
+        self.securing: int | None = None
 
     @property
     def available(self) -> int:
-        return self.lease - self.pending - self.ended - self.returning
+        return min(self.lease, self.safe) - self.pending - self.ended - self.returning
+
+    def lowered(self) -> None:
+        """The lease may have become less: what it grows by from here on is not safe yet."""
+        self.safe = min(self.safe, self.lease)
+        self.securing = None if self.securing is None else min(self.securing, self.lease)
 
 
 class Budgets:
     """The budgets of one worker. worker: 8 characters, never used by another process (`tokens.Token.worker`).
 
-    hold_s: how long bids are usually held; a longer hold costs a campaign day one refused bid. Not safe to share
-    between threads.
+    hold_s: how long bids are usually held; a longer hold costs a campaign day one refused bid. copies: of a store with
+    replicas. Not safe to share between threads.
     """
 
     def __init__(
-        self, link: Link, worker: str, hold_s: int, clock: Callable[[], float] = time.time, lease_s: int = LEASE_S
+        self,
+        link: Link,
+        worker: str,
+        hold_s: int,
+        clock: Callable[[], float] = time.time,
+        lease_s: int = LEASE_S,
+        copies: Copies | None = None,
     ) -> None:
         self.worker = worker
         self.version = 0
         """Changes whenever `exhausted` does."""
         self.exhausted: set[str] = set()
         self._link = link
+        self._copies = copies
         self._clock = clock
         self._hold_s = hold_s
         self._lease_s = lease_s
@@ -156,7 +171,7 @@ class Budgets:
         account = self._accounts.get(campaign)
         if account is None or day < self._day:  # a clock set back over midnight: the day that is over stays over
             return False
-        available = account.lease - account.pending - account.ended - account.returning
+        available = account.available
         if hold_s > account.covered_s:
             account.hold_s = max(hold_s, account.hold_s)
             self._sync(account, again=True)  # first the lease must last as long as the bid
@@ -193,6 +208,7 @@ class Budgets:
         if account is None:
             return
         account.lease = lease
+        account.lowered()
         if first:
             self._release(account, issued_s + hold_s, micros)
         self._mark(account)
@@ -333,8 +349,27 @@ class Budgets:
         account.synced_s = float(store_s)
         account.covered_s = hold_s
         self._offset_s = store_s + 0.5 - self._clock() if abs(store_s + 0.5 - self._clock()) > 1 else 0.0
+        self._secure(account)
         self._mark(account)
         if account.shrink or account.again:
             account.again = False
             account.shrink = account.shrink and not shrinks
             self._sync(account)  # when shrinking: down to what is at stake, then up to what the new budget leaves
+
+    def _secure(self, account: Account) -> None:
+        """Let what was granted count, where there are replicas as soon as one of them has it."""
+        key = keys.spend(account.campaign, account.day)
+        if self._copies is None or not self._copies.wanted(key):
+            account.safe = account.lease
+            return
+        account.lowered()
+        if account.lease > account.safe and account.securing is None:
+            account.securing = account.lease
+            self._copies.sure(key, KEEP_S, partial(self._secured, account))
+
+    def _secured(self, account: Account, copied: bool) -> None:
+        secured, account.securing = account.securing or 0, None
+        if copied:
+            account.safe = max(account.safe, secured)
+            self._mark(account)
+            self._secure(account)  # more may have been granted meanwhile

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from bidder.bidding import Bidder
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
+from bidder.copies import Copies
 from bidder.metrics import Metrics
 from bidder.overload import Pressure
 from bidder.pacer import Pacer
@@ -27,6 +28,7 @@ def read_all(
     topics: Topics,
     pacer: Pacer,
     budgets: Budgets,
+    copies: Copies,
 ) -> None:
     """Have `metrics` read them."""
     links = {"lookup": lookup.link, "notices": link}
@@ -45,6 +47,7 @@ def read_all(
         "tagbid_hot_topics": lambda: {(): topics.count(time.time_ns() // 1000)},
         "tagbid_pace": lambda: _paces(pacer.of),
         "tagbid_cost_unknown": lambda: {(): pacer.untold},
+        "tagbid_lease_copies_total": lambda: {(("result", r),): n for r, n in copies.counts.items()},
         "tagbid_budget_micros": lambda: _budgets(budgets.accounts()),
     }
     for name, reader in readers.items():

@@ -16,6 +16,7 @@ HELP: dict[str, tuple[str, str]] = {
     "tagbid_store_total": ("counter", "User reads by result."),
     "tagbid_store_up": ("gauge", "Share of all keys whose server answers, by link; 1 when all is well."),
     "tagbid_store_redirected_total": ("counter", "Commands a node of a cluster sent on to another one, by link."),
+    "tagbid_lease_copies_total": ("counter", "Grown budget leases, by whether a replica had them in time."),
     "tagbid_in_flight": ("gauge", "Bid requests waiting for the tag store."),
     "tagbid_in_flight_limit": ("gauge", "Bid requests that may wait at once, from what decisions take now."),
     "tagbid_longest_stall_seconds": ("gauge", "The longest time the event loop stood still since the start."),

@@ -76,6 +76,7 @@ class Link:
         self._opened: set[Line] = set()  # all that may hold a connection, those that only look for the store included
         self._table: list[Line | None] = [None] * SLOTS
         self._nodes: list[Node] = []  # all there were at the last reading, replicas included
+        self._replicated: set[Line] = set()  # lines to primaries that have had a replica
         self._stale = asyncio.Event()
         self._known = asyncio.Event()
         self._pause_s = FIRST_PAUSE_S
@@ -121,6 +122,15 @@ class Link:
     def line(self, key: bytes) -> Line | None:
         """Who has a key, as far as is known."""
         return self._only if self._only is not None else self._table[cluster.slot(key)]
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the store is a cluster; known once it was connected to."""
+        return self._known.is_set() and self._only is None
+
+    def has_replica(self, key: bytes) -> bool:
+        """Whether the server of a key has had a replica at any time since this link knows it."""
+        return self.line(key) in self._replicated
 
     def send(self, key: bytes, command: bytes, waiter: Waiter) -> bool:
         """Queue an encoded command for the server of a key; False (and `waiter` is never called) while it is away."""
@@ -254,6 +264,7 @@ class Link:
         self.counts["read"] += 1
         self._nodes = view.topology.nodes
         primaries = {node: self._line_to(node) for node in view.topology.primaries}
+        self._replicated |= {primaries[one.primary] for one in view.topology.ranges if one.replicas}
         self._table = [None if owner is None else primaries[owner] for owner in view.topology.owners()]
         # A line that only ASK has led to has no slots yet: it goes when it has nothing to do, and comes again.
         idle = [node for node, line in self._lines.items() if node not in primaries and not line.waiting]
@@ -266,6 +277,7 @@ class Link:
     async def _end(self, line: Line) -> None:
         await line.close()
         self._opened.discard(line)
+        self._replicated.discard(line)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
