@@ -79,16 +79,17 @@ def serve(
 
 
 @app.command(hidden=True)
-def worker(
+def nursery(
     campaign_file: Annotated[Path, typer.Option("--campaigns")],
     port: Annotated[int, typer.Option()],
     workers: Annotated[int, typer.Option(min=2)],
     config_file: Annotated[Path | None, typer.Option("--config")] = None,
 ) -> None:
-    """One process of `serve --workers`, started by it."""
+    """What the processes of `serve --workers` are forked from, started by it."""
     import uvloop
 
     from bidder import app as process
+    from bidder import nursery as births
     from bidder import supervisor
 
     settings = _settings(config_file, campaign_file, port, 0, workers)
@@ -100,8 +101,11 @@ def worker(
         sys.stdout.write(f"ready {public_url} admin {admin_url}\n")
         sys.stdout.flush()
 
+    inherited = births.born(settings, process.public_url_of(settings, port))
+    if inherited is None:
+        return
     with store.open_store(dmp) as opened, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(process.serve(settings, dmp, opened, ready, supervisor.told_to_serve))
+        runner.run(process.serve(settings, dmp, opened, ready, supervisor.told_to_serve, inherited))
 
 
 def _settings(

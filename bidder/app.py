@@ -19,7 +19,7 @@ import redis.exceptions
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bidder import admin, budget, contact, conversions, gauges, notices, pacer, serving, supply_week, topics
+from bidder import admin, budget, contact, conversions, gauges, notices, nursery, pacer, serving, supply_week, topics
 from bidder.bidding import Bidder, new_worker
 from bidder.bidlog import BidLog
 from bidder.budget import Budgets
@@ -39,7 +39,7 @@ from bidder.port import SWEEP_S, Limits, Port
 from bidder.routes import Public
 from bidder.serving import Serving
 from bidder.snapshot import Paces
-from bidder.sockets import BACKLOG, bound, url_of
+from bidder.sockets import BACKLOG, bound, url_at, url_of
 from bidder.tastes import Source
 from bidder.tokens import Signer, bid_id_text, load_keys
 from dmp import keys
@@ -91,26 +91,29 @@ class Service:
     A prepared service holds the snapshot and the connections, follows changes, and neither listens nor takes budget.
     """
 
-    def __init__(self, settings: BidderConfig, data_dir: Path, store: Store) -> None:
+    def __init__(
+        self, settings: BidderConfig, data_dir: Path, store: Store, inherited: nursery.Loaded | None = None
+    ) -> None:
         self.settings = settings
+        self._inherited = inherited
         self.metrics = Metrics()
         self.pressure = Pressure(settings.max_in_flight)
         self.lookup = Lookup(store.url)
         self.link = Link(store.url)
+        self.copied = Link(store.url)
+        self.copies = Copies(self.copied)
         self.report = Reporter()
         self.bidlog = BidLog(data_dir / "bidlog")
         self.signer = Signer(load_keys(data_dir))
-        self.copied = Link(store.url)
-        self.copies = Copies(self.copied)
         self.ring = key_ring(data_dir)
         self.lookup.former_of = self.ring.former_of if self.ring.rotating else None
         self.endpoints = Endpoints(settings, self.metrics)
         worker = new_worker()
         self.budgets = Budgets(self.link, bid_id_text(worker + bytes(6))[:8], settings.hold_s, copies=self.copies)
         self.notices = Notices(self.link, self.signer, self.budgets, settings, self.metrics, self.bidlog.put)
-        self.paces = Paces()
+        self.paces = Paces() if inherited is None else inherited.paces
         self.ratios = serving.Ratios()
-        self.topics = topics.Topics()
+        self.topics = topics.Topics() if inherited is None else inherited.topics
         self.preferences = Source(data_dir, lambda: self.lookup.generation)
         self.pacer = Pacer(self._keep_pace)
         self.drawer = Drawer(settings.thompson_seed)
@@ -133,15 +136,20 @@ class Service:
         settings = self.settings
         self._public_socket = bound(settings.host, settings.port, shared=settings.workers > 1)
         self._admin_socket = bound(settings.admin_host, settings.admin_port)
-        public_url = settings.public_url.rstrip("/") or url_of(settings.host, self._public_socket)
+        public_url = public_url_of(settings, self._public_socket.getsockname()[1])
         if not is_loopback(settings.host) and not public_url.startswith("https://"):
             log.warning("pages that ask for https get no bids: public_url is %s", public_url)
-        seen = serving.fingerprint(settings)
-        first = await asyncio.to_thread(
-            serving.load, settings, public_url, self.paces, None, self.topics, self.preferences
-        )
+        if self._inherited is not None:
+            seen, first = self._inherited.seen, self._inherited.serving
+        else:
+            seen = serving.fingerprint(settings)
+            first = await asyncio.to_thread(
+                serving.load, settings, public_url, self.paces, None, self.topics, self.preferences
+            )
         try:
             await asyncio.gather(self.lookup.start(), self.link.start())
+            if self.link.clustered:
+                await self.copied.start()
         except TimeoutError:
             raise StoreUnavailable("the tag store does not answer the bidder; see that it is up and not busy") from None
         self.bidder = Bidder(
@@ -150,8 +158,6 @@ class Service:
         )  # fmt: skip
         gauges.read_all(
             self.metrics, self.bidder, self.lookup, self.link, self.pressure, self.bidlog, self.topics, self.pacer,
-        if self.link.clustered:
-            await self.copied.start()
             self.budgets, self.copies,
         )  # fmt: skip
         for script in (budget.SCRIPT, notices.SCRIPT, contact.SCRIPT, conversions.SCRIPT):
@@ -292,13 +298,13 @@ class Service:
                 log.warning("the tag store does not answer; unused budget is free again when its lease expires")
         await self.lookup.close()
         await self.link.close()
+        await self.copied.close()
         self.bidlog.close()
 
     async def _drain(self) -> None:
         self._listener.close()
         self.port.drain()
         until_s = time.monotonic() + DRAIN_S
-        await self.copied.close()
         while (self.bidder.in_flight or self.port.lanes) and time.monotonic() < until_s:  # noqa: ASYNC110 - rare, short
             await asyncio.sleep(0.01)
         for lane in list(self.port.lanes):
@@ -352,6 +358,11 @@ class Service:
         return not self.port.draining and self.link.up
 
 
+def public_url_of(settings: BidderConfig, port: int) -> str:
+    """Where exchanges and browsers reach a bidder that listens on a port."""
+    return settings.public_url.rstrip("/") or url_at(settings.host, port)
+
+
 def _now_us() -> int:
     return time.time_ns() // 1000
 
@@ -366,16 +377,18 @@ async def serve(
     store: Store,
     ready: Callable[[str, str], None],
     turn: Callable[[], Awaitable[bool]] | None = None,
+    inherited: nursery.Loaded | None = None,
 ) -> None:
     """Run one bidder until SIGTERM or SIGINT. ready: called with the public and the admin URL once both answer.
 
-    turn: for a process that stands by: awaited when it is prepared, True lets it serve, False ends it.
+    turn: for a process that stands by: awaited when it is prepared, True lets it serve, False ends it. inherited: what
+    need not be loaded.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(settings, Path(dmp.data_dir), store)
+    service = Service(settings, Path(dmp.data_dir), store, inherited)
     errors = service.metrics.slot("tagbid_errors_total", where="loop")
 
     def caught(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

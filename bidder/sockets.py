@@ -35,4 +35,9 @@ def bound(host: str, port: int, shared: bool = False) -> socket.socket:
 
 def url_of(host: str, listening: socket.socket) -> str:
     """How a client on this machine reaches a bound socket."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    return url_at(host, listening.getsockname()[1])
+
+
+def url_at(host: str, port: int) -> str:
+    """As `url_of`, for who knows the port."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

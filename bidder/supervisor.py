@@ -1,9 +1,9 @@
 """Several bidder processes on one port, and one in reserve: `tagbid bidder serve --workers N`.
 
-The kernel spreads connections over the workers (SO_REUSEPORT). Each worker loads, connects and then stands by until it
-is told to serve; one more than needed is kept standing by, with the snapshot loaded and connections open, so that a
-worker that dies is replaced by a line on a pipe however many campaigns there are. The supervisor owns the tag store
-when it is embedded, watches the workers, and answers the admin port for all of them.
+The kernel spreads connections over the workers (SO_REUSEPORT). Workers are forks of one process that has loaded
+everything (`bidder.nursery`). Each connects and then stands by until it is told to serve; one more than needed is kept
+standing by, so that a worker that dies is replaced by a line on a pipe. The supervisor owns the tag store when it is
+embedded, watches the workers, and answers the admin port for all of them.
 
 A worker's standard input is its lifeline: `serve` lets it serve, its end (the supervisor's death, however sudden)
 lets it finish what has arrived and leave. SIGTERM and SIGINT do the same to all.
@@ -11,9 +11,12 @@ lets it finish what has arrived and leave. SIGTERM and SIGINT do the same to all
 
 import asyncio
 import logging
+import os
 import signal
+import socket
 import sys
 import time
+from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +26,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from bidder import admin
+from bidder import admin, nursery
 from bidder.config import BidderConfig
 from bidder.merge import Merged
 from bidder.metrics import Metrics
@@ -52,25 +55,32 @@ class State(StrEnum):
 
 
 class Worker:
-    """One child process. admin: its own admin URL, "" before it serves."""
+    """One worker process. admin: its own admin URL, "" before it serves. said: its output, ends with it."""
 
-    def __init__(self, number: int, process: Process) -> None:
+    def __init__(self, number: int, pid: int, lifeline: int, said: StreamReader) -> None:
         self.number = number
-        self.process = process
+        self.pid = pid
+        self.said = said
+        self._lifeline = lifeline
         self.state = State.STARTING
         self.admin = ""
         self.since_s = time.monotonic()
 
     def serve(self) -> None:
         """Let a worker that stands by take connections; one that has just died is noticed by its output's end."""
-        assert self.process.stdin is not None  # noqa: S101 - started with a pipe
         self.state = State.SERVING
-        with suppress(RuntimeError, OSError):
-            self.process.stdin.write(f"{SERVE}\n".encode())
+        with suppress(OSError):
+            os.write(self._lifeline, f"{SERVE}\n".encode())
+
+    def leave(self) -> None:
+        """Have it finish what it began and end."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
 
 class Supervisor:
-    """Keeps `settings.workers` workers serving. command: starts a worker, but for its options."""
+    """Keeps `settings.workers` workers serving. command: starts a nursery, but for its options."""
 
     def __init__(self, settings: BidderConfig, data_dir: Path, command: Sequence[str]) -> None:
         self.workers: list[Worker] = []
@@ -78,6 +88,9 @@ class Supervisor:
         self._data_dir = data_dir
         self._command = command
         self._started = 0
+        self._births = asyncio.Lock()
+        self._nursery: Process | None = None
+        self._control: socket.socket | None = None
         self._pause_s = 0.0
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,19 +138,65 @@ class Supervisor:
     # ---- workers
 
     async def _fill(self) -> None:
-        """Start as many workers as are missing, the one in reserve included."""
-        while len(self.workers) <= self._settings.workers and not self._leaving:
-            self._started += 1
-            command = [*self._command, "--port", str(self._port), "--workers", str(self._settings.workers)]
-            process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
-            worker = Worker(self._started, process)
-            self.workers.append(worker)
-            self._keep(self._watch(worker))
+        """Have as many workers born as are missing, the one in reserve included."""
+        async with self._births:
+            while len(self.workers) <= self._settings.workers and not self._leaving:
+                worker = await self._birth()
+                if worker is not None:
+                    self.workers.append(worker)
+                    self._keep(self._watch(worker))
+                elif not self._ready.is_set():
+                    self._failed = True
+                    self._ready.set()
+                    return
+                else:
+                    log.error("no worker can be born; trying again")
+                    await asyncio.sleep(LONGEST_PAUSE_S)
+
+    async def _birth(self) -> Worker | None:
+        """A new worker of the nursery, or of another one when that has ended; None when there cannot be any."""
+        for _ in range(2):
+            if self._nursery is None or self._nursery.returncode is not None:
+                await self._open_nursery()
+            assert self._nursery is not None and self._control is not None  # noqa: S101, PT018 - opened above
+            stdin, lifeline = os.pipe()
+            said, stdout = os.pipe()
+            try:
+                nursery.ask(self._control, stdin, stdout)
+                told = await self._nursery.stdout.readline()  # type: ignore[union-attr]  # started with a pipe
+            except OSError:
+                told = b""
+            finally:
+                os.close(stdin)
+                os.close(stdout)
+            if told:
+                self._started += 1
+                reader = StreamReader()
+                await asyncio.get_running_loop().connect_read_pipe(
+                    lambda reader=reader: asyncio.StreamReaderProtocol(reader),  # type: ignore[misc]
+                    os.fdopen(said, "rb", buffering=0),
+                )
+                return Worker(self._started, int(told), lifeline, reader)
+            os.close(lifeline)
+            os.close(said)
+            await self._nursery.wait()
+            if not self._ready.is_set():
+                return None
+        return None
+
+    async def _open_nursery(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        self._control, theirs = socket.socketpair()
+        command = [*self._command, "--port", str(self._port), "--workers", str(self._settings.workers)]
+        with theirs:
+            self._nursery = await asyncio.create_subprocess_exec(
+                *command, stdin=theirs.fileno(), stdout=PIPE, env=os.environ | nursery.ENVIRON
+            )
 
     async def _watch(self, worker: Worker) -> None:
-        """Follow one worker from its start to its end."""
-        assert worker.process.stdout is not None  # noqa: S101 - started with a pipe
-        while line := (await worker.process.stdout.readline()).decode().split():
+        """Follow one worker from its birth to its end."""
+        while line := (await worker.said.readline()).decode().split():
             if line[0] == PREPARED:
                 worker.state = State.STANDBY
                 self._promote()
@@ -145,7 +204,7 @@ class Supervisor:
                 worker.admin = line[3]
                 if all(w.admin for w in self._serving()) and len(self._serving()) == self._settings.workers:
                     self._ready.set()
-        status = await worker.process.wait()
+        worker.leave()
         self.workers.remove(worker)
         self._merged.leave(str(worker.number))
         if self._leaving:
@@ -155,7 +214,7 @@ class Supervisor:
             self._ready.set()
             return
         self._own.counts[self._exits] += 1
-        log.error("worker %d ended with status %d while %s; replacing it", worker.number, status, worker.state)
+        log.error("worker %d (process %d) ended while %s; replacing it", worker.number, worker.pid, worker.state)
         self._promote()
         short = time.monotonic() - worker.since_s < SHORT_LIFE_S
         self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S) if short else 0.0
@@ -175,16 +234,18 @@ class Supervisor:
         """End all workers in good order; those that do not go in time are killed."""
         self._leaving = True
         for worker in self.workers:
-            with suppress(ProcessLookupError):
-                worker.process.terminate()
+            worker.leave()
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=LEAVE_S)
             for worker in self.workers:
                 log.error("worker %d does not end; killed", worker.number)
                 with suppress(ProcessLookupError):
-                    worker.process.kill()
+                    os.kill(worker.pid, signal.SIGKILL)
             if left:
                 await asyncio.wait(left)
+        if self._control is not None and self._nursery is not None:
+            self._control.close()
+            await self._nursery.wait()
 
     def _keep(self, work: "asyncio.Future[None] | object") -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]  # always a coroutine
@@ -238,7 +299,7 @@ async def supervise(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    command = [sys.executable, "-m", "bidder", "worker", *options]
+    command = [sys.executable, "-m", "bidder", "nursery", *options]
     await Supervisor(settings, data_dir, command).run(stop, ready)
 
 

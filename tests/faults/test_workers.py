@@ -11,8 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtest import scrape
 from loadtest.scrape import parse
-from tests.bidder.running import body, urls
+from tests.bidder.running import CAMPAIGNS, body, urls
 from tests.faults.test_bidder_kill import Process, servers_in
 
 WORKERS = 2
@@ -22,16 +23,20 @@ class Workers(Process):
     def start(self, *options):
         super().start("--workers", str(WORKERS), *options)
 
+    def nursery(self):
+        """Pid of what workers are forked from."""
+        (found,) = [pid for pid in scrape.children(self.process.pid) if b"nursery" in command(pid)]
+        return found
+
     def children(self):
         """Pids of the worker processes."""
-        found = []
-        for path in Path("/proc").iterdir():
-            with suppress(OSError):
-                if path.name.isdigit():
-                    parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                    if parent == self.process.pid and b"worker" in (path / "cmdline").read_bytes().split(b"\0"):
-                        found.append(int(path.name))
-        return found
+        return scrape.children(self.nursery())
+
+
+def command(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def listens(pid):
 
 async def test_all_leave_together_and_finish_what_they_began(workers, tmp_path):
     await asyncio.gather(*(one_bid(workers) for _ in range(10)))
-    children = workers.children()
+    children = [workers.nursery(), *workers.children()]
     workers.process.terminate()
     assert workers.process.wait(30) == 0
     assert not alive(children)
@@ -141,12 +146,71 @@ async def test_all_leave_together_and_finish_what_they_began(workers, tmp_path):
 
 
 async def test_workers_do_not_outlive_a_killed_supervisor(workers, tmp_path):
-    children = workers.children()
+    children = [workers.nursery(), *workers.children()]
     workers.kill()
     until_s = time.monotonic() + 30
     while alive(children) or servers_in(tmp_path):
         assert time.monotonic() < until_s
         await asyncio.sleep(0.05)
+
+
+async def test_workers_outlive_their_nursery_and_another_one_bears_the_next(workers):
+    first, before = workers.nursery(), set(workers.children())
+    os.kill(first, signal.SIGKILL)
+    assert all(await asyncio.gather(*(one_bid(workers) for _ in range(10))))
+    victim = min(pid for pid in before if listens(pid))
+    os.kill(victim, signal.SIGKILL)
+
+    async def replaced():
+        ended = parse(await page(workers))["tagbid_worker_exits_total"] == 1
+        return ended and await serving(workers) == WORKERS
+
+    await eventually(replaced)
+    await eventually(lambda: asyncio.sleep(0, len(scrape.children(workers.process.pid)) > 1))  # the store is the other
+    await eventually(lambda: asyncio.sleep(0, len(workers.children()) == 1))
+    assert workers.nursery() != first
+    assert all(await asyncio.gather(*(one_bid(workers) for _ in range(10))))
+
+
+async def test_a_worker_that_is_born_late_knows_what_changed(workers):
+    """The nursery holds what it loaded first; whoever comes after a change must not bid by what is gone."""
+    assert all(await asyncio.gather(*(one_bid(workers) for _ in range(4))))
+    (workers.home / "campaigns.toml").write_text(CAMPAIGNS.replace('"acme-1"', '"other-1"'))
+    for victim in [pid for pid in workers.children() if listens(pid)]:
+        os.kill(victim, signal.SIGKILL)
+
+    async def born():
+        return parse(await page(workers))["tagbid_worker_exits_total"] == WORKERS and await serving(workers) == WORKERS
+
+    await eventually(born)
+
+    async def known():
+        bid = await one_bid(workers)
+        return bid and json.loads(bid)["seatbid"][0]["bid"][0]["crid"] == "other-1"
+
+    await eventually(known)
+
+
+def memory_kb(pid, *kinds):
+    """Of a process, by kinds of smaps_rollup."""
+    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(row.split()[1]) for row in rows if row.startswith(kinds))
+
+
+async def test_workers_share_what_was_loaded_once(tmp_path):
+    made = Workers(tmp_path)
+    one = CAMPAIGNS.replace("a=1", "a=" + "1" * 1_000)
+    many = (one.replace('id = "acme"', f'id = "c{n}"').replace('"acme-1"', f'"c{n}-1"') for n in range(4_000))
+    (tmp_path / "campaigns.toml").write_text("".join(many))
+    made.start()
+    try:
+        assert all(await asyncio.gather(*(one_bid(made) for _ in range(4))))
+        loaded = memory_kb(made.nursery(), "Anonymous")
+        own = [memory_kb(pid, "Private_") for pid in made.children()]
+        assert max(own) < loaded / 2, (own, loaded)
+    finally:
+        made.process.terminate()
+        assert made.process.wait(30) == 0
 
 
 def test_a_campaign_file_that_cannot_be_used_ends_the_start_with_its_message(tmp_path):
