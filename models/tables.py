@@ -19,7 +19,7 @@ _ALL = (1 << 64) - 1
 class RowOf(dict[float, int]):
     """{value of a feature: its row of the table}, filled as it is asked: most values come again and again."""
 
-    MOST = 4_096  # values of one feature; then it starts anew
+    MOST = 1_024  # values of one feature, a tenth of a megabyte; then it starts anew
 
     def __init__(self, cuts: Sequence[float], first: int) -> None:
         self._cuts = tuple(cuts)
