@@ -1,8 +1,8 @@
 """Where the time of whole bids goes while they are made, next to what each step costs when it is done over and over.
 
-Between the other steps a step finds its code and its data no longer in the caches, so it costs two or three times what
-`loadtest.micro_steps` finds; that was long told as time "between the steps". Here clocks stand around the very calls of
-the bid path. What is left of the processor's time is the loop's: its own work, system calls, the thread of the log.
+Between the other steps a step finds its code and its data no longer in the caches and costs up to three times what
+`loadtest.micro_steps` finds, so the steps by themselves do not add up to a bid. Here clocks stand around the very calls
+of the bid path. What is left of the processor's time is the loop's: its own work, system calls, the log's thread.
 """
 
 import gc

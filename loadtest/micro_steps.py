@@ -1,7 +1,7 @@
 """The steps of one bid as functions to time, on requests that end in a bid and are told apart by nothing else.
 
 Every step gets the very inputs it has inside `bidder.bidding`, made beforehand, and calls the very function that is
-called there, so the steps add up to the whole but for what stands between them.
+called there. What a step costs beyond that within a bid is `loadtest.micro_flow`'s to find.
 """
 
 import asyncio
