@@ -143,7 +143,7 @@ RULES = sorted(
 
 def without(index: Index, rule: Reason) -> Index:
     """An index whose ads are never asked about one rule."""
-    lists = ("rules", "imp_rules", "banner_rules", "shared_rules")
+    lists = ("rules", "plain_rules", "imp_rules", "banner_rules", "shared_rules")
     return replace(index, **{name: tuple(r for r in getattr(index, name) if r[0] is not rule) for name in lists})
 
 
