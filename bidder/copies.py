@@ -55,9 +55,9 @@ class Copies:
         self, line: Line, keep_s: int, asked: list[tuple[bytes, Told]], touched: list[Any], replicas: Any
     ) -> None:
         copied = touched == [1] and isinstance(replicas, int) and replicas >= 1
-        collected = self._collected.pop(line)
         for _, told in asked:
-            self._count(told, copied)
+            self._count(told, copied)  # who is told may ask again, and is collected like the others
+        collected = self._collected.pop(line)
         if collected:
             self._ask(line, keep_s, collected)
 

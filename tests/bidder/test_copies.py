@@ -156,3 +156,28 @@ async def test_questions_to_one_primary_are_collected_while_it_waits(replicated)
         assert WAIT_MS < 1_000
     finally:
         await link.close()
+
+
+async def test_who_asks_again_while_being_told_is_told_again(replicated):
+    """As an account does to which more was granted meanwhile: nobody's question may be lost beside the others'."""
+    link = Link(replicated.url)
+    await link.start()
+    copies = Copies(link)
+    key = keys.spend(campaign_of(replicated, replicated.primaries[0]), 1)
+    replicated.put(key, b"1")
+    times = dict.fromkeys(range(6), 0)
+
+    def ask(name):
+        def told(copied):
+            times[name] += 1
+            if times[name] < 5:
+                copies.sure(key, 60, told)
+
+        copies.sure(key, 60, told)
+
+    try:
+        for name in times:
+            ask(name)
+        await until(lambda: list(times.values()) == [5] * 6)
+    finally:
+        await link.close()
