@@ -65,10 +65,13 @@ LATELY_KINDS = (0.55, 0.27, 0.18, 0.0)  # shares of KINDS: nobody has bought yet
 WISH_ACTS, OTHER_ACTS = 4.0, 0.3  # a user's acts in these ten minutes: about the wish, and about anything
 
 
-def lately(world: World, now_us: int) -> Behaviours:
-    """Everything done in the ten minutes before now_us, by time: mostly about what people want today."""
+def lately(world: World, now_us: int, stream: int | None = None) -> Behaviours:
+    """Everything done in the ten minutes before now_us, by time: mostly about what people want today.
+
+    stream: names the draw; None for the one draw of a world that is asked once.
+    """
     people, sites = world.people, world.sites
-    rng = np.random.default_rng([world.config.seed, 7])
+    rng = np.random.default_rng([world.config.seed, 7] if stream is None else [world.config.seed, 14, stream])
     wishers = np.flatnonzero(people.wish >= 0)
     about_wish = np.repeat(wishers, 1 + rng.poisson(WISH_ACTS - 1, len(wishers)))
     idle = np.repeat(np.arange(len(people.wish)), rng.poisson(OTHER_ACTS, len(people.wish)))

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _lend_parts() -> None:
     """The parts of `tagbid models bench` that need the world or the bidder, which the models' room may not import."""
-    from loadtest import click_bench, refit_bench, replay_bench, training_bench, world_bench
+    from loadtest import click_bench, realtime_bench, refit_bench, replay_bench, training_bench, world_bench
     from models import bench
 
     bench.PARTS[replay_bench.PART] = replay_bench.figures
@@ -50,6 +50,7 @@ def _lend_parts() -> None:
     bench.PARTS[world_bench.PART] = world_bench.figures
     bench.PARTS[world_bench.ADDITIVE_PART] = world_bench.additive
     bench.PARTS[world_bench.LEAK_PART] = world_bench.leak
+    bench.PARTS[realtime_bench.PART] = realtime_bench.figures
     bench.PARTS[refit_bench.PART] = refit_bench.figures
     bench.PARTS[training_bench.PART] = training_bench.figures
 

@@ -4,10 +4,13 @@ Every hour of every day the world draws requests (`world.draw_requests`); each i
 the log is the one of a bidder that explores. People's tags come from what they did before (`behaviour.draw`), scored
 as the offline build scores them; what they were shown in earlier hours counts and tires them. A row is what
 `models.features` would have filled from context, user and ad: columns of the user are filled by those functions once
-per user, pair columns once per combination, contacts by rolling counts, the rest by attribute.
+per user, pair columns once per combination, contacts by rolling counts, the rest by attribute. Where people want
+something new every day, what they did in the minutes before is in real-time records, and those fill their columns
+row by row.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bidder.wording import topics_of, words_of
-from dmp.schema import User
+from dmp.schema import Realtime, User
 from dmp.taxonomy import BY_ID, tag_id
-from loadtest import behaviour, market
+from loadtest import behaviour, market, world_now
 from loadtest import world as worlds
 from loadtest.behaviour import DAY_US
 from loadtest.contacts import Contacts, Seen
@@ -106,7 +109,7 @@ def audience(world: World) -> Audience:
 
 class Hour(msgspec.Struct, frozen=True):
     """n impressions of one hour, sizes nobody made left out. vertical: of the ad. chance: true click probability.
-    seen: what its user had been shown before the hour.
+    seen: what its user had been shown before the hour. now: {user: what the user did in the minutes before it}.
     """
 
     time_us: int
@@ -115,6 +118,7 @@ class Hour(msgspec.Struct, frozen=True):
     clicked: npt.NDArray[np.bool_]
     chance: Floats
     seen: Seen
+    now: dict[int, Realtime]
 
 
 def hours(world: World, rows: int, days: int) -> Iterator[Hour]:
@@ -122,7 +126,9 @@ def hours(world: World, rows: int, days: int) -> Iterator[Hour]:
     per_hour = -(-rows // (days * 24))
     contacts = Contacts(len(world.people.activity), market.ADVERTISED)
     for hour in range(days * 24):
-        drawn = worlds.draw_requests(world, per_hour, f"rows-{hour}", hour % 24)
+        time_us = BORN_US + hour * HOUR_US
+        today = world_now.of_day(world, hour // 24)
+        drawn = worlds.draw_requests(today, per_hour, f"rows-{hour}", hour % 24)
         sold = drawn.size < len(market.BANNERS)
         kept = {
             name: value[sold] for name, value in msgspec.structs.asdict(drawn).items() if isinstance(value, np.ndarray)
@@ -135,7 +141,8 @@ def hours(world: World, rows: int, days: int) -> Iterator[Hour]:
         chance = worlds.wearied(world, requests.click[np.arange(n), vertical], seen.day)
         clicked = rng.random(n) < chance
         contacts.add(hour, requests.user[requests.known], vertical[requests.known])
-        yield Hour(BORN_US + hour * HOUR_US, requests, vertical, clicked, chance, seen)
+        now = world_now.records(today, time_us, requests.user[requests.known])
+        yield Hour(time_us, requests, vertical, clicked, chance, seen, now)
 
 
 def write(
@@ -185,7 +192,7 @@ def table(world: World, people: Audience, hour: Hour) -> pa.Table:
     by_size = {
         name: np.array([float(size[i]) for size in SIZES])[requests.size] for i, name in enumerate(("width", "height"))
     }
-    hashes = np.array([_context(Context(tagid=tagid), "place_hash") for tagid in tagids])
+    hashes = np.array([_place_hash(tagid) for tagid in tagids])
     numeric: dict[str, Any] = {
         **by_size,
         "position": np.ones(n),
@@ -213,6 +220,12 @@ def table(world: World, people: Audience, hour: Hour) -> pa.Table:
             ("hours_since_shown", hour.seen.ago),
         )
     }
+    last_category = np.zeros(n, dtype=np.int64)
+    for i in np.flatnonzero(requests.known & np.isin(requests.user, list(hour.now))).tolist():
+        record = hour.now[int(requests.user[i])]
+        last_category[i], found = world_now.values(record, offered[ad[i]], time_us)
+        for name, value in zip((*world_now.REQUEST_COLUMNS, *world_now.PAIR_COLUMNS), found, strict=True):
+            numeric[name][i] = value
     text: dict[str, tuple[list[Any], Ints]] = {
         "exchange": ([EXCHANGE], np.zeros(n, dtype=np.int64)),
         "site": (site_names + bundles, where),
@@ -235,7 +248,7 @@ def table(world: World, people: Audience, hour: Hour) -> pa.Table:
         "device_type": np.where(app, 4, 2),
         "connection": np.where(app, 6, 2),
         "user_interest": people.interests[who],
-        "user_last_category": np.zeros(n, dtype=np.int64),
+        "user_last_category": last_category,
         "page_topic": np.array([0, *(topics[0] if topics else 0 for topics in _topics())])[_page(world, requests)],
         "search_topic": np.zeros(n, dtype=np.int64),
         "placement": np.zeros(n, dtype=np.int64),
@@ -261,18 +274,16 @@ def table(world: World, people: Audience, hour: Hour) -> pa.Table:
     return pa.table(made)
 
 
-def _context(context: Context, name: str) -> float:
-    return features.request_values(_NOTHING, context, None, 0)[features.NAMES.index(name)]
+@cache
+def _place_hash(tagid: str) -> float:
+    return features.request_values(_NOTHING, Context(tagid=tagid), None, 0)[features.NAMES.index("place_hash")]
 
 
 def _pairs(world: World, people: Audience, requests: Requests, who: Ints, vertical: Ints) -> dict[str, Floats]:
     """The pair features: what an ad of a vertical and a page or a user are to each other, looked up by combination."""
     pair_names = features.NAMES[features.N_REQUEST + features.N_CAMPAIGN :]
-    offered = ads()
-    first = [offered[k * len(market.BANNERS)] for k in range(market.ADVERTISED)]
-    match = _looked_up("category_match", first, [Context(category=category) for _, category in VERTICALS])
-    named = _looked_up("topic_match", first, [Context(), *(Context(topics=topics) for topics in _topics())])
-    empty = dict(zip(pair_names, pair_values(first[0], Context(), User(), 0), strict=True))
+    match, named = _page_matches()
+    empty = dict(zip(pair_names, pair_values(ads()[0], Context(), User(), 0), strict=True))
     found = {name: np.where(who == _UNKNOWN_USER, np.nan, value) for name, value in empty.items()}
     score = people.scores[who, vertical]
     found |= {"interest_score": score, "target_sum": score, "target_max": score}
@@ -280,6 +291,17 @@ def _pairs(world: World, people: Audience, requests: Requests, who: Ints, vertic
     found["topic_match"] = named[_page(world, requests), vertical]
     found["in_fence"] = np.full(len(who), np.nan)
     return found
+
+
+@cache
+def _page_matches() -> tuple[Floats, Floats]:
+    """category_match and topic_match of every vertical of a page (of its address: none first) and every advertiser."""
+    offered = ads()
+    first = [offered[k * len(market.BANNERS)] for k in range(market.ADVERTISED)]
+    return (
+        _looked_up("category_match", first, [Context(category=category) for _, category in VERTICALS]),
+        _looked_up("topic_match", first, [Context(), *(Context(topics=topics) for topics in _topics())]),
+    )
 
 
 def _looked_up(name: str, offered: Sequence[Ad], contexts: Sequence[Context]) -> Floats:
@@ -298,8 +320,11 @@ def _page(world: World, requests: Requests) -> Ints:
     return np.where(world.people.app[requests.user], 0, world.sites.vertical[requests.site] + 1)
 
 
-def build(seed: int, rows: int, *, crossed: bool = True) -> World:
-    """A world with about as many people as such a log would meet. crossed: with the laws that do not add up."""
+def build(seed: int, rows: int, *, crossed: bool = True, wishers: float = 0.0) -> World:
+    """A world with about as many people as such a log would meet.
+
+    crossed: with the laws that do not add up. wishers: share of the people who want something new every day.
+    """
     laws = CROSSED if crossed else WorldConfig()
     users = max(2_000, min(200_000, rows // 50))
-    return worlds.build(msgspec.structs.replace(laws, seed=seed, users=users))
+    return worlds.build(msgspec.structs.replace(laws, seed=seed, users=users, wishers=wishers))

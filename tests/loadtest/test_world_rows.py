@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from bidder import openrtb
 from bidder.wording import topics
-from dmp import keys
+from dmp import keys, realtime
 from dmp.schema import Contact
+from dmp.taxonomy import tag_id
 from loadtest import world as worlds
-from loadtest import world_rows
+from loadtest import world_now, world_rows
 from models import drift, encoding, features, frames, gate
 from models.context import Context
 
@@ -25,8 +26,11 @@ def made(tmp_path_factory):
     return world, people, frame, truth
 
 
-def test_columns_are_the_rows_the_bidder_would_have_filled(made):
+@pytest.mark.parametrize("wishers", [0.0, 0.5])
+def test_columns_are_the_rows_the_bidder_would_have_filled(made, wishers):
     world, people, _, _ = made
+    if wishers:
+        world = world_rows.build(seed=3, rows=6_000, wishers=wishers)
     past = list(world_rows.hours(world, 6_000, 2))[:31]
     hour = past.pop()
     time_us, requests, vertical = hour.time_us, hour.requests, hour.vertical
@@ -49,7 +53,8 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
             weekday=(local_hours // 24 + 3) % 7, topics=topics(openrtb.decode(json.dumps(body).encode())),
         )  # fmt: skip
         who = int(requests.user[i])
-        user = replace(people.users[who], contacts=tuple(shown[who])) if requests.known[i] else None
+        user = replace(people.users[who], contacts=tuple(shown[who]), realtime=hour.now.get(who))
+        user = user if requests.known[i] else None
         ad = offered[worlds.VERTICALS[vertical[i]][0], banner["w"], banner["h"]]
         items.append((context, user, ad, time_us))
     vocabulary = features.fit_vocabulary(items, min_rows=1)
@@ -58,6 +63,32 @@ def test_columns_are_the_rows_the_bidder_would_have_filled(made):
     assert any(user is None for _, user, _, _ in items)
     assert {bool(context.topics) for context, *_ in items} == {True, False}
     assert any(user is not None and user.contacts for _, user, _, _ in items)
+    assert any(user is not None and user.realtime for _, user, _, _ in items) is bool(wishers)
+
+
+def test_people_want_something_else_every_day_and_look_for_it_before_they_are_met():
+    world = world_rows.build(seed=3, rows=100_000, wishers=0.5)
+    first, second = (world_now.of_day(world, day).people.wish for day in (0, 1))
+    both = (first >= 0) & (second >= 0)
+    # Half of them wish on a day, independently, for one of twenty things.
+    assert (first >= 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert both.mean() == pytest.approx(0.25, abs=0.05)
+    assert (first == second)[both].mean() == pytest.approx(0.05, abs=0.05)
+    now_us = world_rows.BORN_US
+    found = world_now.records(world_now.of_day(world, 0), now_us, np.arange(100))
+    wishing = [user for user in range(100) if first[user] >= 0]
+    assert set(wishing) <= found.keys()
+    right = 0
+    for user in wishing:
+        tags = realtime.realtime_tags(found[user], now_us)
+        right += max(tags, key=lambda tag: tags[tag]) == tag_id(f"interest.{worlds.VERTICALS[first[user]][0]}")
+        assert realtime.last_seen_us(found[user]) <= now_us
+    assert right > 0.8 * len(wishing)  # the others did something else in the same minutes
+
+
+def test_a_world_without_wishes_keeps_no_records():
+    world = world_rows.build(seed=3, rows=6_000)
+    assert world_now.records(world, world_rows.BORN_US, np.arange(50)) == {}
 
 
 def contacts_of(past):
