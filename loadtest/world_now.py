@@ -69,7 +69,7 @@ def values(record: Realtime, ad: Ad, time_us: int) -> tuple[int, list[float]]:
     """(tag of `CATEGORY_COLUMN`, `REQUEST_COLUMNS` and `PAIR_COLUMNS`) of a user with this record and an ad."""
     user = User(realtime=record)
     now = features.now_values(_NOTHING, Context(), user, time_us)
-    pair = row_of(pair_columns(_alone(ad), (0,), Context(), user, time_us), 0)
+    pair = row_of(pair_columns(_alone(ad), [0], Context(), user, time_us), 0)
     return realtime.last_category(record), [*(now[at] for at in _REQUEST_AT), *(pair[at] for at in _PAIR_AT)]
 
 
