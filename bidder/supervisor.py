@@ -115,7 +115,7 @@ class Supervisor:
                 admin.application(self._page, self._health, self._is_ready), access_log=None, handle_signals=False
             )
             try:
-                await self._fill()
+                self._keep(self._fill())  # not awaited: loading may take a while, and may be broken off
                 stopping = asyncio.create_task(stop.wait())
                 serving = asyncio.create_task(self._ready.wait())
                 await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
@@ -145,6 +145,8 @@ class Supervisor:
                 if worker is not None:
                     self.workers.append(worker)
                     self._keep(self._watch(worker))
+                    if self._leaving:  # born while the others were told to leave
+                        worker.leave()
                 elif not self._ready.is_set():
                     self._failed = True
                     self._ready.set()
@@ -235,6 +237,9 @@ class Supervisor:
         self._leaving = True
         for worker in self.workers:
             worker.leave()
+        if self._nursery is not None and not self.workers:
+            with suppress(ProcessLookupError):
+                self._nursery.terminate()  # it may be loading still
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=LEAVE_S)
             for worker in self.workers:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from loadtest import scrape
 from loadtest.scrape import parse
 from tests.bidder.running import CAMPAIGNS, body, urls
-from tests.faults.test_bidder_kill import Process, servers_in
+from tests.faults.test_bidder_kill import ROOT, Process, servers_in
 
 WORKERS = 2
 
@@ -211,6 +213,26 @@ async def test_workers_share_what_was_loaded_once(tmp_path):
     finally:
         made.process.terminate()
         assert made.process.wait(30) == 0
+
+
+def test_it_can_be_told_to_stop_while_it_loads(tmp_path):
+    made = Workers(tmp_path)
+    (tmp_path / "campaigns.toml").unlink()
+    os.mkfifo(tmp_path / "campaigns.toml")  # reading it takes for ever
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "bidder", "serve", "--config", str(tmp_path / "tagbid.toml"), "--workers", "2"],
+        cwd=ROOT,
+        env=os.environ | {"TAGBID_STORE": "embedded"},
+        stderr=(tmp_path / "log").open("a"),
+    )
+    made.process = begun
+    until_s = time.monotonic() + 60
+    while not any(b"nursery" in command(pid) for pid in scrape.children(begun.pid)):
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+    begun.terminate()
+    assert begun.wait(30) == 0, (tmp_path / "log").read_text()
+    assert not servers_in(tmp_path)
 
 
 def test_a_campaign_file_that_cannot_be_used_ends_the_start_with_its_message(tmp_path):
