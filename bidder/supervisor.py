@@ -19,7 +19,7 @@ import time
 from asyncio import StreamReader
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -42,6 +42,7 @@ SCRAPE_S = 1.0
 SHORT_LIFE_S = 5.0  # a worker that ends sooner would end again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 LEAVE_S = 15.0  # for workers to drain
+NURSERY_S = 5.0  # for a nursery without workers to end
 
 
 class NoWorker(TagbidError):
@@ -92,7 +93,7 @@ class Supervisor:
         self._nursery: Process | None = None
         self._control: socket.socket | None = None
         self._pause_s = 0.0
-        self._leaving = False
+        self._leaving = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._failed = False
@@ -140,51 +141,62 @@ class Supervisor:
     async def _fill(self) -> None:
         """Have as many workers born as are missing, the one in reserve included."""
         async with self._births:
-            while len(self.workers) <= self._settings.workers and not self._leaving:
+            while len(self.workers) <= self._settings.workers and not self._leaving.is_set():
                 worker = await self._birth()
                 if worker is not None:
                     self.workers.append(worker)
                     self._keep(self._watch(worker))
-                    if self._leaving:  # born while the others were told to leave
+                    if self._leaving.is_set():  # born while the others were told to leave
                         worker.leave()
                 elif not self._ready.is_set():
                     self._failed = True
                     self._ready.set()
                     return
-                else:
+                elif not self._leaving.is_set():
                     log.error("no worker can be born; trying again")
-                    await asyncio.sleep(LONGEST_PAUSE_S)
+                    await self._rest(LONGEST_PAUSE_S)
 
     async def _birth(self) -> Worker | None:
         """A new worker of the nursery, or of another one when that has ended; None when there cannot be any."""
         for _ in range(2):
-            if self._nursery is None or self._nursery.returncode is not None:
-                await self._open_nursery()
-            assert self._nursery is not None and self._control is not None  # noqa: S101, PT018 - opened above
-            stdin, lifeline = os.pipe()
-            said, stdout = os.pipe()
             try:
-                nursery.ask(self._control, stdin, stdout)
-                told = await self._nursery.stdout.readline()  # type: ignore[union-attr]  # started with a pipe
-            except OSError:
-                told = b""
-            finally:
-                os.close(stdin)
-                os.close(stdout)
-            if told:
-                self._started += 1
-                reader = StreamReader()
-                await asyncio.get_running_loop().connect_read_pipe(
-                    lambda reader=reader: asyncio.StreamReaderProtocol(reader),  # type: ignore[misc]
-                    os.fdopen(said, "rb", buffering=0),
-                )
-                return Worker(self._started, int(told), lifeline, reader)
-            os.close(lifeline)
-            os.close(said)
+                if self._nursery is None or self._nursery.returncode is not None:
+                    await self._open_nursery()
+                worker = None if self._leaving.is_set() else await self._born()
+            except OSError as error:  # no descriptor, process or memory is left: that may pass
+                log.error("no process can be started: %s", error)  # noqa: TRY400 - for its reader, not a defect
+                return None
+            if worker is not None or self._leaving.is_set():
+                return worker
+            assert self._nursery is not None  # noqa: S101 - opened above
             await self._nursery.wait()
             if not self._ready.is_set():
                 return None
         return None
+
+    async def _born(self) -> Worker | None:
+        """A worker of the nursery, None when that ends instead. Raises OSError when there is no descriptor left."""
+        assert self._nursery is not None and self._control is not None  # noqa: S101, PT018 - opened before
+        with ExitStack() as theirs, ExitStack() as ours:
+            stdin, lifeline = os.pipe()
+            theirs.callback(os.close, stdin)
+            ours.callback(os.close, lifeline)
+            said, stdout = os.pipe()
+            theirs.callback(os.close, stdout)
+            ours.callback(os.close, said)
+            told = b""
+            with suppress(OSError):  # it has ended
+                nursery.ask(self._control, stdin, stdout)
+                told = await self._nursery.stdout.readline()  # type: ignore[union-attr]  # started with a pipe
+            if not told:
+                return None
+            ours.pop_all()
+        reader = StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(said, "rb", buffering=0)
+        )
+        self._started += 1
+        return Worker(self._started, int(told), lifeline, reader)
 
     async def _open_nursery(self) -> None:
         if self._control is not None:
@@ -209,7 +221,7 @@ class Supervisor:
         worker.leave()
         self.workers.remove(worker)
         self._merged.leave(str(worker.number))
-        if self._leaving:
+        if self._leaving.is_set():
             return
         if not self._ready.is_set():
             self._failed = True
@@ -220,12 +232,18 @@ class Supervisor:
         self._promote()
         short = time.monotonic() - worker.since_s < SHORT_LIFE_S
         self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S) if short else 0.0
-        await asyncio.sleep(self._pause_s)
+        await self._rest(self._pause_s)
         await self._fill()
+
+    async def _rest(self, seconds: float) -> None:
+        """Pause, at most until it is time to leave."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._leaving.wait()
 
     def _promote(self) -> None:
         """Let workers that stand by serve, as long as some are missing."""
-        for worker in [] if self._leaving else self.workers:
+        for worker in [] if self._leaving.is_set() else self.workers:
             if len(self._serving()) < self._settings.workers and worker.state is State.STANDBY:
                 worker.serve()
 
@@ -234,12 +252,13 @@ class Supervisor:
 
     async def _leave(self) -> None:
         """End all workers in good order; those that do not go in time are killed."""
-        self._leaving = True
+        self._leaving.set()
         for worker in self.workers:
             worker.leave()
-        if self._nursery is not None and not self.workers:
+        if self._births.locked() and self._nursery is not None:  # it may be loading still, for nobody
             with suppress(ProcessLookupError):
-                self._nursery.terminate()  # it may be loading still
+                self._nursery.terminate()
+            await self._end_nursery()
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=LEAVE_S)
             for worker in self.workers:
@@ -248,8 +267,20 @@ class Supervisor:
                     os.kill(worker.pid, signal.SIGKILL)
             if left:
                 await asyncio.wait(left)
-        if self._control is not None and self._nursery is not None:
-            self._control.close()
+        await self._end_nursery()
+
+    async def _end_nursery(self) -> None:
+        """Have the nursery end, by force where it does not listen; workers do not need it."""
+        if self._control is None or self._nursery is None:
+            return
+        self._control.close()
+        try:
+            async with asyncio.timeout(NURSERY_S):
+                await self._nursery.wait()
+        except TimeoutError:
+            log.error("the nursery (process %d) does not end; killed", self._nursery.pid)  # noqa: TRY400 - no defect
+            with suppress(ProcessLookupError):
+                self._nursery.kill()
             await self._nursery.wait()
 
     def _keep(self, work: "asyncio.Future[None] | object") -> None:
@@ -294,7 +325,7 @@ class Supervisor:
         return {"status": "ok" if well else "degraded", "workers": workers}
 
     def _is_ready(self) -> bool:
-        return not self._leaving and any(worker.admin for worker in self._serving())
+        return not self._leaving.is_set() and any(worker.admin for worker in self._serving())
 
 
 async def supervise(
