@@ -11,13 +11,17 @@ more. Where several replicas are behind, the one that is promoted may be another
 prefer the one that is furthest.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import redis.exceptions
+
 from dmp.link import Link
 from dmp.wire import Line, encode
 
+log = logging.getLogger("tagbid.bidder")
 WAIT_MS = 100  # a replica in the same network answers within one or two
 Told = Callable[[bool], None]
 
@@ -29,10 +33,13 @@ class Copies:
         self.counts = {"copied": 0, "alone": 0}
         self._link = link
         self._collected: dict[Line, list[tuple[bytes, Told]]] = {}
+        self._missed: set[Line] = set()  # primaries whose replicas did not have it in time, the last time
 
     def wanted(self, key: bytes) -> bool:
-        """Whether the primary of a key has had a replica since we know it: without any, nothing can take its place."""
-        return self._link.has_replica(key)
+        """Whether grants of a key's primary must wait for a replica: as soon as it has had one since we know it, and
+        while we do not know who it is. What never had any has nothing that can take its place.
+        """
+        return self._link.has_replica(key) or (self._link.clustered and self._link.line(key) is None)
 
     def sure(self, key: bytes, keep_s: int, told: Told) -> None:
         """Ask whether all that was acknowledged about a key has reached a replica. keep_s: the key is kept so long."""
@@ -55,11 +62,29 @@ class Copies:
         self, line: Line, keep_s: int, asked: list[tuple[bytes, Told]], touched: list[Any], replicas: Any
     ) -> None:
         copied = touched == [1] and isinstance(replicas, int) and replicas >= 1
+        if touched == [1] and isinstance(replicas, int):
+            self._tell(line, copied)
+        elif any(isinstance(reply, redis.exceptions.ResponseError) for reply in touched):
+            self._link.doubt()  # the slot is elsewhere by now
         for _, told in asked:
             self._count(told, copied)  # who is told may ask again, and is collected like the others
         collected = self._collected.pop(line)
         if collected:
             self._ask(line, keep_s, collected)
+
+    def _tell(self, line: Line, copied: bool) -> None:
+        """Once for each time: campaigns that do not bid for want of a replica look like any others."""
+        where = f"{line.node.host}:{line.node.port}"
+        if copied and line in self._missed:
+            self._missed.remove(line)
+            log.warning("a replica of %s answers again: what it grants is bid with", where)
+        elif not copied and line not in self._missed:
+            self._missed.add(line)
+            log.error(
+                "no replica of %s has what it grants, so campaigns whose money it keeps bid with no more than they "
+                "hold, and soon not at all: start a replica again or, if it shall have none, restart the bidders",
+                where,
+            )
 
     def _count(self, told: Told, copied: bool) -> None:
         self.counts["copied" if copied else "alone"] += 1

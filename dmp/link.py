@@ -176,6 +176,10 @@ class Link:
             asked = line is not None and line.send(command, waiter)
         return await future if asked else redis.exceptions.ConnectionError("the tag store does not answer")
 
+    def doubt(self) -> None:
+        """Have the table of slots read again: somebody who asked a line by itself was told that it is wrong."""
+        self._stale.set()
+
     # ---- where slots are
 
     def redirected(self, sent: _Sent, error: redis.exceptions.ResponseError) -> bool:

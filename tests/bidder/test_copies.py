@@ -9,7 +9,7 @@ from bidder.budget import Budgets
 from bidder.copies import WAIT_MS, Copies
 from dmp import keys
 from dmp.cluster import slot
-from dmp.link import Link
+from dmp.link import REFRESH_S, Link
 from tests.dmp import nodes
 
 BUDGET = 1_000_000
@@ -63,7 +63,7 @@ async def until(true):
             await asyncio.sleep(0.01)
 
 
-async def test_a_lease_counts_when_a_replica_has_it_and_not_before(replicated):
+async def test_a_lease_counts_when_a_replica_has_it_and_not_before(replicated, caplog):
     worker = await Worker(replicated, "worker-a", campaign_of(replicated, replicated.primaries[0])).start()
     try:
         await until(lambda: worker.copies.counts["copied"])
@@ -77,6 +77,11 @@ async def test_a_lease_counts_when_a_replica_has_it_and_not_before(replicated):
         assert worker.account.lease > before  # granted, and not touched
         assert worker.account.safe == before
         assert worker.spend_all() == 0
+        worker.budgets.tick(1.0)
+        await until(lambda: worker.copies.counts["alone"] > alone + 1)
+        told = [record.message for record in caplog.records if "no replica of" in record.message]
+        assert len(told) == 1, "said once, not with every grant"
+        assert str(replicated.primaries[0].port) in told[0]
         replicated.replica.signal(signal.SIGCONT)
 
         def again():
@@ -85,6 +90,7 @@ async def test_a_lease_counts_when_a_replica_has_it_and_not_before(replicated):
 
         await until(again)
         assert worker.spend_all() > 0
+        assert caplog.records[-1].message.startswith("a replica of")
     finally:
         await worker.stop()
 
@@ -179,5 +185,44 @@ async def test_who_asks_again_while_being_told_is_told_again(replicated):
         for name in times:
             ask(name)
         await until(lambda: list(times.values()) == [5] * 6)
+    finally:
+        await link.close()
+
+
+async def test_where_nobody_is_known_to_have_a_key_nothing_counts(own_cluster):
+    """Another connection may know who has it, and be granted money there."""
+    link = Link(own_cluster.url)
+    await link.start()
+    copies, key = Copies(link), keys.spend("acme", 1)
+    try:
+        assert not copies.wanted(key)
+        for server in own_cluster.primaries:
+            server.cluster("DELSLOTS", slot(key))
+        link.doubt()
+        await until(lambda: link.line(key) is None)
+        assert copies.wanted(key)
+        told = []
+        copies.sure(key, 60, told.append)
+        assert told == [False]
+    finally:
+        await link.close()
+
+
+async def test_a_slot_that_has_moved_is_looked_up_at_the_first_answer_that_says_so(replicated):
+    """The next reading of the whole table is seconds away: that long nothing granted there would count."""
+    source, target = replicated.primaries[1], replicated.primaries[0]
+    link = Link(replicated.url)
+    await link.start()
+    copies, key = Copies(link), keys.spend(campaign_of(replicated, source), 1)
+    replicated.put(key, b"1")
+    try:
+        replicated.begin_move(slot(key), source, target)
+        replicated.end_move(slot(key), source, target)
+        told = []
+        async with asyncio.timeout(REFRESH_S / 2):
+            while True not in told:
+                copies.sure(key, 60, told.append)
+                await asyncio.sleep(0.05)
+        assert link.line(key).node.port == target.port
     finally:
         await link.close()
