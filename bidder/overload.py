@@ -55,6 +55,8 @@ class Pressure:
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.beat)
 
     def stop(self) -> None:
+        """End the heartbeat: nothing is late without it."""
+        self._due_s = math.inf
         if self._timer is not None:
             self._timer.cancel()
 

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,16 @@ def test_no_stream_of_requests_exceeds_its_quota(per_s, gaps):
         admitted += quota.admit(now_s)
     burst = max(0.1 * per_s, 1.0)
     assert admitted <= (now_s - 1_000.0) * per_s + burst + 1 + 1e-6
+
+
+def test_without_its_heartbeat_a_process_that_leaves_still_answers_what_arrives(clock):
+    pressure = Pressure(1_000, clock)
+
+    async def begun_and_ended():
+        pressure.start()
+        pressure.stop()
+
+    asyncio.run(begun_and_ended())
+    clock.now_s += 10 * LATE_S
+    assert not pressure.late(clock.now_s)
+    assert pressure.since_s(clock.now_s) == clock.now_s

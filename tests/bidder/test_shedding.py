@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 
 import pytest
 
@@ -20,7 +21,7 @@ async def test_requests_read_long_after_the_loop_stood_still_are_shed(tmp_path, 
         pressure = bidder.service.pressure
         assert (await bidder.bid(body()))[0] == 200
         pressure.stop()
-        pressure._due_s -= 10 * LATE_S
+        pressure._due_s = time.monotonic() - 10 * LATE_S
         assert await bidder.bid(body()) == (204, b"")
         pressure.start()
         assert (await bidder.bid(body()))[0] == 200
@@ -33,7 +34,7 @@ async def test_a_stall_counts_against_a_requests_own_time(tmp_path, store):
     async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 60, "margin_ms": 20}}) as bidder:
         pressure = bidder.service.pressure
         pressure.stop()
-        pressure._due_s -= LATE_S * 0.9  # 45 of the 40 ms there are; yet not late enough to shed
+        pressure._due_s = time.monotonic() - LATE_S * 0.9  # 45 of the 40 ms there are; yet not late enough to shed
         assert (await bidder.bid(body()))[0] == 204
         assert (await bidder.metrics())['tagbid_no_bid_total{reason="no_time"}'] == 1
 
