@@ -29,7 +29,7 @@ from dmp import codec, keys
 from dmp.errors import CorruptRecord
 from dmp.link import Link
 from dmp.schema import NOBODY, Uid, User
-from dmp.wire import LOOK_AGAIN_S, Waiter, encode
+from dmp.wire import LOOK_AGAIN_S, Line, Waiter, encode
 
 POLL_S = 1.0  # how often the live generation is read
 STALL_S = 0.18  # bids that cannot have the user should not be made to wait for it either
@@ -147,15 +147,7 @@ class Lookup:
         name = keys.text(uid)
         line = self.link.line(b"{%b}" % name)  # the part of its keys that says which server has them
         read = _Read(self, uid, deadline_s, callback)
-        waiter: Waiter | None = read
-        if self.former_of is not None and (former := self.former_of(uid)) is not None:
-            waiter = self._beside(read, keys.text(former))
-        if (
-            line is None
-            or waiter is None
-            or (line.waiting >= MOST_STUCK and line.silent)
-            or not self.link.send_by(line, _command(name), waiter)
-        ):
+        if line is None or (line.waiting >= MOST_STUCK and line.silent) or not self._ask(line, name, read):
             self.counts["skipped"] += 1
             return False
         self._reads.append(read)
@@ -163,11 +155,15 @@ class Lookup:
             self._wake(deadline_s)
         return True
 
-    def _beside(self, read: _Read, former: bytes) -> Waiter | None:
-        """Ask for the former pseudonym's values too; what is to take the own ones' reply, None when that cannot be."""
-        both = _Joined(read)
-        sent = self.link.send(b"{%b}" % former, _command(former), partial(both.take, "former"))
-        return partial(both.take, "own") if sent else None
+    def _ask(self, line: Line, name: bytes, read: _Read) -> bool:
+        """Send a read, beside it one of the former pseudonym's values where there is one; False when that cannot be."""
+        waiter: Waiter = read
+        if self.former_of is not None and (former := self.former_of(read.uid)) is not None:
+            both, other = _Joined(read), keys.text(former)
+            if not self.link.send(b"{%b}" % other, _command(other), partial(both.take, "former")):
+                return False
+            waiter = partial(both.take, "own")
+        return self.link.send_by(line, _command(name), waiter)
 
     def decode(self, reply: Any) -> User | None:
         """The user in a reply; None for an error or a record of a version this release does not know."""

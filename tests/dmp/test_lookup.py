@@ -272,3 +272,17 @@ async def test_slow_users_of_replies_leave_turns_to_what_arrives_meanwhile(store
             await asyncio.sleep(0.001)
     assert max(later - earlier for earlier, later in pairwise(turns)) == 1
     await lookup.close()
+
+
+async def test_a_read_that_is_skipped_asks_a_silent_store_for_nothing(own_store):
+    """Also while a key is rotated and each user has two names there."""
+    lookup = await started(own_store, stall_s=60.0)
+    lookup.former_of = lambda uid: bytes(reversed(range(16)))
+    own_store.server.send_signal(signal.SIGSTOP)
+    (line,) = lookup.link.lines
+    while lookup.get(UIDS[0], time.monotonic() + FAR_S, lambda _: None):  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.002)
+    asked = line.waiting
+    assert not lookup.get(UIDS[0], time.monotonic() + FAR_S, lambda _: None)
+    assert line.waiting == asked
+    await lookup.close()
