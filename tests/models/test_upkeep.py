@@ -116,3 +116,15 @@ def test_only_one_keeps_the_models_of_a_folder_up(tmp_path):
             line_with(other, "one is enough")
             assert other.wait(PATIENCE_S) == 2
         assert process.poll() is None
+
+
+def test_a_crash_is_an_error_and_not_taken_for_a_model_that_was_refused(tmp_path):
+    """Python itself ends with the code that `train` gives for "not published"."""
+    (tmp_path / "bidlog").mkdir()
+    (tmp_path / "bidlog" / "bids.mpk").write_bytes(b"")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "cache").write_text("where a folder should be")
+    with at_work(tmp_path) as process:
+        assert "1 errors" in line_with(process, "train: failed with exit code")
+    kept = json.loads((tmp_path / "models" / upkeep.FILE).read_bytes())
+    assert (kept["train"]["refused"], kept["train"]["failed"]) == (0, True)
