@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -161,7 +161,8 @@ def paused(servers: Iterable[Server]) -> Iterator[None]:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # one that ended must not leave the others standing
+                os.kill(pid, signal.SIGCONT)
 
 
 def play(server: Server, bodies: Sequence[bytes], rate: float, seconds: float) -> Result:

@@ -50,6 +50,15 @@ def test_paused_servers_go_on_afterwards_also_when_something_failed(tmp_path):
         becomes(child.process.pid, False)
 
 
+def test_a_server_that_ended_meanwhile_leaves_no_other_standing(tmp_path):
+    with started("one", ["sleep", "60"], tmp_path / "1") as one, started("two", ["sleep", "60"], tmp_path / "2") as two:
+        with paused([Server(child.name, "http://127.0.0.1:1/", child) for child in (one, two)]):
+            becomes(two.process.pid, True)
+            one.process.kill()
+            one.process.wait()
+        becomes(two.process.pid, False)
+
+
 def test_cores_are_what_was_spent_in_a_second_of_the_run():
     burnt = msgspec.structs.replace(a_result([0.0], 1), elapsed_s=2.0, cpu_s=1.0)
     found = stress.cores_used({"me": scrape.cpu_s([os.getpid()]) - 3.0}, {"me": [os.getpid()]}, burnt)
