@@ -160,7 +160,7 @@ def train(scenario: Scenario, text: str, store: Store, ring: KeyRing, now_us: in
             "num_leaves": LEAVES,
             "min_data_in_leaf": 20,
             "learning_rate": 0.05,
-            "num_threads": 2,
+            "num_threads": 1,  # this process may have one core only, where two threads wait for each other for minutes
             "seed": 1,
             "deterministic": True,
             "force_row_wise": True,
