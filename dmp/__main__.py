@@ -148,13 +148,14 @@ def profile(
         typer.echo(msgspec.json.encode(told))
         return
     title = f"user {found.user}, generation {found.generation}"
-    columns = ("tag", "weight", "as of", "source", "half-life, lives", "made by")
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, box=box.SIMPLE)
+    columns = ("weight", "as of", "source", "half-life, lives", "made by")
+    named = Column("tag", overflow="fold", no_wrap=True)  # to be copied whole
+    table = Table(named, *(Column(name, overflow="fold") for name in columns), title=title, box=box.SIMPLE)
     for tag in (*found.tags, *found.realtime):
         lasting = f"{f'{tag.half_life_days} d' if tag.half_life_days else 'none'}, {tag.ttl_days} d"
         made_by = f"{tag.rule} {tag.rule_sha256[:8]}".rstrip()
-        named = f"{tag.tag}\n  {tag.label_en} {tag.label_zh}".rstrip()
-        table.add_row(named, str(tag.weight), tag.as_of or "now", tag.source, lasting, made_by)
+        names = f"{tag.tag}\n  {tag.label_en} {tag.label_zh}".rstrip()
+        table.add_row(names, str(tag.weight), tag.as_of or "now", tag.source, lasting, made_by)
     console.print(table)
     console.print(f"in {len(found.audiences)} audiences, {sum(c.count for c in found.contacts)} counted contacts")
 
