@@ -10,14 +10,12 @@ import gc
 import logging
 import signal
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import redis.exceptions
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from bidder import admin, budget, contact, conversions, gauges, notices, nursery, pacer, serving, supply_week, topics
 from bidder.bidding import Bidder, new_worker
@@ -27,6 +25,7 @@ from bidder.campaigns import Campaign
 from bidder.config import BidderConfig, is_loopback
 from bidder.conversions import Conversions
 from bidder.copies import Copies
+from bidder.defects import Reporter, http_log
 from bidder.drawing import Drawer
 from bidder.endpoints import Endpoints
 from bidder.lane import LINGER_S, MAX_HEADER_BYTES, MAX_HEADERS, lanes
@@ -52,37 +51,8 @@ from dmp.store import Store
 from dmp.wire import encode
 
 log = logging.getLogger("tagbid.bidder")
-http_log = logging.getLogger("tagbid.bidder.http")
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """False for what a caller did wrong: aiohttp would log the bytes it stumbled over, ids among them (P-60, S-05)."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
-
-
-http_log.addFilter(_is_ours)
 TICK_S = 1.0
 DRAIN_S = 2.0
-
-
-class Reporter:
-    """Logs defects: what and where, never values, which may be personal data (P-60); one line a second (S-05)."""
-
-    def __init__(self) -> None:
-        self._next_s = 0.0
-        self._silent = 0
-
-    def __call__(self, error: BaseException) -> None:
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            self._silent += 1
-            return
-        self._next_s = now_s + 1
-        frames = traceback.extract_tb(error.__traceback__)[-3:]
-        where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-        log.error("defect: %s at %s (%d more not shown)", type(error).__name__, where, self._silent)
-        self._silent = 0
 
 
 class Service:

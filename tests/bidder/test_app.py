@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from bidder import bidding
-from bidder.app import Reporter
+from bidder.defects import Reporter
 from bidder.sockets import CannotListen
 from bidder.user_ids import user_uid
 from dmp import codec, events, keys

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine, TransferEncodingError
 
-from bidder.app import http_log
+from bidder.defects import http_log
 
 
 def a_record(error: BaseException) -> logging.LogRecord:
