@@ -60,11 +60,16 @@ def _chosen(raw: Floats, clicks: Floats) -> str:
 
 
 def _grouped(raw: Floats, clicks: Floats) -> tuple[Floats, Floats, Floats]:
-    """(mean score, clicks, rows) of at most `_GROUPS` groups of rows, by ascending score."""
+    """(mean score, clicks, rows) of at most `_GROUPS` groups of rows, by ascending score.
+
+    Rows of one score stay together: else rounding would put means of it in an order, and a map would find steps there.
+    """
     order = np.argsort(raw, kind="stable")
-    starts = np.unique(np.linspace(0, len(raw), min(len(raw), _GROUPS) + 1).astype(np.intp))[:-1]
+    scores = raw[order]
+    even = np.linspace(0, len(raw), min(len(raw), _GROUPS) + 1).astype(np.intp)[:-1]
+    starts = np.unique(scores.searchsorted(scores[even]))
     rows = np.diff(np.append(starts, len(raw))).astype(np.float64)
-    return np.add.reduceat(raw[order], starts) / rows, np.add.reduceat(clicks[order], starts), rows
+    return np.add.reduceat(scores, starts) / rows, np.add.reduceat(clicks[order], starts), rows
 
 
 def _as_it_is(scores: Floats, clicks: Floats, rows: Floats) -> Knots:
@@ -85,14 +90,14 @@ def _beta(scores: Floats, clicks: Floats, rows: Floats) -> Knots:
     grid, logits = _grid(scores)
     weights = _logistic(_design(logits, beta=True), clicks, rows)
     y = _sigmoid(_design(grid, beta=True) @ weights)
-    return _platt(scores, clicks, rows) if (np.diff(y) < 0).any() else _ascending(grid, y)
+    return _platt(scores, clicks, rows) if (np.diff(y) < 0).any() else _ascending(_sigmoid(grid), y)
 
 
 def _platt(scores: Floats, clicks: Floats, rows: Floats) -> Knots:
     grid, logits = _grid(scores)
     weights = _logistic(_design(logits, beta=False), clicks, rows)
     weights[1] = max(weights[1], 0.0)  # a model that ranks backwards says nothing, not the opposite
-    return _ascending(grid, _sigmoid(_design(grid, beta=False) @ weights))
+    return _ascending(_sigmoid(grid), _sigmoid(_design(grid, beta=False) @ weights))
 
 
 _MAPS: dict[str, Callable[[Floats, Floats, Floats], Knots]] = {
@@ -110,8 +115,9 @@ def _grid(scores: Floats) -> tuple[Floats, Floats]:
     return np.linspace(logits.min() - 1, logits.max() + 1, MAX_KNOTS), logits
 
 
-def _ascending(grid: Floats, y: Floats) -> Knots:
-    x = _sigmoid(grid)
+def _ascending(x: Floats, y: Floats) -> Knots:
+    """Knots without those that rounding has put on the one before, or behind it."""
+    x = np.maximum.accumulate(x)
     keep = np.concatenate(([True], np.diff(x) > 0))
     return x[keep], np.maximum.accumulate(y[keep])
 
@@ -133,6 +139,7 @@ def isotonic(x: Floats, y: Floats, rows: Floats | None = None) -> Knots:
         blocks.append(block)
     centres = np.array([weighted / n for _, n, weighted in blocks])
     levels = np.array([total / n for total, n, _ in blocks])
+    centres, levels = _ascending(centres, levels)
     if len(centres) > MAX_KNOTS:
         kept = np.unique(np.linspace(0, len(centres) - 1, MAX_KNOTS).astype(np.intp))
         centres, levels = centres[kept], levels[kept]
@@ -147,18 +154,29 @@ def _design(logits: Floats, *, beta: bool) -> Floats:
 
 
 def _logistic(design: Floats, clicks: Floats, rows: Floats) -> Floats:
-    """Newton's method for logistic regression with a ridge around the identity; the intercept is free."""
+    """Newton's method for logistic regression with a ridge around the identity; the intercept is free.
+
+    A step that would make things worse is halved until it does not: from far off, whole ones can go back and forth.
+    """
     identity = np.ones(design.shape[1])
     identity[0] = 0.0
     ridge = np.full(design.shape[1], _SHRINK)
     ridge[0] = 1e-6
     weights = identity.copy()
+
+    def cost(at: Floats) -> float:
+        scores = design @ at
+        return float(rows @ np.logaddexp(0, scores) - clicks @ scores + ridge @ (at - identity) ** 2 / 2)
+
     for _ in range(50):
         p = _sigmoid(design @ weights)
         gradient = design.T @ (rows * p - clicks) + ridge * (weights - identity)
         curvature = (design * (rows * p * (1 - p))[:, None]).T @ design + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient)
-        weights = weights - np.clip(step, -2, 2)
+        now = cost(weights)
+        while cost(weights - step) > now and np.abs(step).max() > 1e-9:
+            step = step / 2
+        weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
     return weights

@@ -46,9 +46,9 @@ def told(metrics: Metrics) -> dict[str, float]:
 
 
 def losses(clicks: Floats, p: Floats) -> Floats:
-    """Log loss per row, nats."""
+    """Log loss per row, nats. clicks: 0, 1, or the probability that there was or will be one."""
     p = np.clip(p, TINY, 1 - TINY)
-    return -np.where(clicks > 0, np.log(p), np.log1p(-p))
+    return -(clicks * np.log(p) + (1 - clicks) * np.log1p(-p))
 
 
 def measure(clicks: Floats, p: Floats) -> Metrics:

@@ -130,6 +130,59 @@ def test_no_score_is_told_to_be_impossible():
     assert 0 < y[0] < 0.001
 
 
+def test_labels_may_be_probabilities():
+    """Half of the conversions are not there yet: an open row is one with the probability that it still becomes one."""
+    rng = np.random.default_rng(8)
+    truth = 1 / (1 + np.exp(2 - rng.normal(size=20_000)))
+    seen = rng.random(20_000) < truth / 2
+    labels = np.where(seen, 1.0, truth / 2 / (1 - truth / 2))
+    assert evaluate.losses(np.array([0.25]), np.array([0.5])).tolist() == pytest.approx([math.log(2)])
+    odds = 2 * truth / (1 - truth)  # the model tells twice the odds
+    x, y, used = calibration.fit(odds / (1 + odds), labels)
+    assert used != "none"
+    assert np.interp(odds / (1 + odds), x, y).mean() == pytest.approx(truth.mean(), rel=0.05)
+
+
+def test_scores_that_many_rows_share_are_told_one_probability():
+    """Forests of few leaves tell few scores; means of groups of them differ by rounding, which orders nothing."""
+    rng = np.random.default_rng(9)
+    scores = np.array([0.011, 0.033, 0.1])
+    raw = rng.choice(scores, 250_123)
+    clicks = (rng.random(250_123) < np.where(raw > 0.05, 0.5, raw)).astype(float)
+    means, found, rows = calibration._grouped(raw, clicks)
+    assert means == pytest.approx(scores, rel=1e-12)
+    assert (found.sum(), rows.tolist()) == (clicks.sum(), [(raw == score).sum() for score in scores])
+    x, y, _ = calibration.fit(raw, clicks)
+    assert (np.diff(x) > 1e-9).all()
+    assert np.interp(scores[:2], x, y) == pytest.approx([clicks[raw == score].mean() for score in scores[:2]], rel=0.02)
+
+
+def test_beta_calibration_comes_to_rest_where_its_curve_fits_best():
+    """Scores that say too little of what happens; whole Newton steps went to and fro between two curves here."""
+    scores = np.array([0.0475, 0.097, 0.1299, 0.156, 0.2849, 0.2854])
+    clicks, rows = np.array([2_007.0, 21_018, 20_938, 20_709, 20_753, 20_928]), np.full(6, 41_700.0)
+    logits = np.log(scores / (1 - scores))
+    for beta in (False, True):
+        design = calibration._design(logits, beta=beta)
+        weights = calibration._logistic(design, clicks, rows)
+        p = 1 / (1 + np.exp(-design @ weights))
+        assert design[:, 0] @ (rows * p - clicks) == pytest.approx(0, abs=0.01)  # the intercept is free
+        slopes = design[:, 1:].T @ (rows * p - clicks) + calibration._SHRINK * (weights[1:] - 1)
+        assert slopes == pytest.approx(0, abs=0.01)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=40),
+    st.floats(1e-6, 0.9),
+)
+def test_isotonic_keeps_knots_apart_that_rounding_would_put_on_each_other(rows, base):
+    x = np.array([base + step * np.spacing(base) for step, _, _ in rows])
+    n = np.array([1.0 + rows_of for _, rows_of, _ in rows])
+    centres, levels = calibration.isotonic(x, n * np.array([share for _, _, share in rows]), n)
+    assert (np.diff(centres) > 0).all()
+    assert (np.diff(levels) >= 0).all()
+
+
 def test_a_handful_of_clicks_is_not_asked_which_calibrator_it_likes():
     _, clicks, raw = scored(2_000, lambda p: np.where(p > 0.06, 0.3, p))
     assert clicks.sum() < calibration.CHOICE_CLICKS
