@@ -236,14 +236,31 @@ static void and_rows(uint64_t *to, const uint64_t *from, const uint64_t *first, 
     }
 }
 
+/* The value of a float or an int. Nothing else is asked for one: its answer would be Python code, which could shorten
+   the very list that is being read. */
 static int number(PyObject *object, double *value) {
-    if (PyFloat_CheckExact(object)) {
+    if (PyFloat_CheckExact(object) || (!PyLong_Check(object) && PyFloat_Check(object))) {
         *value = PyFloat_AS_DOUBLE(object);
         return 0;
     }
-    /* Scores are ints; PyFloat_AsDouble would make a float of each. */
-    *value = PyLong_CheckExact(object) ? PyLong_AsDouble(object) : PyFloat_AsDouble(object);
+    if (!PyLong_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "a float is needed, not %.100s", Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    *value = PyLong_AsDouble(object);
     return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* An int from 0 to below `size`, -1 with an error for anything else; runs no Python code, as `number`. */
+static Py_ssize_t position(PyObject *object, Py_ssize_t size) {
+    if (!PyLong_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "a position is an int, not %.100s", Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    const Py_ssize_t at = PyLong_AsSsize_t(object);
+    if (at >= 0 && at < size) return at;
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "no such position: %zd of %zd", at, size);
+    return -1;
 }
 
 /* Rows of some request columns, appended to `rows`, which holds as many as the side has columns; their number or -1. */
@@ -255,12 +272,9 @@ static Py_ssize_t request_rows(const Side *side, PyObject *columns, PyObject *va
     }
     Py_ssize_t found = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(columns); i++) {
-        const Py_ssize_t column = PyLong_AsSsize_t(PyTuple_GET_ITEM(columns, i));
+        const Py_ssize_t column = position(PyTuple_GET_ITEM(columns, i), side->n_columns);
         double value;
-        if (column < 0 || column >= side->n_columns) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no such column");
-            return -1;
-        }
+        if (column < 0) return -1;
         if (number(PySequence_Fast_GET_ITEM(values, i), &value) < 0) return -1;
         if (side->of[column]) rows[found++] = row_of(side->of[column], value);
     }
@@ -458,9 +472,8 @@ static PyObject *forest_scores(Forest *self, PyObject *const *args, Py_ssize_t n
         const Py_ssize_t end = start + TOGETHER < n ? start + TOGETHER : n;
         double sums[TOGETHER];
         for (Py_ssize_t k = start; k < end; k++) {
-            const Py_ssize_t ad = PyLong_AsSsize_t(PyList_GET_ITEM(candidates, k));
-            if (ad < 0 || ad >= ads) {
-                if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "no such ad");
+            const Py_ssize_t ad = position(PyList_GET_ITEM(candidates, k), ads);
+            if (ad < 0) {
                 Py_CLEAR(result);
                 goto done;
             }
@@ -509,12 +522,13 @@ static PyObject *look_up(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     PyObject *known = args[0], *column = args[1], *positions = args[2], *otherwise = args[3];
     PyObject *result = PyList_New(PyList_GET_SIZE(positions));
     for (Py_ssize_t k = 0; result && k < PyList_GET_SIZE(result); k++) {
-        const Py_ssize_t at = k < PyList_GET_SIZE(positions) ? PyLong_AsSsize_t(PyList_GET_ITEM(positions, k)) : -1;
         PyObject *found = NULL;
-        if (at < 0 || at >= PyTuple_GET_SIZE(column)) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "no such position");
-        } else
-            found = PyDict_GetItemWithError(known, PyTuple_GET_ITEM(column, at));
+        if (k >= PyList_GET_SIZE(positions)) /* a key's comparison may be Python code, too */
+            PyErr_SetString(PyExc_RuntimeError, "the positions changed while they were read");
+        else {
+            const Py_ssize_t at = position(PyList_GET_ITEM(positions, k), PyTuple_GET_SIZE(column));
+            if (at >= 0) found = PyDict_GetItemWithError(known, PyTuple_GET_ITEM(column, at));
+        }
         if (PyErr_Occurred()) {
             Py_CLEAR(result);
             break;

@@ -49,7 +49,8 @@ def kernel() -> ModuleType | None:
 
 
 class Forest:
-    """A compiled forest. Immutable and without shared buffers: snapshot threads and the event loop may share it.
+    """A compiled forest. It never scores otherwise and has no shared buffers, and what it remembers (rows of values)
+    may be added by any thread: snapshot threads and the event loop share it.
 
     trees, n_features: sizes. The columns of a full matrix are request, campaign, pair in this order.
     """

@@ -28,9 +28,8 @@ Columns = list[float | list[float]]
 class Ads(msgspec.Struct, frozen=True):
     """What pair features ask of ads, by column: picking a column for some ads costs less than asking each of them.
 
-    targets: tags each ad targets; target: the only one, 0 for none. targeted: whether any ad targets a tag; several:
-    more than one;
-    fenced: whether any has geofences; about: all their interests and targets.
+    targets: tags each ad targets; target: the first one, 0 for none. targeted: whether any ad targets a tag; several:
+    whether any targets more than one; fenced: whether any has geofences; about: all their interests and targets.
     """
 
     interests: tuple[int, ...]

@@ -104,9 +104,8 @@ def _cuts(nodes: Sequence[Node]) -> Floats:
 def _table(nodes: Sequence[Node], cuts: Floats, full: Masks) -> Masks:
     """uint64 (len(cuts) + 2, trees): reachable leaves per interval, then above the last cut, then NaN."""
     values = np.concatenate((cuts, [np.inf, np.nan]))  # an interval decides as its upper end does
-    values[np.isnan(values) | (np.abs(values) <= ZERO)] = (
-        0.0  # a missing value counts as 0 unless the split says otherwise
-    )
+    # A missing value counts as 0 unless the split says otherwise.
+    values[np.isnan(values) | (np.abs(values) <= ZERO)] = 0.0
     table = np.repeat(full[:, None], len(values), axis=1)
     for node in nodes:
         # NumericalDecision and CategoricalDecision of LightGBM's include/LightGBM/tree.h
