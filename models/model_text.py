@@ -1,6 +1,7 @@
 """The text LightGBM's `save_model` writes, read into the splits and leaf values of its trees, or refused."""
 
 from itertools import pairwise
+from math import isinf, isnan
 
 import msgspec
 
@@ -43,8 +44,11 @@ def read(text: str) -> Trees:
     missing, several classes, averaged output, another link than the plain sigmoid, a cut-off file.
     """
     header, trees = _blocks(text)
-    _check_header(header, len(trees))
-    n_features = int(header["max_feature_idx"]) + 1
+    try:
+        _check_header(header, len(trees))
+        n_features = int(header["max_feature_idx"]) + 1
+    except ValueError as error:
+        raise UnsupportedModel(f"the header cannot be read: {error}") from None
     nodes: list[Node] = []
     leaf_values: list[list[float]] = []
     for number, block in enumerate(trees):
@@ -103,6 +107,8 @@ def _parse_tree(number: int, block: dict[str, str], n_features: int, nodes: list
     if leaves > MAX_LEAVES:
         raise UnsupportedModel(f"tree {number} has {leaves} leaves; train with num_leaves <= {MAX_LEAVES}")
     values = _floats(block["leaf_value"], leaves)
+    if any(map(isinf, values)):
+        raise UnsupportedModel(f"tree {number} has a leaf without bounds: the training went wrong")
     if leaves == 1:
         return values
     splits = leaves - 1
@@ -120,6 +126,8 @@ def _parse_tree(number: int, block: dict[str, str], n_features: int, nodes: list
             raise UnsupportedModel(f"tree {number} splits on feature {feature} of {n_features}")
         if missing not in (_NONE, _NAN_IS_MISSING):
             raise UnsupportedModel(f"tree {number} treats zero as missing; train with zero_as_missing=false")
+        if kind & _CATEGORICAL and not 0 <= threshold < len(sets):
+            raise UnsupportedModel(f"tree {number} has no categories {threshold:g}")
         categories = sets[int(threshold)] if kind & _CATEGORICAL else None
         nodes.append(
             Node(number, feature, threshold, categories, bool(kind & _DEFAULT_LEFT), bool(missing), below, above)
@@ -167,7 +175,10 @@ def _category_sets(block: dict[str, str]) -> list[tuple[int, ...]]:
 
 
 def _floats(text: str, n: int) -> list[float]:
-    return [float(word) for word in _words(text, n)]
+    values = [float(word) for word in _words(text, n)]
+    if any(map(isnan, values)):
+        raise UnsupportedModel("nan where a number belongs: the training went wrong")
+    return values
 
 
 def _ints(text: str, n: int) -> list[int]:

@@ -290,6 +290,7 @@ def test_what_cannot_be_scored_exactly_is_refused(params, why):
 
 
 TEXT = an_unsupported(num_leaves=4)
+CATEGORICAL_TEXT = trained(1, numeric=0, categorical=1, num_leaves=4).model_to_string()
 
 
 @pytest.mark.parametrize(
@@ -304,6 +305,13 @@ TEXT = an_unsupported(num_leaves=4)
         (re.sub(r"leaf_value=\S+ ", "leaf_value=x ", TEXT), "cannot be read"),
         (re.sub(r"split_feature=\d+", "split_feature=9", TEXT), "feature 9 of 3"),
         (re.sub(r"\nthreshold=.*", "", TEXT), "cannot be read"),
+        (re.sub(r"leaf_value=\S+ ", "leaf_value=nan ", TEXT), "nan where a number"),
+        (re.sub(r"leaf_value=\S+ ", "leaf_value=-inf ", TEXT), "leaf without bounds"),
+        (re.sub(r"threshold=\S+", "threshold=nan", TEXT), "nan where a number"),
+        (re.sub(r"decision_type=\d+", "decision_type=1", TEXT), "no categories"),
+        (re.sub(r"threshold=\S+", "threshold=-1", CATEGORICAL_TEXT), "no categories"),
+        (TEXT.replace("sigmoid:1", "sigmoid:x"), "header cannot be read"),
+        (re.sub(r"max_feature_idx=\d+", "max_feature_idx=\N{SUPERSCRIPT TWO}", TEXT), "header cannot be read"),
     ],
 )
 def test_a_damaged_model_text_is_refused_with_what_is_wrong(broken, why):
@@ -316,6 +324,90 @@ def test_a_model_of_fewer_features_than_the_sides_is_refused():
         Forest.from_model_text(TEXT, 2, 2)
 
 
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_model_text_with_another_number_somewhere_is_refused_or_scored_by_both_kernels_alike(
+    data: st.DataObject,
+) -> None:
+    text = trained(2, numeric=2, categorical=2, trees=3, num_leaves=8, min_data_in_leaf=3).model_to_string()
+    start, end = text.index("Tree=0"), text.index("end of trees")
+    places = [found.span() for found in re.finditer(r"(?<=[= ])[-+.e\d]+(?=[ \n])", text[start:end])]
+    first, last = data.draw(st.sampled_from(places))
+    other = data.draw(
+        st.sampled_from(["-1", "0", "1", "3", "7", "63", "64", "2.5", "1e300", "4294967295", "nan", "inf"])
+    )
+    broken = text[: start + first] + other + text[start + last :]
+    try:
+        kernels = []
+        for name in ("numpy", "c"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("TAGBID_KERNEL", name)
+                kernels.append(Forest.from_model_text(broken, 2, 1))
+    except UnsupportedModel:
+        return
+    X = awkward(text, 4, 5, rows=20)
+    masks = kernels[0].campaign_masks(X[:, 2:3])
+    one, other_one = (
+        forest.candidate_scores((forest.request_mask(X[0, :2].tolist()),), masks, [*range(20)], [X[:, 3].tolist()])
+        for forest in kernels
+    )
+    assert one == pytest.approx(other_one, rel=1e-12)
+
+
+class Odd:
+    """Is no number, but runs code when it is asked for one."""
+
+    def __init__(self, of: list[Any]) -> None:
+        self.of = of
+
+    def __float__(self) -> float:
+        self.of.clear()
+        return 0.0
+
+    def __index__(self) -> int:
+        self.of.clear()
+        return 0
+
+
+@pytest.mark.skipif(kernel() is None, reason="built without a compiler")
+def test_the_compiled_kernel_runs_nobody_elses_code_while_it_reads_a_list() -> None:
+    forest = split_sides(trained(3, numeric=3, categorical=1, num_leaves=15, min_data_in_leaf=3), 2, 0)
+    masks, request = forest.campaign_masks(np.zeros((1, 0))), forest.request_mask([0.0, 1.0])
+    values: list[Any] = [0.0] * 2
+    values[0] = Odd(values)
+    with pytest.raises(TypeError, match="not Odd"):
+        forest.request_mask(values)
+    column: list[Any] = [0.0] * 50
+    column[0] = Odd(column)
+    with pytest.raises(TypeError, match="not Odd"):
+        forest.candidate_scores((request,), masks, [0] * 50, [column, 0.0])
+    candidates: list[Any] = [0] * 50
+    candidates[0] = Odd(candidates)
+    with pytest.raises(TypeError, match="not Odd"):
+        forest.candidate_scores((request,), masks, candidates, [0.0, 0.0])
+    assert (len(values), len(column), len(candidates)) == (2, 50, 50)
+
+
+@pytest.mark.parametrize("name", ["numpy", "c"])
+@pytest.mark.parametrize("leaves", [2, 64])
+def test_a_thousand_candidates_and_values_no_request_should_have_are_scored_as_lightgbm_does(
+    name: str, leaves: int
+) -> None:
+    booster = trained(5, rows=3_000, numeric=3, categorical=2, num_leaves=leaves, min_data_in_leaf=2, trees=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAGBID_KERNEL", name)
+        forest = split_sides(booster, 1, 1)
+    X = awkward(booster.model_to_string(), 5, 5, rows=1_000)
+    X[:, 0] = -0.0
+    masks = forest.campaign_masks(X[:, 1:2])
+    columns = [X[:, column].tolist() for column in (2, 3, 4)]
+    columns[1] = [int(value) if abs(value) < 2**60 else value for value in columns[1]]  # scores and counts are ints
+    X[:, 3] = columns[1]
+    found = forest.candidate_scores((forest.request_mask([-0.0]),), masks, [*range(1_000)], columns)
+    assert found == pytest.approx(booster.predict(X, raw_score=True).tolist(), abs=1e-12)
+    assert forest.candidate_scores((forest.request_mask([-0.0]),), masks, [], [[], [], []]) == []
+
+
 @pytest.mark.skipif(kernel() is None, reason="built without a compiler")
 def test_the_compiled_kernel_refuses_what_does_not_fit() -> None:
     booster = trained(3, numeric=3, categorical=1, num_leaves=15, min_data_in_leaf=3)
@@ -324,9 +416,9 @@ def test_the_compiled_kernel_refuses_what_does_not_fit() -> None:
     request = forest.request_mask([0.0, 1.0])
     with pytest.raises(ValueError, match="floats"):
         forest.request_mask([0.0])
-    with pytest.raises(ValueError, match="no such column"):
+    with pytest.raises(IndexError, match="no such position"):
         forest.request_mask([0.0], (2,))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="float is needed, not str"):
         forest.request_mask([0.0, "1"])  # type: ignore[list-item]
     for candidates, pairs in (([0, 1], [[0.0], 0.0]), ([0], [[0.0, 0.0], 0.0]), ([0], [0.0]), ([0], [0.0] * 3)):
         with pytest.raises(ValueError, match="fit together"):
