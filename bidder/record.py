@@ -5,10 +5,9 @@ import struct
 from msgspec.structs import replace
 
 from bidder.call import Call
-from bidder.decide import Decision
+from bidder.decide import Decision, usable
 from bidder.offers import Offer
 from bidder.quoting import Quote
-from bidder.redact import permitted
 from bidder.serving import Serving
 from dmp import keys
 from dmp.events import Bid
@@ -26,10 +25,12 @@ SHADOWED = 16  # one bid in so many is scored by the challenger too, after its a
 def bid_event(name: bytes, call: Call, decision: Decision, offer: Offer, arm: str, ring: KeyRing) -> Bid:
     """The record of one bid of a call. name: its id. arm: of an experiment, "" for none. ring: marks the address.
 
-    Of a user who may not train nothing is kept, and the vector is without the user too (P-16, P-50).
+    Of a user who may not train nothing is kept, and the vector is without the user too (P-16, P-50). Of others what the
+    operator lets the models see, so that the vector can be computed again from what is logged.
     """
     request, serving, privacy = call.request, call.serving, call.privacy
-    user = permitted(call.user, privacy) if privacy.train else None
+    settings = serving.snapshot.settings
+    user = usable(call.user, privacy, settings) if privacy.train and settings.use_tags else None
     if user is not None and user.vector:
         user = replace(user, vector=decision.vector)  # what the models saw
     bid_id = name.decode()
