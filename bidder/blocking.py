@@ -137,4 +137,6 @@ def in_range(language: str, ranges: Sequence[str]) -> bool:
 
 
 of_lists = (seat, blocked_category, blocked_advertiser, blocked_app, language, transparency)
-"""The rules of what a request itself lists; audits and sizes of answers are the exchange's."""
+"""The rules of what a request itself lists, in fields that `asks` looks at; audits and sizes of answers are the
+exchange's.
+"""

@@ -36,9 +36,9 @@ class Index(msgspec.Struct, frozen=True):
     """Every mask of a snapshot; made by `bidder.indexing.build`.
 
     rules, imp_rules: the rules in use, in the order they are asked; plain_rules: those of a request without lists
-    (`bidder.blocking.asks`); imp_rules are those of an imp that offers nothing
-    but a banner, banner_rules those of them about the banner, shared_rules the others. changes, running: from
-    changes[i] µs on, running[i] are the ads within their dates. local, by_utc: ads by hour of the week of the user's
+    (`bidder.blocking.asks`); imp_rules are those of an imp that offers nothing but a banner, banner_rules those of them
+    about the banner, shared_rules the others. changes, running: from changes[i] µs on, running[i] are the ads within
+    their dates. local, by_utc: ads by hour of the week of the user's
     clock (168), by UTC quarter hour of the week where that clock is unknown (672). anonymous: ads that need no user.
     tags: tag id -> mask by score (101); wanted_tags: those in use. caps: contact scope -> (caps, their least limit,
     ads). uncapped: ads that may be shown uncounted. hot_free: ads that do not ask for hot topics; topics: those, which

@@ -1,6 +1,8 @@
 """The bit sets against the plainest evaluation of the same rules, campaign by campaign."""
 
 import datetime
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -404,3 +406,23 @@ def test_one_list_of_a_request_is_enough_for_its_rule_to_be_asked(one: dict[str,
     seen = view(a_request(**one), None, NOW_US, EXCHANGE, "x")
     assert bool(targeting.eligible(snapshot.index, seen)[0]) is not bool(one)
     assert blocking.asks(seen) is bool(one)
+
+
+class Silent:
+    """A request that says nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getattr__(self, name: str) -> None:
+        self.asked.add(name)
+
+
+@pytest.mark.parametrize("rule", blocking.of_lists)
+def test_a_rule_of_lists_looks_at_nothing_that_would_not_have_it_asked(rule: Callable[..., int]) -> None:
+    index = a_snapshot(a_campaign(seat="s1", cat=["IAB1"])).index
+    known, looked = Silent(), Silent()
+    assert not blocking.asks(SimpleNamespace(request=known))  # type: ignore[arg-type]
+    assert rule(index, SimpleNamespace(request=looked)) == index.everything
+    assert looked.asked
+    assert looked.asked <= known.asked
