@@ -8,6 +8,7 @@ of the bid path. What is left of the processor's time is the loop's: its own wor
 import gc
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bidder import bidding, offers, openrtb, reserving, signing, targeting
@@ -60,10 +61,11 @@ async def measured(
     """{step: CPU µs a request, of each round}, "whole" and the "loop" among them; all of the requests are bid on."""
     found: dict[str, list[float]] = {}
     # A loop keeps the methods of its connections, so the clocks must be there before the store is connected.
-    with watching(PLACES) as watch:
+    with watching(PLACES) as watch, ExitStack() as after:
         async with micro_steps.opened(settings, data_dir, store, ring) as stage:
             gc.collect()
             gc.freeze()  # as the bidder does with a new snapshot
+            after.callback(gc.unfreeze)
             for number in range(-1, rounds):
                 watch.clear()
                 begun_ns = time.process_time_ns()
@@ -79,5 +81,4 @@ async def measured(
                         round_us[inside] += own[step]
                 for step, us in round_us.items():
                     found.setdefault(step, []).append(us)
-    gc.unfreeze()
     return found
