@@ -58,13 +58,15 @@ def test_an_error_for_people_is_its_message_and_exit_code_2(dmp_is, capsys):
     assert captured.out == ""
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(dmp_is):
+def test_a_fault_of_the_program_keeps_its_traceback_and_exit_code_70(dmp_is, capsys):
     def faulty():
         raise ZeroDivisionError
 
     dmp_is(faulty=faulty)
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["dmp", "faulty"])
+    assert cli.main(["dmp", "faulty"]) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("ZeroDivisionError\n")
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 3)])
