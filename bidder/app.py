@@ -73,7 +73,7 @@ class Service:
         self.copied = Link(store.url)
         self.copies = Copies(self.copied)
         self.report = Reporter()
-        self.bidlog = BidLog(data_dir / "bidlog")
+        self.bidlog = BidLog(data_dir / "bidlog", report=self.report)
         self.signer = Signer(load_keys(data_dir))
         self.ring = key_ring(data_dir)
         self.lookup.former_of = self.ring.former_of if self.ring.rotating else None

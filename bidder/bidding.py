@@ -5,19 +5,17 @@ sign -> answer -> log. Without a user to read the answer is returned at once; el
 is there, when the store says it will not be, or at the deadline.
 """
 
-import struct
 import time
 from collections.abc import Callable
 from functools import partial
 from secrets import token_bytes
-
-import msgspec
 
 from bidder import answer, openrtb, reserving, signing
 from bidder.budget import Budgets
 from bidder.call import Answer, Call
 from bidder.config import BidderConfig
 from bidder.decide import Decision, decide
+from bidder.defects import DEFECTS
 from bidder.endpoints import Endpoint
 from bidder.experiments import NONE, Assignment, assign
 from bidder.funnel import SENT, Funnel
@@ -40,11 +38,6 @@ from dmp.schema import User
 from models.landscape import HOWS
 
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
-DEFECTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error,
-    msgspec.MsgspecError,
-)  # fmt: skip
-"""What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
 
 MAX_TMAX_MS = 10_000.0
 _COUNTER_BYTES = 6

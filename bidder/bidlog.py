@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from bidder.defects import DEFECTS
 from dmp import events
 
 FLUSH_S = 0.01
@@ -29,11 +30,19 @@ MAX_WAITING = 20_000  # records: two seconds at 10,000 bids a second
 class BidLog:
     """Appends events to segment files in a directory. failure: the last error of the disk, None while it works."""
 
-    def __init__(self, directory: Path, max_waiting: int = MAX_WAITING, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_waiting: int = MAX_WAITING,
+        rotate_bytes: int = ROTATE_BYTES,
+        report: Callable[[BaseException], None] = lambda _error: None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.written = 0
         self._overflow = 0  # by the loop
         self._lost = 0  # by the writer
+        self._unmade = 0  # could not be made into bytes
+        self._report = report
         self.failure: OSError | None = None
         self._directory = directory
         self._max_waiting = max_waiting
@@ -50,7 +59,7 @@ class BidLog:
 
     @property
     def dropped(self) -> int:
-        return self._overflow + self._lost
+        return self._overflow + self._lost + self._unmade
 
     def put(self, make: Callable[[], events.Event]) -> None:
         """Log what `make` will return; it is called after the answer to the bid is out."""
@@ -68,8 +77,23 @@ class BidLog:
     def _encode(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._encoded.append(events.encode_all([make() for make in waiting]))
-            self._records += len(waiting)
+            try:
+                self._encoded.append(events.encode_all([make() for make in waiting]))
+                self._records += len(waiting)
+            except DEFECTS:
+                self._encode_each(waiting)
+
+    def _encode_each(self, waiting: list[Callable[[], events.Event]]) -> None:
+        """Encode one by one: a record that cannot be made is dropped, counted and told, its neighbours are kept."""
+        for make in waiting:
+            try:
+                encoded = events.encode_all([make()])
+            except DEFECTS as error:
+                self._unmade += 1
+                self._report(error)
+            else:
+                self._encoded.append(encoded)
+                self._records += 1
 
     def flush(self) -> None:
         """Hand everything so far to the writer."""

@@ -1,15 +1,23 @@
-"""What the log says of mistakes: where they are, never the values they happened with, which may be personal (P-60)."""
+"""Mistakes of ours: what they raise, and what the log says of them, never the values, which may be personal (P-60)."""
 
 import logging
+import struct
 import time
 import traceback
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 log = logging.getLogger("tagbid.bidder")
 http_log = logging.getLogger("tagbid.bidder.http")
+
+DEFECTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error,
+    msgspec.MsgspecError,
+)  # fmt: skip
+"""What a mistake of ours raises. It costs the request it happens in, not its connection or its neighbours."""
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -46,6 +46,19 @@ async def test_what_there_is_no_room_for_is_dropped_and_counted(tmp_path):
     assert log.dropped == 15
 
 
+async def test_a_record_that_cannot_be_made_takes_none_of_its_neighbours_with_it(tmp_path):
+    told = []
+    log = BidLog(tmp_path, report=told.append)
+    for n in range(3):
+        log.put(lambda n=n: a_bid(n) if n != 1 else 1 // 0)
+    await asyncio.sleep(0)
+    log.put(lambda: a_bid(3))
+    log.close()
+    assert logged(tmp_path) == ["bid0", "bid2", "bid3"]
+    assert (log.written, log.dropped) == (3, 1)
+    assert [type(error) for error in told] == [ZeroDivisionError]
+
+
 async def test_files_are_closed_at_their_size_and_are_for_the_owner_only(tmp_path):
     log = BidLog(tmp_path, rotate_bytes=1)
     for n in range(3):
