@@ -18,7 +18,7 @@ from dmp.cluster import SLOTS
 from dmp.cluster import slot as cluster_slot
 from dmp.store import Store, server_binary
 
-NODE_TIMEOUT_MS = 600  # a silent node is taken for dead after about so long
+NODE_TIMEOUT_MS = 1500  # a silent node is taken for dead after about so long; one on a busy machine must not be
 PATIENCE_S = 30.0
 
 
