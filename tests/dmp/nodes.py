@@ -150,6 +150,9 @@ class Cluster:
 
     def begin_move(self, slot: int, source: Server, target: Server) -> None:
         """From now on keys of the slot that the source has not (any more) are to be asked of the target."""
+        # Who takes a slot takes the next epoch it knows of. If it had not heard of a move a moment ago, its epoch would
+        # be no higher than the one of that move, and a late message of the former owner would take the slot back.
+        until(lambda: len({server.info()["cluster_current_epoch"] for server in self.primaries}) == 1, "one epoch")
         target.cluster("SETSLOT", slot, "IMPORTING", source.id)
         source.cluster("SETSLOT", slot, "MIGRATING", target.id)
 
