@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightgbm
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,21 +22,43 @@ Bools = npt.NDArray[np.bool_]
 
 SEVERAL_THREADS_ROWS = 50_000  # below, threads waiting for each other on a busy machine cost more than they bring
 BLANK_SHARE = 0.1  # training rows that lose their user, so that contextual bids are scored by what was learnt for them
-PATIENCE, PATIENCE_OF_FEW = 100, 30  # trees without a gain; with many rows a gain is sure and often late: stopping
-# at 30 left a world of ten million rows with 118 trees and .14 % more log loss than 328 had
 MAX_TREES = 400
+PATIENCE = 100
 PLENTY_CLICKS = 100_000  # from here on not data but what features can tell is the limit
 NEGATIVES_A_CLICK = 5
 ALONE = Team()
-TIERS: tuple[tuple[int, tuple[int, int, float, float]], ...] = (
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """How boldly to learn. features: the share of them a tree sees. patience: trees without a gain that end it."""
+
+    leaves: int
+    leaf_rows: int
+    rate: float
+    features: float
+    patience: int
+
+
+TIERS: tuple[tuple[int, Tier], ...] = (
     # In the world's ten million rows 205 trees; with bolder steps or fewer features more trees, .1 % more log loss.
-    (PLENTY_CLICKS, (63, 1_000, 0.07, 0.7)),
+    # A gain is sure and often late there: patience of 30 left it with 118 trees, .14 % worse than 328.
+    (PLENTY_CLICKS, Tier(63, 1_000, 0.07, 0.7, PATIENCE)),
     # Of features that say much the same, a tree that sees fewer finds pairs that matter: .1 % at 1.2 million rows.
-    (10_000, (63, 1_000, 0.05, 0.4)),
-    (2_000, (31, 100, 0.05, 0.7)),
-    (0, (7, 50, 0.02, 0.3)),
+    (10_000, Tier(63, 1_000, 0.05, 0.4, PATIENCE)),
+    (2_000, Tier(31, 100, 0.05, 0.7, PATIENCE)),
+    # A few clicks judge so roughly that the best of many trees is one of luck.
+    (0, Tier(7, 50, 0.02, 0.3, 30)),
 )
-"""(positives from which on, (leaves, rows in a leaf at least, learning rate, share of the features a tree sees))."""
+"""(positives from which on, how to learn from so many)."""
+
+
+def tier(positives: int) -> Tier:
+    """How to learn from so many positives: few, and trees are small and careful.
+
+    >>> tier(1_999).patience, tier(2_000).patience
+    (30, 100)
+    """
+    return next(found for least, found in TIERS if positives >= least)
 
 
 class _Part(lightgbm.Sequence):
@@ -82,14 +105,14 @@ def sequences(frame: frames.Frame, keep: Bools, encoder: Encoder, blank_seed: in
 
 
 def parameters(rows: int, positives: int, threads: int = 0, seed: int = 1) -> dict[str, Any]:
-    """LightGBM parameters by how many positives there are to learn from: few, and trees are small and careful."""
-    leaves, min_leaf, rate, share = next(tier for least, tier in TIERS if positives >= least)
+    """LightGBM parameters by how many positives there are to learn from (`TIERS`)."""
+    found = tier(positives)
     return {
         "objective": "binary",
-        "num_leaves": leaves,
-        "min_data_in_leaf": max(2, min(min_leaf, rows // 20)),
-        "learning_rate": rate,
-        "feature_fraction": share,
+        "num_leaves": found.leaves,
+        "min_data_in_leaf": max(2, min(found.leaf_rows, rows // 20)),
+        "learning_rate": found.rate,
+        "feature_fraction": found.features,
         "lambda_l2": 5.0,
         "max_bin": 127,
         "min_data_per_group": min(100, max(2, rows // 20)),
@@ -131,20 +154,22 @@ def fit(
     negatives: float = 1.0,
     seed: int = 1,
     trees: int = MAX_TREES,
+    patience: int = PATIENCE,
     team: Team = ALONE,
 ) -> lightgbm.Booster:
     """A booster stopped where the validation rows stop gaining; its raw scores are of unsampled rows.
 
     labels: (len(frame),). weights: the same. negatives: share w of the rows labelled 0 that train, chosen by their
     lot. The rest is made up for in the logit: logit(p) = logit(p') + ln w (decision science 1.3), by moving the leaves
-    of the first tree, so no scorer has to know of it. team: the processes that train (`models.distributed`).
+    of the first tree, so no scorer has to know of it. trees: at most; patience: without a gain on the validation rows,
+    that end it. team: the processes that train (`models.distributed`).
     """
     moved = 0.0
     if negatives < 1:
         train = train & ((labels > 0) | (frame.column("lot") < negatives))
         moved = float(np.log(negatives))
     if team.workers > 1:
-        booster = _shared_out(frame, encoder, train, valid, labels, params, weights, moved, seed, trees, team)
+        booster = _shared_out(frame, encoder, train, valid, labels, params, weights, moved, seed, trees, patience, team)
         if moved:
             shift(booster, moved)
         return booster
@@ -163,7 +188,7 @@ def fit(
         init_score=np.full(int(valid.sum()), moved) if moved else None,
         params=dict(params),
     )
-    booster = _until_it_stops(data, judged, params, trees, PATIENCE)
+    booster = _until_it_stops(data, judged, params, trees, patience)
     # Early stopping keeps the surplus trees; the artefact holds the best ones only.
     booster = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
     if moved:
@@ -182,6 +207,7 @@ def _shared_out(
     moved: float,
     seed: int,
     trees: int,
+    patience: int,
     team: Team,
 ) -> lightgbm.Booster:
     """As `fit`, by the workers of a team."""
@@ -200,7 +226,7 @@ def _shared_out(
         judged = np.concatenate([part[:] for part in sequences(frame, valid, encoder)])
         judged_weights = None if weights is None else weights[valid]
         distributed.write_validation(folder, judged, labels[valid], judged_weights, moved)
-        return distributed.train(folder, team, params, trees, PATIENCE, weighted=weights is not None)
+        return distributed.train(folder, team, params, trees, patience, weighted=weights is not None)
 
 
 def dataset(
@@ -258,7 +284,7 @@ def fit_few(
     start = starting.linear(full, labels[train], valid_X, labels[valid], X, seed)
     data = dataset(X, labels[train], params, keep_rows=True)
     judged = data.create_valid(valid_X, labels[valid])
-    booster = _until_it_stops(data, judged, params, MAX_TREES, PATIENCE_OF_FEW, start)
+    booster = _until_it_stops(data, judged, params, MAX_TREES, tier(int(labels[train].sum())).patience, start)
     return starting.grown_or_start(booster, booster.best_iteration, start.num_trees(), valid_X, labels[valid])
 
 

@@ -166,14 +166,16 @@ def _chance(
     g = np.ones(len(frame))
     g[used] = delay.elapsed(delays, campaigns[used].tolist(), verticals[used].tolist(), age_s[used])
     q = np.full(len(frame), min(0.99, float(converted[learnt].sum()) / max(float(g[learnt].sum()), 1.0)))
-    params = boosting.parameters(int(train_rows.sum()), int((train_rows & converted).sum()), threads)
-    params |= {"objective": "cross_entropy"}
+    positives = int((train_rows & converted).sum())
+    params = boosting.parameters(int(train_rows.sum()), positives, threads) | {"objective": "cross_entropy"}
+    patience = boosting.tier(positives).patience
     weights = frame.column("weight")
     for _ in range(delay.PASSES):
         labels = np.where(converted, 1.0, delay.still_to_come(q, g))
         booster = boosting.fit(
-            frame, encoder, train_rows, valid, labels, params, weights=weights if (weights != 1).any() else None
-        )
+            frame, encoder, train_rows, valid, labels, params,
+            weights=weights if (weights != 1).any() else None, patience=patience,
+        )  # fmt: skip
         q[used] = sigmoid(boosting.raw_scores(booster, frame, used, encoder, threads))
     x, y, _ = calibration.fit(q[valid], labels[valid])
     so_far = np.interp(q[test], x, y) * g[test]
@@ -194,9 +196,11 @@ def _value(
     train_rows, valid, test = slices
     value = frame.column("value_micros").astype(np.float64) / 1e6
     capped = np.minimum(value, np.quantile(value[train_rows], WINSOR))
-    params: dict[str, Any] = boosting.parameters(int(train_rows.sum()), int(train_rows.sum()), threads)
+    rows = int(train_rows.sum())
+    params: dict[str, Any] = boosting.parameters(rows, rows, threads)
     params |= {"objective": "tweedie", "tweedie_variance_power": TWEEDIE, "metric": "tweedie"}
-    booster = boosting.fit(frame, encoder, train_rows, valid, capped, params)
+    patience = boosting.tier(rows).patience
+    booster = boosting.fit(frame, encoder, train_rows, valid, capped, params, patience=patience)
     expected = np.exp(boosting.raw_scores(booster, frame, valid, encoder, threads))
     boosting.shift(booster, math.log(max(float(capped[valid].sum()), 1e-9) / float(expected.sum())))
     predicted = np.exp(boosting.raw_scores(booster, frame, test, encoder, threads))

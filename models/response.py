@@ -312,7 +312,8 @@ def _fit(
     else:
         booster = boosting.fit(
             frame, encoder, train, valid, clicks, params,
-            weights=weights if weighted else None, negatives=negatives, seed=seed, team=team,
+            weights=weights if weighted else None, negatives=negatives, seed=seed,
+            patience=boosting.tier(positives).patience, team=team,
         )  # fmt: skip
     raw = sigmoid(boosting.raw_scores(booster, frame, valid, encoder, threads))
     x, y, method = calibration.fit(raw, clicks[valid])

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models import card_page, features, frames, outcomes, registry
+from models import boosting, card_page, features, frames, outcomes, registry
 from models.context import Context
 from models.frames import in_memory
 from tests.models.factories import ADS, BORN_US, DAY_US, impressions, over_days
@@ -128,3 +128,21 @@ def test_the_deviance_is_least_at_the_mean():
     values = np.array([0.0, 1.0, 5.0])
     at = {mean: outcomes.deviance(values, np.full(3, mean)).sum() for mean in (1.5, 2.0, 2.5)}
     assert min(at, key=at.get) == 2.0
+
+
+def test_few_conversions_end_the_boosting_as_few_clicks_do(tmp_path, monkeypatch):
+    asked = []
+    fit = boosting.fit
+
+    def watched(*args, **kwargs):
+        asked.append((int(args[2].sum()), kwargs["patience"]))
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(boosting, "fit", watched)
+    for kind in outcomes.KINDS:
+        outcomes.train(planted(), tmp_path, kind, now_us=END_US, until_us=END_US)
+    few = boosting.tier(50).patience
+    # About 1,500 of the 15,000 clicks that train convert: a conversion model has no 2,000, nor has the values' one.
+    assert {patience for _, patience in asked} == {few}
+    assert few < boosting.PATIENCE
+    assert len(asked) >= 3
