@@ -1,6 +1,7 @@
 """The benchmark's parts over the world and real logs, at a size that takes seconds."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -48,6 +49,25 @@ def test_a_stopped_run_goes_on_with_the_seeds_it_lacks(tmp_path, monkeypatch):
     list(world_bench.figures(msgspec.structs.replace(options, rows=2_000)))
     list(world_bench.additive(options))
     assert measured[4:] == [(1, 2_000, True), (2, 2_000, True), (1, 1_000, False), (2, 1_000, False)]
+
+
+def test_seeds_measured_by_other_code_are_measured_again(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(seed, rows, *, crossed):
+        measured.append(seed)
+        return {"metric": float(seed)}
+
+    monkeypatch.setattr(world_bench, "_one", measure)
+    options = Options(Path("unused"), rows=1_000, seeds=1, work=tmp_path / "work")
+    trainer, other = tmp_path / "trainer.py", SimpleNamespace(__file__=str(tmp_path / "trainer.py"))
+    for text in ("PATIENCE = 100", "PATIENCE = 100", "PATIENCE = 30"):
+        trainer.write_text(text)
+        monkeypatch.setattr(world_bench, "MEASURED", (other,))
+        world_bench.code.cache_clear()
+        list(world_bench.figures(options))
+    world_bench.code.cache_clear()
+    assert measured == [1, 1]
 
 
 def test_labels_dealt_out_at_random_teach_nothing(small):
