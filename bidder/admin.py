@@ -1,4 +1,7 @@
-"""The admin port, of a single process and of a supervisor: `/metrics`, `/health` and `/ready` (S-27)."""
+"""The admin port, of a single process and of a supervisor: `/metrics`, `/health` and `/ready` (S-27).
+
+`/metrics?brief` leaves out what is told campaign by campaign: tens of thousands of lines in a large portfolio.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -8,12 +11,16 @@ _TEXT = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 
 
 def application(
-    page: Callable[[], Awaitable[str]], health: Callable[[], Awaitable[Mapping[str, object]]], ready: Callable[[], bool]
+    page: Callable[[bool], Awaitable[str]],
+    health: Callable[[], Awaitable[Mapping[str, object]]],
+    ready: Callable[[], bool],
 ) -> web.Application:
-    """page: all metrics as text. health: what `/health` says, with 200 as long as it can. ready: may bids come here."""
+    """page: metrics as text, told whether a brief page will do. health: what `/health` says, with 200 as long as it
+    can. ready: may bids come here.
+    """
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=(await page()).encode(), headers=_TEXT)
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=(await page("brief" in request.query)).encode(), headers=_TEXT)
 
     async def healthy(_: web.Request) -> web.Response:
         return web.json_response(await health())

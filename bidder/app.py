@@ -306,8 +306,12 @@ class Service:
             await asyncio.sleep(SWEEP_S)
             self.port.sweep()
 
-    async def _page(self) -> str:
-        return self.metrics.expose()
+    async def _page(self, brief: bool) -> str:
+        pieces = []
+        for piece in self.metrics.pieces(brief):
+            pieces.append(piece)
+            await asyncio.sleep(0)  # bids first
+        return "".join(pieces)
 
     async def _health(self) -> dict[str, object]:
         """What is degraded is in here."""

@@ -1,21 +1,19 @@
 """Numbers of a bidder that are kept where they arise and read at every scrape."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from bidder.bidding import Bidder
 from bidder.bidlog import BidLog
 from bidder.budget import Account, Budgets
 from bidder.copies import Copies
-from bidder.metrics import Metrics
+from bidder.metrics import Labelled, Labels, Metrics
 from bidder.overload import Pressure
 from bidder.pacer import Pacer
 from bidder.pacing import Pace
 from bidder.topics import Topics
 from dmp.link import Link
 from dmp.lookup import Lookup
-
-Labelled = dict[tuple[tuple[str, str], ...], float]
 
 
 def read_all(
@@ -45,31 +43,27 @@ def read_all(
         "tagbid_bidlog_dropped_total": lambda: {(): bidlog.dropped},
         "tagbid_snapshot_timestamp_seconds": lambda: {(): bidder.serving.made_s},
         "tagbid_hot_topics": lambda: {(): topics.count(time.time_ns() // 1000)},
-        "tagbid_pace": lambda: _paces(pacer.of),
         "tagbid_cost_unknown": lambda: {(): pacer.untold},
         "tagbid_lease_copies_total": lambda: {(("result", r),): n for r, n in copies.counts.items()},
-        "tagbid_budget_micros": lambda: _budgets(budgets.accounts()),
     }
     for name, reader in readers.items():
         metrics.read(name, reader)
+    metrics.read_many("tagbid_pace", lambda: _paces(pacer.of))
+    metrics.read_many("tagbid_budget_micros", lambda: _budgets(budgets.accounts()))
 
 
-def _budgets(accounts: list[Account]) -> Labelled:
-    return {
-        (("campaign", account.campaign), ("state", state)): float(value)
-        for account in accounts
+def _budgets(accounts: list[Account]) -> Iterator[tuple[Labels, float]]:
+    for account in accounts:
         for state, value in (
             ("budget", account.budget),
             ("spent", account.spent),
             ("lease", account.lease),
             ("pending", account.pending),
-        )
-    }
+        ):
+            yield (("campaign", account.campaign), ("state", state)), float(value)
 
 
-def _paces(paces: Mapping[str, Pace]) -> Labelled:
-    return {
-        (("campaign", campaign), ("what", what)): value
-        for campaign, pace in paces.items()
-        for what, value in (("multiplier", pace.k), ("share", pace.share))
-    }
+def _paces(paces: Mapping[str, Pace]) -> Iterator[tuple[Labels, float]]:
+    for campaign, pace in paces.items():
+        for what, value in (("multiplier", pace.k), ("share", pace.share)):
+            yield (("campaign", campaign), ("what", what)), value

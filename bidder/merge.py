@@ -6,6 +6,8 @@ Gauges keep their worker apart by a label, because what adding them up means dif
 
 from collections.abc import Iterator
 
+from bidder.metrics import BY_CAMPAIGN
+
 _Page = dict[str, float]
 
 
@@ -17,9 +19,12 @@ class Merged:
         self._pages: dict[str, _Page] = {}
         self._gone: _Page = {}
 
-    def update(self, worker: str, text: str) -> None:
-        """Take a worker's page, as `bidder.metrics.Metrics.expose` wrote it; "" as worker labels no gauge."""
-        page: _Page = {}
+    def update(self, worker: str, text: str, brief: bool = False) -> None:
+        """Take a worker's page, as `bidder.metrics.Metrics.expose` wrote it; "" as worker labels no gauge.
+
+        brief: series that are not in it are as they were.
+        """
+        page: _Page = self._pages.get(worker, {}) if brief else {}
         for line in text.splitlines():
             if line.startswith("# HELP "):
                 self._heads.setdefault(line.split(" ", 3)[2], (line, ""))
@@ -37,8 +42,8 @@ class Merged:
             if not self._is_gauge(sample):
                 self._gone[sample] = self._gone.get(sample, 0.0) + value
 
-    def expose(self) -> str:
-        """The page of all."""
+    def expose(self, brief: bool = False) -> str:
+        """The page of all; brief: as of `Metrics.pieces`."""
         sums = dict(self._gone)
         gauges: list[tuple[str, float]] = []
         for worker, page in self._pages.items():
@@ -50,11 +55,11 @@ class Merged:
         by_name: dict[str, list[str]] = {name: [] for name in self._heads}
         for sample, value in [*sums.items(), *gauges]:
             by_name[self._family(sample)].append(f"{sample} {value:.17g}")
-        return "".join(line + "\n" for line in self._lines(by_name))
+        return "".join(line + "\n" for line in self._lines(by_name, BY_CAMPAIGN if brief else frozenset()))
 
-    def _lines(self, by_name: dict[str, list[str]]) -> Iterator[str]:
+    def _lines(self, by_name: dict[str, list[str]], left_out: frozenset[str]) -> Iterator[str]:
         for name, samples in by_name.items():
-            if samples:
+            if samples and name not in left_out:
                 yield from (*self._heads[name], *samples)
 
     def _is_gauge(self, sample: str) -> bool:

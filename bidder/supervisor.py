@@ -37,8 +37,9 @@ from dmp.pseudonym import load_key
 
 log = logging.getLogger("tagbid.bidder")
 PREPARED, SERVE = "prepared", "serve"  # what worker and supervisor say
-POLL_S = 1.0  # how often metrics are collected: what a worker counts after the last time is lost when it is killed
+POLL_S = 1.0  # how often brief metrics are collected: what a worker counts after the last time is lost with it
 SCRAPE_S = 1.0
+PAGE_S = 5.0  # for a whole page, which a busy worker makes between bids
 SHORT_LIFE_S = 5.0  # a worker that ends sooner would end again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 LEAVE_S = 15.0  # for workers to drain
@@ -110,7 +111,7 @@ class Supervisor:
         reserved = bound(settings.host, settings.port, shared=True)  # keeps the port ours while workers come and go
         admin_socket = bound(settings.admin_host, settings.admin_port)
         self._port = reserved.getsockname()[1]
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SCRAPE_S)) as http:
+        async with aiohttp.ClientSession() as http:
             self._http = http
             runner = web.AppRunner(
                 admin.application(self._page, self._health, self._is_ready), access_log=None, handle_signals=False
@@ -129,7 +130,7 @@ class Supervisor:
                     ready(url_of(settings.host, reserved), url_of(settings.admin_host, admin_socket))
                 while not stop.is_set():
                     await asyncio.wait([stopping], timeout=POLL_S)
-                    await self._collect()
+                    await self._collect(brief=True)
                 stopping.cancel()
             finally:
                 await self._leave()
@@ -290,19 +291,20 @@ class Supervisor:
 
     # ---- the admin port
 
-    async def _collect(self) -> None:
-        """Take the latest page of every worker; one that does not answer in time keeps its last."""
+    async def _collect(self, brief: bool) -> None:
+        """Take the latest page of every worker, or a brief one; one that does not answer in time keeps its last."""
 
         async def one(worker: Worker) -> None:
-            page = await self._get(f"{worker.admin}/metrics")
+            url = f"{worker.admin}/metrics"
+            page = await (self._get(f"{url}?brief") if brief else self._get(url, PAGE_S))
             if page is not None and worker in self.workers:
-                self._merged.update(str(worker.number), page)
+                self._merged.update(str(worker.number), page, brief)
 
         await asyncio.gather(*(one(worker) for worker in self._serving() if worker.admin))
 
-    async def _get(self, url: str) -> str | None:
+    async def _get(self, url: str, within_s: float = SCRAPE_S) -> str | None:
         try:
-            async with self._http.get(url) as answer:
+            async with self._http.get(url, timeout=aiohttp.ClientTimeout(within_s)) as answer:
                 return await answer.text() if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError):
             return None
@@ -311,10 +313,10 @@ class Supervisor:
         states = [worker.state for worker in self.workers]
         return {(("state", state.value),): float(states.count(state)) for state in State}
 
-    async def _page(self) -> str:
-        await self._collect()
+    async def _page(self, brief: bool) -> str:
+        await self._collect(brief)
         self._merged.update("", self._own.expose())
-        return self._merged.expose()
+        return self._merged.expose(brief)
 
     async def _health(self) -> dict[str, object]:
         """Well while enough workers serve; each worker's own health is in here."""

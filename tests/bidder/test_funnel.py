@@ -1,9 +1,20 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bidder import targeting
+from bidder.decide import decide
+from bidder.funnel import Funnel
+from bidder.metrics import Metrics
+from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy
+from bidder.view import view
 from dmp import keys, realtime
 from dmp.realtime import Parts
+from loadtest.scrape import parse
+from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot
 from tests.bidder.running import CAMPAIGNS, IFA, body, body_of_user, running, urls
 
 PAGE_BOUND = """
@@ -47,6 +58,72 @@ async def test_one_request_in_so_many_is_asked(tmp_path, store):
         for _ in range(7):
             await bidder.bid(body())
         assert (await bidder.metrics())["tagbid_funnel_sampled_total"] == 3
+
+
+DOMAINS, SIZES = ("news.example", "other.example", "third.example"), ((300, 250), (728, 90), (1, 1))
+PORTFOLIOS = st.lists(
+    st.tuples(
+        st.sets(st.sampled_from(DOMAINS)),
+        st.lists(st.sampled_from(SIZES), min_size=1, max_size=3),
+        st.sampled_from([1_000, 2_000_000]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def a_portfolio(drawn):
+    """A campaign for each (domains it wants, sizes it has, price)."""
+    return [
+        a_campaign(
+            id=f"c{i}",
+            price_micros=price,
+            targeting={"domains": sorted(domains)},
+            creatives=[{"id": f"c{i}-{n}", "w": w, "h": h} for n, (w, h) in enumerate(sizes)],
+        )
+        for i, (domains, sizes, price) in enumerate(drawn)
+    ]
+
+
+def one_by_one(served, request, found):
+    """(campaign, step) -> impressions, asked campaign by campaign and rule by rule: what the arrays must come to."""
+    seen, told = view(request, None, NOW_US, EXCHANGE, "x", True), {}
+    for i, imp in enumerate(request.imp):
+        for campaign, left in served.campaign_bits.items():
+            ends = ["received"]
+            for reason, passing in targeting.answers(served.index, seen, imp):
+                if left and not left & passing:
+                    ends.append(reason.value)
+                left &= passing
+            ends += ["scored"] if left else []
+            ends += ["priced"] if campaign in {served.names[offer.ad_index] for offer in found.offers[i]} else []
+            for end in ends:
+                told[campaign, end] = told.get((campaign, end), 0) + 1
+    return told
+
+
+@given(st.lists(PORTFOLIOS, min_size=1, max_size=3), st.data())
+def test_all_campaigns_at_once_are_counted_as_one_by_one_whatever_snapshots_come_and_go(portfolios, data):
+    metrics, expected = Metrics(), {}
+    funnel = Funnel(metrics, every=1)
+    snapshots = [a_snapshot(*a_portfolio(drawn)) for drawn in portfolios]
+    for served in data.draw(st.lists(st.sampled_from(snapshots), min_size=1, max_size=6)):
+        sizes = data.draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=3))
+        request = a_request(
+            site={"domain": data.draw(st.sampled_from(DOMAINS))},
+            imp=[{"banner": {"w": w, "h": h}, "bidfloor": 0.5} for w, h in sizes],
+        )
+        privacy = decide_privacy(request, policy(served.settings))
+        found = decide(request, privacy, None, served, NOW_US, EXCHANGE, "x")
+        funnel.ask(request, privacy, None, served, NOW_US, EXCHANGE, "x", found)
+        for key, count in one_by_one(served, request, found).items():
+            expected[key] = expected.get(key, 0) + count
+    page = parse(metrics.expose())
+    told = {name: count for name, count in page.items() if name.startswith("tagbid_funnel_total")}
+    assert told == {
+        f'tagbid_funnel_total{{campaign="{campaign}",step="{step}"}}': count
+        for (campaign, step), count in expected.items()
+    }
 
 
 async def traced(bidder, data, **headers):

@@ -45,3 +45,20 @@ def test_gauges_of_nobody_in_particular_have_no_label():
     merged = Merged()
     merged.update("", a_worker(1, 2))
     assert parse(merged.expose())["tagbid_in_flight"] == 2
+
+
+def test_a_brief_page_leaves_what_it_does_not_tell_as_it_was():
+    metrics = Metrics()
+    sent = metrics.slot("tagbid_campaign_total", campaign="c", step="sent")
+    bids = metrics.slot("tagbid_bids_total")
+    metrics.counts[sent] = metrics.counts[bids] = 3
+    merged = Merged()
+    merged.update("1", metrics.expose())
+    metrics.counts[sent] = metrics.counts[bids] = 5
+    merged.update("1", "".join(metrics.pieces(brief=True)), brief=True)
+    found, brief = parse(merged.expose()), parse(merged.expose(brief=True))
+    assert found['tagbid_campaign_total{campaign="c",step="sent"}'] == 3
+    assert found["tagbid_bids_total"] == brief["tagbid_bids_total"] == 5
+    assert 'tagbid_campaign_total{campaign="c",step="sent"}' not in brief
+    merged.leave("1")
+    assert parse(merged.expose())["tagbid_bids_total"] == 5

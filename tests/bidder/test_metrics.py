@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder.metrics import BUCKETS, Histogram, Metrics
+from bidder.metrics import BUCKETS, BY_CAMPAIGN, PIECE, Histogram, Metrics
 
 
 @given(st.integers(0, 10**9))
@@ -47,3 +47,43 @@ def test_the_exposition_is_prometheus_text():
     assert len(re.findall("# TYPE tagbid_bid_seconds histogram", text)) == 1
     counts = [int(n) for n in re.findall(r"bid_seconds_bucket\{.*\} (\d+)", text)]
     assert counts == sorted(counts)
+
+
+def a_large_page():
+    metrics = Metrics()
+    for i in range(2 * PIECE):
+        metrics.slot("tagbid_campaign_total", campaign=f"c{i}", step="sent")
+    metrics.read_many("tagbid_budget_micros", lambda: (((("campaign", f"c{i}"),), i) for i in range(2 * PIECE)))
+    return metrics
+
+
+def test_a_large_page_is_made_in_small_pieces():
+    metrics = a_large_page()
+    pieces = list(metrics.pieces())
+    assert max(piece.count("\n") for piece in pieces) == PIECE
+    whole = metrics.expose()
+    assert sum(piece.count("\n") for piece in pieces) == whole.count("\n")
+    assert whole.count("tagbid_campaign_total{") == whole.count("tagbid_budget_micros{") == 2 * PIECE
+
+
+def test_what_is_counted_between_two_pieces_breaks_no_page():
+    metrics = a_large_page()
+    rows = []
+    for i, piece in enumerate(metrics.pieces()):
+        rows += piece.splitlines()
+        metrics.slot("tagbid_campaign_total", campaign=f"new{i}", step="sent")
+        metrics.slot("tagbid_no_bid_total", reason=f"new{i}")
+    names = [row.split()[2] for row in rows if row.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+    samples = [row.rpartition(" ")[0] for row in rows if not row.startswith("#")]
+    assert len(samples) == len(set(samples))
+
+
+def test_a_brief_page_is_the_page_without_what_is_told_by_campaign():
+    metrics = a_large_page()
+    metrics.slot("tagbid_no_bid_total", reason="overload")
+    brief, whole = "".join(metrics.pieces(brief=True)), metrics.expose()
+    assert "tagbid_no_bid_total" in brief
+    assert not [name for name in BY_CAMPAIGN if name in brief]
+    mine = [row for row in whole.splitlines() if not any(name in row for name in BY_CAMPAIGN)]
+    assert [row.split(" ")[0] for row in brief.splitlines()] == [row.split(" ")[0] for row in mine]
