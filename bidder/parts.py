@@ -14,9 +14,9 @@ Part = tuple[list[float], Masks]
 
 
 class Parts:
-    """The request side of one model."""
+    """The request side of one model. now: the features of `NOW_COLUMNS`, which are this request's alone."""
 
-    __slots__ = ("_place", "_reader")
+    __slots__ = ("_place", "_reader", "now")
 
     def __init__(self, model: Model) -> None:
         vocabulary, forest = model.vocabulary, model.forest
@@ -29,6 +29,7 @@ class Parts:
             values = features.reader_values(vocabulary, key)
             return values, forest.request_mask(values, READER_COLUMNS)
 
+        self.now = features.now_filler(vocabulary)
         size = 1_000 + 8 * forest.trees
         self._place = Remembered(place, size, REMEMBERED_BYTES)
         self._reader = Remembered(reader, size, REMEMBERED_BYTES)

@@ -8,7 +8,7 @@ from dmp.schema import User
 from models import features
 from models.context import Context
 from models.features import NOW_COLUMNS
-from models.pairs import Columns, pair_columns
+from models.pairs import Columns
 
 
 class Scores(Struct, frozen=True, gc=False):
@@ -43,9 +43,9 @@ def score(candidates: list[int], where: Context, user: User | None, now_us: int,
         return Scores(chances, expected, (), [])
     if not snapshot.settings.use_tags:
         user = None
-    now = features.now_values(model.vocabulary, where, user, now_us)
+    now = parts.now(where, user, now_us)
     place, reader, folded = parts.of(where)
-    pairs = pair_columns(snapshot.columns, candidates, where, user, now_us)
+    pairs = snapshot.pairs(candidates, where, user, now_us)
     chances = model.chances(model.forest.candidate_scores(folded, masks, candidates, pairs, NOW_COLUMNS, now))
     ratios = snapshot.ratios
     if ratios is not None:

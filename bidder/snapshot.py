@@ -30,7 +30,7 @@ from models import features
 from models.context import Ad
 from models.forest import sigmoid
 from models.landscape import Landscape
-from models.pairs import Ads, columns_of
+from models.pairs import PairColumns, columns_of, filler
 from models.registry import Model
 
 
@@ -61,7 +61,7 @@ class Snapshot(Struct, frozen=True):
     """One ad is one creative of one campaign; `ads`, `owners`, `creatives`, `values` and the rows of `masks` line up.
 
     Ads stand in falling order of `bounds`, the most a thousand impressions of them can be worth in CPM micro-USD, so
-    the lowest bits of an index mask are the best candidates. columns: of the ads, for pair features. owners: position
+    the lowest bits of an index mask are the best candidates. pairs: fills the ads' pair features. owners: position
     in `portfolio.campaigns` of an ad's campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether
     any is paid by what follows a click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id ->
     the mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model; parts: its
@@ -75,7 +75,7 @@ class Snapshot(Struct, frozen=True):
     settings: BidderConfig
     index: Index
     ads: tuple[Ad, ...]
-    columns: Ads
+    pairs: PairColumns
     owners: tuple[int, ...]
     by_ad: tuple[Campaign, ...]
     names: tuple[str, ...]
@@ -172,7 +172,7 @@ def build(
             too_large,
         ),
         ads=tuple(ads[i] for i in order),
-        columns=columns_of([ads[i] for i in order]),
+        pairs=filler(columns_of([ads[i] for i in order])),
         owners=owners,
         by_ad=tuple(campaign for _, campaign, _ in rows),
         names=tuple(campaign.id for _, campaign, _ in rows),

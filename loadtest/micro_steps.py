@@ -56,7 +56,7 @@ from models import features
 from models.context import Context
 from models.forest import Forest, kernel
 from models.lookups import ones
-from models.pairs import pair_columns, row_of
+from models.pairs import row_of
 from models.registry import Model
 from models.tables import Floats
 
@@ -397,7 +397,7 @@ def _scoring(snapshot: Snapshot, cases: Sequence[Case]) -> tuple[list[Step], dic
     for case in cases:
         user, now_us = case.seen.user, case.seen.now_us
         request = features.request_values(model.vocabulary, case.where, user, now_us)
-        pairs = pair_columns(snapshot.columns, case.ten, case.where, user, now_us)
+        pairs = snapshot.pairs(case.ten, case.where, user, now_us)
         rows = np.array([request + snapshot.values[ad] + row_of(pairs, i) for i, ad in enumerate(case.ten)])
         inputs.append((request, case.ten, pairs, rows))
     booster = lightgbm.Booster(model_str=model.text)

@@ -31,7 +31,7 @@ try:
     from models import _kernel
 except ImportError:  # built without a compiler
     _kernel = None  # type: ignore[assignment]
-KERNEL_VERSION = 5  # of the sources; a kernel built from others before is not called
+KERNEL_VERSION = 6  # of the sources; a kernel built from others before is not called
 
 log = logging.getLogger("tagbid.models")
 
