@@ -26,12 +26,11 @@ from bidder.privacy import after_lookup
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy as privacy_policy
 from bidder.quoting import Quote
-from bidder.record import bid_event
+from bidder.record import bid_record
 from bidder.serving import Serving
 from bidder.tastes import RESULTS
 from bidder.tokens import WORKER_BYTES, Signer
 from bidder.user_ids import user_uid
-from dmp.events import Event
 from dmp.lookup import Lookup
 from dmp.pseudonym import KeyRing
 from dmp.schema import User
@@ -62,7 +61,7 @@ class Bidder:
         worker: bytes,
         metrics: Metrics,
         pressure: Pressure,
-        log: Callable[[Callable[[], Event]], None],
+        log: Callable[[Callable[[], bytes]], None],
         report: Callable[[BaseException], None],
         saw: Callable[[str, Quote], None] = lambda _campaign, _quote: None,
     ) -> None:
@@ -217,7 +216,7 @@ class Bidder:
             campaign = call.serving.snapshot.names[held.offer.ad_index]
             self._note(campaign, held.offer.quote)
             arm = assigned.arm_of.get(campaign, "")
-            self._log(partial(bid_event, sent.bid_id, call, decision, held.offer, arm, self._ring))
+            self._log(partial(bid_record, sent.bid_id, call, decision, held.offer, arm, self._ring))
         counts = self._counts
         counts[self._bids_slot] += len(bids)
         counts[self._statuses[OK]] += 1

@@ -1,8 +1,8 @@
 """The bid log: every bid as a `dmp.events` record, written by a thread, bounded, and never in a bid's way.
 
-`put` appends to a list. The next turn of the loop, when the answers are out, makes and encodes the records, because
-what they are made of is still in the cache then (10 us a bid, against 25 when it is left for `FLUSH_S`). Every
-`FLUSH_S` the bytes go to the writer. Files are `bids-<start>-<pid>-<n>.mpk`, concatenated MessagePack, closed and
+`put` appends to a list. The next turn of the loop, when the answers are out, has the records made, because what they
+are made of is still in the cache then (10 us a bid, against 25 when it is left for `FLUSH_S`). Every `FLUSH_S` the
+bytes go to the writer. Files are `bids-<start>-<pid>-<n>.mpk`, concatenated MessagePack, closed and
 followed by a new one at `ROTATE_BYTES` or `ROTATE_S`. The writer syncs to disk every `SYNC_S`. A kill loses what was
 not handed over yet (10 ms) and may leave a torn last record, which readers (`dmp.events.read`) take as the end. When
 the disk does not keep up, records are dropped and counted.
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bidder.defects import DEFECTS
-from dmp import events
 
 FLUSH_S = 0.01
 SYNC_S = 1.0
@@ -47,9 +46,8 @@ class BidLog:
         self._directory = directory
         self._max_waiting = max_waiting
         self._rotate_bytes = rotate_bytes
-        self._waiting: list[Callable[[], events.Event]] = []
-        self._encoded: list[bytes] = []
-        self._records = 0  # in `_encoded`
+        self._waiting: list[Callable[[], bytes]] = []
+        self._made: list[bytes] = []
         self._handed = 0  # records given to the writer so far
         self._done = 0  # records the writer is finished with
         self._timer: asyncio.TimerHandle | None = None
@@ -61,50 +59,45 @@ class BidLog:
     def dropped(self) -> int:
         return self._overflow + self._lost + self._unmade
 
-    def put(self, make: Callable[[], events.Event]) -> None:
-        """Log what `make` will return; it is called after the answer to the bid is out."""
+    def put(self, make: Callable[[], bytes]) -> None:
+        """Log the record that `make` will return; it is called after the answer to the bid is out."""
         waiting = self._waiting
-        if len(waiting) + self._records + self._handed - self._done >= self._max_waiting:
+        if len(waiting) + len(self._made) + self._handed - self._done >= self._max_waiting:
             self._overflow += 1
             return
         waiting.append(make)
         if len(waiting) == 1:
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._encode)
+            loop.call_soon(self._make)
             if self._timer is None:
                 self._timer = loop.call_later(FLUSH_S, self.flush)
 
-    def _encode(self) -> None:
+    def _make(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            try:
-                self._encoded.append(events.encode_all([make() for make in waiting]))
-                self._records += len(waiting)
-            except DEFECTS:
-                self._encode_each(waiting)
+        try:
+            self._made += [make() for make in waiting]
+        except DEFECTS:
+            self._make_each(waiting)
 
-    def _encode_each(self, waiting: list[Callable[[], events.Event]]) -> None:
-        """Encode one by one: a record that cannot be made is dropped, counted and told, its neighbours are kept."""
+    def _make_each(self, waiting: list[Callable[[], bytes]]) -> None:
+        """Make one by one: a record that cannot be made is dropped, counted and told, its neighbours are kept."""
         for make in waiting:
             try:
-                encoded = events.encode_all([make()])
+                self._made.append(make())
             except DEFECTS as error:
                 self._unmade += 1
                 self._report(error)
-            else:
-                self._encoded.append(encoded)
-                self._records += 1
 
     def flush(self) -> None:
         """Hand everything so far to the writer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._encode()
-        if self._records:
-            self._handed += self._records
-            self._blocks.put((b"".join(self._encoded), self._records))
-            self._encoded, self._records = [], 0
+        self._make()
+        if self._made:
+            self._handed += len(self._made)
+            self._blocks.put((b"".join(self._made), len(self._made)))
+            self._made = []
 
     def close(self) -> None:
         """Write everything out and end the thread."""

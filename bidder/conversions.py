@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import redis.exceptions
@@ -56,7 +57,7 @@ class Conversions:
         now_s: Callable[[], int],
         settings: BidderConfig,
         metrics: Metrics,
-        log: Callable[[Callable[[], events.Event]], None],
+        log: Callable[[Callable[[], bytes]], None],
     ) -> None:
         self._link = link
         self._signer = signer
@@ -133,7 +134,7 @@ class Conversions:
             return Told.UNAVAILABLE
         result = Told(told.decode())
         if result is Told.COUNTED:
-            self._log(lambda: event)
+            self._log(partial(events.encode, event))
         return result
 
     def _value_micros(self, text: str, currency: str) -> int:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -77,7 +78,7 @@ class Notices:
         budgets: Budgets,
         settings: BidderConfig,
         metrics: Metrics,
-        log: Callable[[Callable[[], events.Event]], None],
+        log: Callable[[Callable[[], bytes]], None],
     ) -> None:
         self.contacts_keep_s = contact.KEEP_S
         """The longest live frequency window (P-70)."""
@@ -183,7 +184,7 @@ class Notices:
         step = BILLED if of_record else STEPS.get(kind)
         if step is not None:
             self._funnel.count(token.campaign, step)
-        self._log(lambda: event)
+        self._log(partial(events.encode, event))
         return Result.COUNTED
 
     def _paid_micros(self, local_micros: int, token: Token) -> int:

@@ -1,89 +1,126 @@
-"""A bid as the log keeps it: what was known, what was offered, and the vector the model saw."""
+"""A bid as the log keeps it: what was known, what was offered, and the vector the model saw.
+
+The record is a `dmp.events.Bid` and is read back as one. It is written from a map of what is not at its default, in the
+order of that Struct's fields, whose bytes are the same: to make the Struct first, with 32 fields by keyword, costs as
+much as encoding it.
+"""
 
 import struct
+from typing import Any
 
 from msgspec.structs import replace
 
 from bidder.call import Call
 from bidder.decide import Decision, usable
-from bidder.offers import Offer
+from bidder.offers import Features, Offer
 from bidder.quoting import Quote
 from bidder.serving import Serving
 from dmp import keys
-from dmp.events import Bid
+from dmp.events import encode_map
 from dmp.pseudonym import KeyRing
 from dmp.schema import User
 from models import features
 from models.context import NAN, Ad, Context, encode_context
-from models.features import USER_COLUMNS
+from models.features import USER_COLUMNS, in_columns
+from models.pairs import row_of
 
-_VECTOR = struct.Struct(f"<{len(features.FEATURES)}d")
+_pack = struct.Struct(f"<{len(features.FEATURES)}d").pack
 _UNQUOTED = Quote(0.0, 1.0, 0.0)
 SHADOWED = 16  # one bid in so many is scored by the challenger too, after its answer is out; about 0.2 ms each
 
 
-def bid_event(name: bytes, call: Call, decision: Decision, offer: Offer, arm: str, ring: KeyRing) -> Bid:
+def bid_record(name: bytes, call: Call, decision: Decision, offer: Offer, arm: str, ring: KeyRing) -> bytes:
     """The record of one bid of a call. name: its id. arm: of an experiment, "" for none. ring: marks the address.
 
     Of a user who may not train nothing is kept, and the vector is without the user too (P-16, P-50). Of others what the
     operator lets the models see, so that the vector can be computed again from what is logged.
     """
     request, serving, privacy = call.request, call.serving, call.privacy
-    settings = serving.snapshot.settings
-    user = usable(call.user, privacy, settings) if privacy.train and settings.use_tags else None
-    if user is not None and user.vector:
-        user = replace(user, vector=decision.vector)  # what the models saw
-    bid_id = name.decode()
     snapshot = serving.snapshot
+    settings = snapshot.settings
+    user = usable(call.user, privacy, settings) if privacy.train and settings.use_tags else None
+    bid_id = name.decode()
     ad = snapshot.ads[offer.ad_index]
     where = decision.contexts[offer.imp_index]
-    shadow, shadow_pctr = in_shadow(serving, bid_id, where, user, ad, call.now_us)
-    model, land, quote = snapshot.model, snapshot.landscape, offer.quote or _UNQUOTED
-    return Bid(
-        event_id=bid_id,
-        time_us=call.now_us,
-        exchange=call.endpoint.name,
-        auction_id=request.id,
-        imp_id=request.imp[offer.imp_index].id,
-        campaign=ad.campaign,
-        creative=ad.creative,
-        advertiser=ad.advertiser,
-        uid=call.joined,
-        price_micros=offer.price_micros,
-        value_micros=offer.value_micros,
-        floor_micros=offer.floor_micros,
-        currency=offer.currency,
-        at=offer.at,
-        model="" if model is None else model.version,
-        pctr=offer.pctr,
-        vector=_vector(offer, without_user=user is None),
-        context=b"" if where is None else encode_context(where),
-        user=user,
-        ad=serving.logged[offer.ad_index],
-        arm=arm,
-        worth_micros=offer.worth_micros,
-        pace=quote.pace,
-        shading=quote.how,
-        landscape=land.version if land is not None and quote.how == "model" else "",
-        chance=quote.chance,
-        quality=0.0 if user is None else quote.quality,
-        explored=quote.explored,
-        propensity=quote.propensity,
-        shadow=shadow,
-        shadow_pctr=shadow_pctr,
-        ip=_mark(call, ring) if privacy.train and privacy.measure else "",
-    )
+    said: dict[str, Any] = {
+        "kind": "bid",
+        "event_id": bid_id,
+        "time_us": call.now_us,
+        "exchange": call.endpoint.name,
+        "auction_id": request.id,
+        "imp_id": request.imp[offer.imp_index].id,
+        "campaign": ad.campaign,
+        "creative": ad.creative,
+    }
+    if ad.advertiser:
+        said["advertiser"] = ad.advertiser
+    if call.uid is not None and privacy.measure:
+        said["uid"] = call.uid
+    said["price_micros"] = offer.price_micros
+    if offer.value_micros:
+        said["value_micros"] = offer.value_micros
+    if offer.floor_micros:
+        said["floor_micros"] = offer.floor_micros
+    if offer.currency != "USD":
+        said["currency"] = offer.currency
+    if offer.at != 2:
+        said["at"] = offer.at
+    if snapshot.model is not None:
+        said["model"] = snapshot.model.version
+    if offer.pctr:
+        said["pctr"] = offer.pctr
+    if offer.features is not None:
+        said["vector"] = _vector(offer.features) if user is not None else _without_user(offer)
+    if where is not None:
+        said["context"] = encode_context(where)
+    if user is not None:
+        said["user"] = replace(user, vector=decision.vector) if user.vector else user  # what the models saw
+    if arm:
+        said["arm"] = arm
+    if logged := serving.logged[offer.ad_index]:
+        said["ad"] = logged
+    if worth_micros := offer.worth_micros:
+        said["worth_micros"] = worth_micros
+    _quoted(said, serving, offer.quote or _UNQUOTED, of_user=user is not None)
+    if serving.challenger is not None:
+        shadow, shadow_pctr = in_shadow(serving, bid_id, where, user, ad, call.now_us)
+        if shadow:
+            said["shadow"], said["shadow_pctr"] = shadow, shadow_pctr
+    if privacy.train and privacy.measure and (mark := _mark(call, ring)):
+        said["ip"] = mark
+    return encode_map(said)
 
 
-def _vector(offer: Offer, without_user: bool) -> bytes:
-    """The features an offer was scored by, b"" without a model."""
+def _quoted(said: dict[str, Any], serving: Serving, quote: Quote, of_user: bool) -> None:
+    """What is logged of how a price came about. of_user: whether the record may say anything of a user."""
+    if quote.pace != 1.0:
+        said["pace"] = quote.pace
+    if quote.how:
+        said["shading"] = quote.how
+        land = serving.snapshot.landscape
+        if land is not None and quote.how == "model":
+            said["landscape"] = land.version
+    if quote.chance:
+        said["chance"] = quote.chance
+    if quote.quality and of_user:
+        said["quality"] = quote.quality
+    if quote.explored:
+        said["explored"] = quote.explored
+    if quote.propensity != 1.0:
+        said["propensity"] = quote.propensity
+
+
+def _vector(seen: Features) -> bytes:
+    """The features an offer was scored by."""
+    return _pack(*in_columns(*seen.request), *seen.campaign, *row_of(seen.pairs, seen.position))
+
+
+def _without_user(offer: Offer) -> bytes:
+    """The same as they would have been without a user."""
     row = offer.row
-    if not row:
-        return b""
-    if without_user:
-        for column in USER_COLUMNS:
-            row[column] = NAN
-    return _VECTOR.pack(*row)
+    for column in USER_COLUMNS:
+        row[column] = NAN
+    return _pack(*row)
 
 
 def in_shadow(

@@ -46,7 +46,7 @@ PLACES = (
     Place(signing, "signed", "sign"),
     Place(signing, "body", "encode"),
     Place(BidLog, "put", "log"),
-    Place(BidLog, "_encode", "log"),
+    Place(BidLog, "_make", "log"),
     Place(Funnel, "ask", "funnel"),
     Place(Bidder, "handle", "bidding"),
     Place(Bidder, "_resume", "bidding"),

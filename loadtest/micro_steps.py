@@ -35,7 +35,7 @@ from bidder.overload import Pressure
 from bidder.pricing import bid_currency, floor_micros
 from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
-from bidder.record import bid_event
+from bidder.record import bid_record
 from bidder.redact import strip
 from bidder.scoring import Scores, score
 from bidder.serving import Serving
@@ -44,7 +44,6 @@ from bidder.snapshot import Snapshot
 from bidder.tokens import ONE_MILLI, Signer, bid_id_text, load_keys
 from bidder.user_ids import user_uid
 from bidder.view import View, context, view
-from dmp import events
 from dmp.errors import TagbidError
 from dmp.link import Link
 from dmp.lookup import Lookup
@@ -61,7 +60,6 @@ from models.registry import Model
 from models.tables import Floats
 
 TURN = 16  # requests whose users are read in one loop turn, as at high load
-LOGGED = 100  # bids in one flush of the bid log at 10,000 a second
 ALIVE_S = 30.0  # deadline of reads: nothing is to be late here
 
 
@@ -358,13 +356,8 @@ def _after(served: Serving, stage: Stage, ring: KeyRing, cases: Sequence[Case]) 
             answer.response(case.request.id, [case.sent], "USD", served.urls)
 
     def log() -> None:
-        for start in range(0, len(cases), LOGGED):
-            events.encode_all(
-                [
-                    bid_event(b"AAAAAAAAAAAAAAAA", case.call, case.decision, case.held.offer, "", ring)
-                    for case in cases[start : start + LOGGED]
-                ]
-            )
+        for case in cases:
+            bid_record(b"AAAAAAAAAAAAAAAA", case.call, case.decision, case.held.offer, "", ring)
 
     return [
         Step("reserve", "whole", len(cases), reserve),

@@ -17,6 +17,8 @@ from bidder.pacing import Pace
 from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
 from bidder.snapshot import Snapshot
+from dmp import events
+from dmp.events import Bid
 from dmp.schema import NOBODY, User
 
 NOW_US = 1_763_985_600_000_000  # Monday 2025-11-24 12:00:00 UTC
@@ -89,6 +91,13 @@ def a_call(request: Request, served: Snapshot, user: User | None, privacy: Priva
     serving: Any = SimpleNamespace(snapshot=served, challenger=None, logged=(b"",) * len(served.ads))
     endpoint: Any = SimpleNamespace(name="x", exchange=EXCHANGE)
     return Call(request, endpoint, serving, privacy, None, 0.0, 1.0, lambda _: None, user)
+
+
+def logged_bid(record: bytes) -> Bid:
+    """A record of the bid log as its readers have it."""
+    found = events.decode(record)
+    assert isinstance(found, Bid)
+    return found
 
 
 def decision(

@@ -6,19 +6,21 @@ import signal
 import pytest
 
 from bidder.bidlog import BidLog
-from dmp.events import Bid, read_file
+from dmp.events import Bid, encode, read_file
 
 
 def a_bid(n):
-    return Bid(
-        event_id=f"bid{n}",
-        time_us=n,
-        exchange="x",
-        auction_id="a",
-        imp_id="1",
-        campaign="c",
-        creative="k",
-        price_micros=n,
+    return encode(
+        Bid(
+            event_id=f"bid{n}",
+            time_us=n,
+            exchange="x",
+            auction_id="a",
+            imp_id="1",
+            campaign="c",
+            creative="k",
+            price_micros=n,
+        )
     )
 
 

@@ -15,13 +15,13 @@ from bidder.gpp_sections import LAYOUTS
 from bidder.offers import Features, Offer
 from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
-from bidder.record import bid_event
+from bidder.record import bid_record
 from dmp import keys
 from dmp.pseudonym import KeyRing
 from dmp.schema import NOBODY, User
 from models.features import FEATURES, N_CAMPAIGN, N_PAIR, N_REQUEST, USER_COLUMNS
 from tests.bidder.consent_strings import MARCH_2026_DS, VENDOR, gpp, tc, us
-from tests.bidder.factories import a_body, a_call, a_campaign, a_request, a_snapshot, decision
+from tests.bidder.factories import a_body, a_call, a_campaign, a_request, a_snapshot, decision, logged_bid
 
 SETTINGS = BidderConfig()
 
@@ -525,7 +525,7 @@ def test_a_logged_vector_holds_nothing_of_a_user_who_may_not_train(user: User | 
     request = a_request()
     found = Decision(((offer,),), Reason.BID, (Reason.BID,), (None,))
     call = a_call(request, a_snapshot(a_campaign()), user, PrivacyDecision(train=train))
-    logged = bid_event(b"b", call, found, offer, "", KeyRing(bytes(32)))
+    logged = logged_bid(bid_record(b"b", call, found, offer, "", KeyRing(bytes(32))))
     blank = [
         column for column, value in enumerate(struct.unpack(f"<{len(FEATURES)}d", logged.vector)) if math.isnan(value)
     ]

@@ -9,13 +9,13 @@ from bidder import buckets
 from bidder.pacing import Pace
 from bidder.privacy import PrivacyDecision
 from bidder.quoting import WIDTH, Quote, Quotes
-from bidder.record import bid_event
+from bidder.record import bid_record
 from bidder.snapshot import Snapshot
 from dmp import events
 from dmp.pseudonym import KeyRing
 from dmp.schema import NOBODY
 from models.context import Context
-from tests.bidder.factories import a_call, a_campaign, a_request, a_snapshot, decision
+from tests.bidder.factories import a_call, a_campaign, a_request, a_snapshot, decision, logged_bid
 
 WHERE = Context(exchange="x", width=300, height=250)
 
@@ -119,7 +119,7 @@ def test_what_scores_say_of_a_user_is_not_logged_for_one_who_may_not_train() -> 
     quote = Quote(1e6, 1.0, 1e6, "constant", quality=-5.0)
     offer = msgspec.structs.replace(found.offers[0][0], quote=quote)
     calls = [a_call(request, a_snapshot(a_campaign()), NOBODY, PrivacyDecision(train=train)) for train in (False, True)]
-    logged = [bid_event(b"b", call, found, offer, "", KeyRing(bytes(32))) for call in calls]
+    logged = [logged_bid(bid_record(b"b", call, found, offer, "", KeyRing(bytes(32)))) for call in calls]
     assert [bid.quality for bid in logged] == [0.0, -5.0]
     assert logged[1].shading == "constant"
 
