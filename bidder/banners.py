@@ -3,13 +3,10 @@
 from fractions import Fraction
 
 from bidder.index import Index
-from bidder.openrtb import Imp
-from bidder.openrtb_media import Format
-from bidder.view import View
+from bidder.openrtb_media import Banner, Format
 
 
-def size(index: Index, seen: View, imp: Imp) -> int:
-    banner = imp.banner
+def size(index: Index, banner: Banner | None) -> int:
     if banner is None:
         return 0
     mask = index.sizes.get((banner.w, banner.h), 0)
@@ -36,24 +33,24 @@ def ratio(permitted: Format) -> Fraction:
     return Fraction(w, h) if w > 0 and h > 0 else Fraction(0)
 
 
-def attribute(index: Index, seen: View, imp: Imp) -> int:
+def attribute(index: Index, banner: Banner | None) -> int:
     blocked = 0
-    for number in (imp.banner.battr or ()) if imp.banner is not None else ():
+    for number in (banner.battr or ()) if banner is not None else ():
         blocked |= index.attributes.get(number, 0)
     return index.everything & ~blocked
 
 
-def creative_type(index: Index, seen: View, imp: Imp) -> int:
+def creative_type(index: Index, banner: Banner | None) -> int:
     """`btype`: 2 an image with a link, 1, 3 and 4 what HTML of an advertiser may hold."""
     blocked = 0
-    for number in (imp.banner.btype or ()) if imp.banner is not None else ():
+    for number in (banner.btype or ()) if banner is not None else ():
         blocked |= index.types.get(number, 0)
     return index.everything & ~blocked
 
 
-def mime(index: Index, seen: View, imp: Imp) -> int:
+def mime(index: Index, banner: Banner | None) -> int:
     """`banner.mimes` names what images may be; HTML and images of no known type are not held against it."""
-    wanted = imp.banner.mimes if imp.banner is not None else None
+    wanted = banner.mimes if banner is not None else None
     if not wanted:
         return index.everything
     named = [name.lower() for name in wanted]
@@ -65,9 +62,9 @@ def mime(index: Index, seen: View, imp: Imp) -> int:
     return mask
 
 
-def api(index: Index, seen: View, imp: Imp) -> int:
+def api(index: Index, banner: Banner | None) -> int:
     """Only the frameworks a banner lists are there; none when it lists none."""
-    supported = (imp.banner.api or ()) if imp.banner is not None else ()
+    supported = (banner.api or ()) if banner is not None else ()
     missing = 0
     for framework, ads in index.apis.items():
         if framework not in supported:

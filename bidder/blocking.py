@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from bidder.index import Index
+from bidder.pages import host
 from bidder.transparency import CANNOT_SHOW, REQUIRED, WILL_SHOW, asked
-from bidder.view import View, host
+from bidder.view import View
 
 _ODD = ("/", "www.", " ", "*", "\n.", ".\n")
 """What a listed domain holds that is not written as the standard has it."""

@@ -1,14 +1,12 @@
 """From campaigns to masks: builds the `bidder.index.Index` of a snapshot."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from types import MappingProxyType
 from typing import get_args
 
-from msgspec.structs import replace
-
-from bidder import banners, blocking, fences, people, places, targeting
+from bidder import fences
 from bidder.bits import by_value, free_of, mask_of
 from bidder.blocking import codes
 from bidder.campaigns import Campaign, FrequencyCap, Placement, Targeting
@@ -19,10 +17,9 @@ from bidder.hours import Rows, running_of, schedule_of
 from bidder.index import AnyOf, Index, Labels
 from bidder.levels import metrics_of, scores_of
 from bidder.native import image_mimes
-from bidder.openrtb import Imp, Reason
+from bidder.rulebook import with_rules
 from bidder.topics import Topics
 from bidder.useragent import os_name
-from bidder.view import View
 from dmp import keys
 from dmp.taxonomy import TAGS, tag_id
 
@@ -81,10 +78,16 @@ def build(
     index = Index(
         everything=everything,
         rules=(),
-        plain_rules=(),
+        page_rules=(),
+        reader_rules=(),
+        asked=(),
+        asked_of_lists=(),
         imp_rules=(),
         banner_rules=(),
         shared_rules=(),
+        by_page={},
+        by_reader={},
+        by_banner={},
         changes=changes,
         running=running,
         seats=by_value(([campaign.seat] for campaign, _ in rows), n),
@@ -134,6 +137,7 @@ def build(
         audiences=by_value(([keys.number(name) for name in t.audiences] for t in rules), n),
         not_audiences=by_value(([keys.number(name) for name in t.not_audiences] for t in rules), n),
         caps=_caps(rows, n),
+        least_cap=min((cap.limit for campaign, _ in rows for cap in campaign.caps), default=0),
         uncapped=mask_of((i for i, (c, _) in enumerate(rows) if not c.caps or c.cap_without_user == "bid"), n),
         sizes=by_value(([(c.w, c.h)] if c is not None else [] for c in banners), n),
         flexible=_flexible(banners, n),
@@ -155,65 +159,7 @@ def build(
         open=free_of((campaign.deals for campaign, _ in rows), n),
         deals=by_value((campaign.deals for campaign, _ in rows), n),
     )
-    return _with_rules(index)
-
-
-def _with_rules(index: Index) -> Index:
-    """Ask only the rules that can take an ad away, cheap ones first, those that need a loop last."""
-    everything = index.everything
-    request_rules: list[tuple[bool, Reason, Callable[[Index, View], int]]] = [
-        (index.running != (everything,), Reason.NOT_RUNNING, targeting.running),
-        (True, Reason.SEAT, blocking.seat),
-        (bool(index.audits), Reason.AUDIT, blocking.audit),
-        (bool(index.light), Reason.ANSWER_SIZE, blocking.answer_size),
-        (index.at != {1: everything, 2: everything}, Reason.AUCTION_TYPE, targeting.auction_type),
-        (index.devices_free != everything, Reason.DEVICE, targeting.device),
-        (bool(index.os.masks), Reason.OS, targeting.system),
-        (any(mask != everything for mask in index.local), Reason.SCHEDULE, targeting.schedule),
-        (index.geo_free != everything or bool(index.not_countries or index.not_regions), Reason.GEO, places.geo),
-        (
-            index.inventory_free != everything or bool(index.not_domains or index.not_apps),
-            Reason.INVENTORY,
-            places.inventory,
-        ),
-        (index.anonymous != everything, Reason.NO_USER, people.known_user),
-        (bool(index.categories.masks or index.not_categories), Reason.CATEGORY, places.category),
-        (True, Reason.BLOCKED_CATEGORY, blocking.blocked_category),
-        (True, Reason.BLOCKED_ADVERTISER, blocking.blocked_advertiser),
-        (bool(index.bundles), Reason.BLOCKED_APP, blocking.blocked_app),
-        (True, Reason.LANGUAGE, blocking.language),
-        (True, Reason.TRANSPARENCY, blocking.transparency),
-        (bool(index.audiences or index.not_audiences), Reason.AUDIENCE, people.audience),
-        (bool(index.tags or index.not_tags), Reason.TAGS, people.tags),
-        (bool(index.keywords.masks or index.not_keywords), Reason.KEYWORD, places.keyword),
-        (index.hot_free != everything, Reason.HOT, places.hot),
-        (bool(index.segments.masks or index.not_segments), Reason.SEGMENT, people.segment),
-        (bool(index.caps), Reason.FREQUENCY_CAP, people.frequency_cap),
-    ]
-    banner_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
-        (bool(index.attributes), Reason.CREATIVE_ATTRIBUTE, banners.attribute),
-        (True, Reason.CREATIVE_TYPE, banners.creative_type),
-        (bool(index.banner_mimes.masks), Reason.MIME, banners.mime),
-        (bool(index.apis), Reason.API, banners.api),
-    ]
-    shared_rules: list[tuple[bool, Reason, Callable[[Index, View, Imp], int]]] = [
-        (True, Reason.DEAL, targeting.deal),
-        (index.secure != everything, Reason.SECURE, targeting.secure),
-        (index.rewarded & index.unrewarded != everything, Reason.REWARDED, targeting.rewarded),
-        (bool(index.metrics), Reason.METRIC, targeting.metric),
-    ]
-    of_banner = tuple((reason, rule) for used, reason, rule in banner_rules if used)
-    shared = tuple((reason, rule) for used, reason, rule in shared_rules if used)
-    sized = ((Reason.SIZE, banners.size),)
-    rules = tuple((reason, rule) for used, reason, rule in request_rules if used)
-    return replace(
-        index,
-        rules=rules,
-        plain_rules=tuple((reason, rule) for reason, rule in rules if rule not in blocking.of_lists),
-        imp_rules=sized + shared + of_banner,
-        banner_rules=sized + of_banner,
-        shared_rules=shared,
-    )
+    return with_rules(index)
 
 
 def _cats(campaign: Campaign, creative: Creative, taxonomy: int) -> tuple[str, ...]:
@@ -238,12 +184,12 @@ def _with_free(masks: dict[int, int], rules: Sequence[Targeting], n: int) -> dic
 
 
 def _domain(name: str) -> str:
-    """The spelling of `bidder.view.View.domain`."""
+    """The spelling of `bidder.pages.Page.domain`."""
     return name.lower().removeprefix("www.")
 
 
 def _city(name: str) -> str:
-    """The spelling of `bidder.view.View.city`: country as is, the rest in lower case."""
+    """The spelling of `models.context.Reader.city`: country as is, the rest in lower case."""
     country, _, rest = name.partition("-")
     return f"{country}-{rest.lower()}"
 

@@ -16,8 +16,8 @@ from bidder.campaigns import Campaign
 from bidder.creatives import DAAST, INLINE, MEDIA, WRAPPED, Creative
 from bidder.openrtb import Imp
 from bidder.openrtb_media import Timed, Video, native_text
+from bidder.pages import host
 from bidder.vast import TOKEN, Urls
-from bidder.view import host
 
 CLICK_MACRO = "${CLICK_URL}"
 Pieces = tuple[bytes, ...]

@@ -30,7 +30,7 @@ class Banner(Struct, frozen=True, gc=False):
 
     w: Int | None = None
     h: Int | None = None
-    format: list[Format] | None = None
+    format: tuple[Format, ...] | None = None
     btype: Ints | None = None
     battr: Ints | None = None
     pos: Int | None = None

@@ -1,11 +1,14 @@
 """Rules about who would see an ad: somebody known, with which tags, in which audience, shown how much already."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from bidder.contact import over_cap
 from bidder.index import Index
 from bidder.view import View
 from dmp.realtime import current_tags
+
+V = TypeVar("V")
 
 
 def segment(index: Index, seen: View) -> int:
@@ -33,13 +36,19 @@ def tags(index: Index, seen: View) -> int:
     if index.wanted_tags:
         held = current_tags(held, seen.user.realtime, seen.now_us, index.wanted_tags)
     mask, blocked = index.tags_free, 0
-    wanted, unwanted = index.tags, index.not_tags
-    for tag in [tag for tag in held if tag in wanted]:  # in half the time of an intersection of the keys
-        mask |= wanted[tag][held[tag]]
-    if unwanted:
-        for tag in [tag for tag in held if tag in unwanted]:
-            blocked |= unwanted[tag][held[tag]]
+    for tag, reached in _met(held, index.tags):
+        mask |= reached[held[tag]]
+    if index.not_tags:
+        for tag, reached in _met(held, index.not_tags):
+            blocked |= reached[held[tag]]
     return mask & ~blocked
+
+
+def _met(held: Mapping[int, int], named: Mapping[int, V]) -> list[tuple[int, V]]:
+    """The tags in both, by a walk through the fewer of them."""
+    if len(named) < len(held):
+        return [both for both in named.items() if both[0] in held]
+    return [(tag, named[tag]) for tag in held if tag in named]
 
 
 def audience(index: Index, seen: View) -> int:
@@ -58,9 +67,9 @@ def frequency_cap(index: Index, seen: View) -> int:
         return index.everything
     if not seen.counted:
         return index.uncapped
-    if not seen.user.contacts:
-        return index.everything
     contacts = seen.user.contacts
+    if sum([contact.count for contact in contacts]) < index.least_cap:
+        return index.everything  # most people: all campaigns together were not shown as often as one of them may be
     met: dict[int, int] = {}
     for contact in contacts:
         if contact.scope in index.caps:

@@ -12,8 +12,8 @@ MAX_KEY_BYTES = 8_192  # who sends more does it to fill memory
 
 
 class Remembered(OrderedDict[K, V]):
-    """{argument: what `make` makes of it}. make: pure; its answers may take `size` bytes each. For one thread, the
-    event loop's.
+    """{argument: what `make` makes of it}. make: pure; its answers may take `size` bytes each, besides the argument's
+    own. All it holds takes at most `most_bytes`. For one thread, the event loop's.
 
     A key is what a placement, a device or a page says, never who somebody is.
     """
@@ -21,12 +21,16 @@ class Remembered(OrderedDict[K, V]):
     def __init__(self, make: Callable[[K], V], size: int, most_bytes: int) -> None:
         super().__init__()
         self._make = make
-        self._entries = most_bytes // (size + MAX_KEY_BYTES // 8)
+        self._size = size
+        self._left = most_bytes
 
     def __missing__(self, key: K) -> V:
         found = self._make(key)
-        if self._entries and len(encode(key)) <= MAX_KEY_BYTES:
+        length = len(encode(key))
+        if length <= MAX_KEY_BYTES:
             self[key] = found
-            if len(self) > self._entries:
-                self.popitem(last=False)
+            self._left -= length + self._size
+            while self._left < 0:  # whoever sends ever new things pays with long keys for what it pushes out
+                gone, _ = self.popitem(last=False)
+                self._left += len(encode(gone)) + self._size
         return found

@@ -18,11 +18,11 @@ from bidder.campaigns import Campaign, Portfolio
 from bidder.config import BidderConfig
 from bidder.markup import AdParts, UrlParts, ad_parts, most_bytes, url_parts
 from bidder.metrics import Metrics
+from bidder.pages import host
 from bidder.snapshot import Paces, Snapshot
 from bidder.tastes import Source
 from bidder.tokens import text_field
 from bidder.topics import Topics
-from bidder.view import host
 from dmp import keys
 from dmp.errors import ConfigError, TagbidError
 from dmp.link import Link

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.openrtb import Device, Reason, Request, SupplyChain
+from bidder.pages import domain_of
 from bidder.useragent import MAX_CHARS, families, os_name
-from bidder.view import domain_of
 from dmp.errors import ConfigError
 
 T = TypeVar("T")

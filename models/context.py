@@ -1,6 +1,7 @@
 """What a bid is made for, as the models see it and the bid log keeps it: where it would show, and which ad."""
 
 import math
+from typing import NamedTuple
 
 import msgspec
 
@@ -51,6 +52,24 @@ class Context(msgspec.Struct, frozen=True, gc=False, array_like=True):
     viewability: float = -1.0
     rewarded: int = 0
     placement: int = 0
+
+
+class Reader(NamedTuple):
+    """Device, place on earth and clock of who would see an ad, as in `Context`: the same for many people.
+
+    region "USA-CA", city "USA-new york".
+    """
+
+    device_type: int
+    os: str
+    browser: str
+    connection: int
+    language: str
+    country: str
+    region: str
+    city: str
+    hour: int
+    weekday: int
 
 
 class Ad(msgspec.Struct, frozen=True, array_like=True):

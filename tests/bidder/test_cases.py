@@ -27,6 +27,7 @@ from bidder.index import Index
 from bidder.openrtb import Reason, Request
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
+from bidder.rulebook import remembering
 from bidder.snapshot import Snapshot
 from dmp import keys
 from dmp.schema import NOBODY, Contact, User
@@ -143,8 +144,10 @@ RULES = sorted(
 
 def without(index: Index, rule: Reason) -> Index:
     """An index whose ads are never asked about one rule."""
-    lists = ("rules", "plain_rules", "imp_rules", "banner_rules", "shared_rules")
-    return replace(index, **{name: tuple(r for r in getattr(index, name) if r[0] is not rule) for name in lists})
+    lists = [name for name in index.__struct_fields__ if name.endswith("rules") or name.startswith("asked")]
+    return remembering(
+        replace(index, **{name: tuple(r for r in getattr(index, name) if r[0] is not rule) for name in lists})
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)

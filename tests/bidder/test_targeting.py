@@ -48,9 +48,9 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
         return False
     if t.at and seen.at not in t.at:
         return False
-    if t.devices and not any(seen.device_type in DEVICES[name] for name in t.devices):
+    if t.devices and not any(seen.reader.device_type in DEVICES[name] for name in t.devices):
         return False
-    if t.os and seen.os not in [name.lower() for name in t.os]:
+    if t.os and seen.reader.os not in [name.lower() for name in t.os]:
         return False
     offset = request.device.geo.utcoffset if request.device and request.device.geo else None
     local = now + datetime.timedelta(minutes=t.utc_offset_min if offset is None else offset)
@@ -62,23 +62,23 @@ def naive(campaign: Campaign, creative: Creative, seen: View, imp: Imp) -> bool:
             and seen.lon is not None
             and any(km_between(seen.lat, seen.lon, r.lat, r.lon) <= r.km for r in t.radius)
         )
-        city = any(seen.city == f"{c[:3]}-{c[4:].lower()}" for c in t.cities)
-        if not (seen.country in t.countries or seen.region in t.regions or city or near):
+        city = any(seen.reader.city == f"{c[:3]}-{c[4:].lower()}" for c in t.cities)
+        if not (seen.reader.country in t.countries or seen.reader.region in t.regions or city or near):
             return False
-    if seen.country in t.not_countries or seen.region in t.not_regions:
+    if seen.reader.country in t.not_countries or seen.reader.region in t.not_regions:
         return False
-    if (t.domains or t.apps) and not (under(seen.domain, t.domains) or seen.bundle in t.apps):
+    if (t.domains or t.apps) and not (under(seen.page.domain, t.domains) or seen.page.bundle in t.apps):
         return False
-    if under(seen.domain, t.not_domains) or (seen.bundle and seen.bundle in t.not_apps):
+    if under(seen.page.domain, t.not_domains) or (seen.page.bundle and seen.page.bundle in t.not_apps):
         return False
-    if t.categories and not any(covered(code, t.categories) for code in seen.categories):
+    if t.categories and not any(covered(code, t.categories) for code in seen.page.categories):
         return False
-    if any(covered(code, t.not_categories) for code in seen.categories):
+    if any(covered(code, t.not_categories) for code in seen.page.categories):
         return False
     words = keywords(request)
     if (t.keywords and not words & {w.lower() for w in t.keywords}) or words & {w.lower() for w in t.not_keywords}:
         return False
-    if t.hot and not ("sea" in words or any(code.partition("-")[0] == "IAB2" for code in seen.categories)):
+    if t.hot and not ("sea" in words or any(code.partition("-")[0] == "IAB2" for code in seen.page.categories)):
         return False
     return (
         naive_blocks(campaign, creative, request)
@@ -393,7 +393,7 @@ def test_rules_nobody_uses_are_not_asked() -> None:
     index = a_snapshot(a_campaign()).index
     asked = {reason for reason, _ in index.rules}
     assert asked == {"seat", "transparency", "blocked_category", "blocked_advertiser", "language"}
-    assert index.plain_rules == ()
+    assert index.asked == ()
 
 
 @pytest.mark.parametrize("one", [
