@@ -180,8 +180,9 @@ class Service:
         assert runner.server is not None  # noqa: S101 - setup made it
         loop = asyncio.get_running_loop()
         self.port = Port(
-            self.bidder.handle, self.endpoints, runner.server, Limits(settings.read_s, settings.idle_s), self.metrics
-        )
+            self.bidder.handle, self.endpoints, runner.server, Limits(settings.read_s, settings.idle_s), self.metrics,
+            sheds=self.bidder.sheds,
+        )  # fmt: skip
         listener = await loop.create_server(
             lanes(self.port) if settings.lane else runner.server, sock=public, backlog=BACKLOG
         )

@@ -111,14 +111,32 @@ class Bidder:
         except DEFECTS as error:
             return self._defect(error, arrived_s)
 
-    def _start(
-        self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
-    ) -> Answer | None:
+    def sheds(self, endpoint: Endpoint, arrived_s: float) -> bool:
+        """Whether a request is answered with 204 unread, as `handle` would after reading it; counted when it is."""
+        pressure = self._pressure
+        if self.in_flight < pressure.standing and not pressure.late(arrived_s):
+            return False
+        if not self._overloaded(arrived_s):
+            return False
+        counts = self._counts
+        counts[endpoint.requests_slot] += 1
+        counts[self._no_bid[Reason.OVERLOAD]] += 1
+        counts[self._statuses[NO_CONTENT]] += 1
+        self._latency.observe(0)
+        return True
+
+    def _overloaded(self, arrived_s: float) -> bool:
         pressure = self._pressure
         crowded = pressure.crowded(self.in_flight, arrived_s) and pressure.crowded(
             self.in_flight - self._lookup.link.stuck(), arrived_s
         )
-        if crowded or pressure.late(arrived_s):
+        return crowded or pressure.late(arrived_s)
+
+    def _start(
+        self, body: bytes, endpoint: Endpoint, arrived_s: float, done: Callable[[Answer], None]
+    ) -> Answer | None:
+        pressure = self._pressure
+        if self._overloaded(arrived_s):
             return self._nothing(Reason.OVERLOAD, arrived_s)
         if endpoint.quota is not None and not endpoint.quota.admit(arrived_s):
             return self._nothing(Reason.RATE_LIMIT, arrived_s)

@@ -38,14 +38,14 @@ def learn(data: bytes, size: int, endpoint: Endpoint, encoding: str, version: st
     return Head(data[:first], data[last:end], endpoint, encoding, version, accepts)
 
 
-def body_of(head: Head, data: bytes) -> bytes | None:
-    """The body, when `data` is one whole request with this head; None when it is anything else."""
+def start_of(head: Head, data: bytes) -> int:
+    """Where the body starts, when `data` is one whole request with this head; 0 when it is anything else."""
     if not data.startswith(head.before):
-        return None
+        return 0
     first = len(head.before)
     last = data.find(b"\r", first, first + 7)
     digits = data[first:last] if last > first else b""
     if not digits.isdigit() or not data.startswith(head.after, last):
-        return None
+        return 0
     start, size = last + len(head.after), int(digits)
-    return data[start:] if len(data) - start == size <= MAX_BODY_BYTES else None
+    return start if len(data) - start == size <= MAX_BODY_BYTES else 0

@@ -26,7 +26,7 @@ from bidder.call import Answer
 from bidder.endpoints import MAX_BODY_BYTES, MAX_TARGET_BYTES, PREFIX, Endpoint, also, plain
 from bidder.heads import Head
 from bidder.port import Limits, Port
-from bidder.replies import CONTINUE, render
+from bidder.replies import CONTINUE, SHED, render
 
 START = b"POST " + PREFIX.encode()
 MAX_PIPELINED = 256
@@ -240,14 +240,21 @@ class Lane(Protocol):
             self._pause(True)
 
     def _again(self, data: bytes) -> bool:
-        """Take a whole request whose header block is known; False for anything else."""
-        head = self._same
-        if head is None or self._port.draining:
+        """Take a whole request whose header block is known; False for anything else.
+
+        Under overload every second request is refused, and each refusal takes time off the decisions: so it is done
+        here, where nothing but the frame has been looked at, when no answer is due before it.
+        """
+        head, port = self._same, self._port
+        if head is None or port.draining:
             return False
-        body = heads.body_of(head, data)
-        if body is None:
+        start = heads.start_of(head, data)
+        if not start:
             return False
-        due = self._ask(head.endpoint, body, head.encoding, head.version, head.accepts)
+        if not self._due and not head.version and port.sheds(head.endpoint, self._seen_s):
+            self._transport.write(SHED)  # type: ignore[union-attr]  # what is read came by it
+            return True
+        due = self._ask(head.endpoint, data[start:], head.encoding, head.version, head.accepts)
         self._due.append(due)
         if due.answer is not None:
             self.send()

@@ -16,6 +16,8 @@ from bidder.replies import refusals
 SWEEP_S = 0.5
 
 Handler = Callable[[bytes, Endpoint, float, Callable[[Answer], None]], Answer | None]
+Sheds = Callable[[Endpoint, float], bool]
+"""Whether a request read now is refused unread, and then counted as such; `Handler` says so, too, only later."""
 
 
 class Foreign(Interface):
@@ -54,8 +56,10 @@ class Port:
         limits: Limits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        sheds: Sheds = lambda _endpoint, _now_s: False,
     ) -> None:
         self.handle = handle
+        self.sheds = sheds
         self.endpoints = endpoints
         self.foreign = foreign
         self.clock = clock

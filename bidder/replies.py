@@ -17,7 +17,7 @@ _EMPTY = {
     for status, name in REASONS.items()
 }
 _EMPTY_CLOSE = {status: head.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n" for status, head in _EMPTY.items()}
-CONTINUE = _EMPTY[100]
+CONTINUE, SHED = _EMPTY[100], _EMPTY[204]
 
 
 def render(answer: Answer, close: bool, more: Mapping[str, str] | None = None) -> bytes:

@@ -1,12 +1,14 @@
 """A header block known by its bytes must never say anything else than the parser would."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bidder.config import BidderConfig
 from bidder.endpoints import MAX_BODY_BYTES, Endpoints
-from bidder.heads import body_of, learn
+from bidder.heads import learn, start_of
 from bidder.lane import Lane
 from bidder.metrics import Metrics
 from bidder.port import Limits, Port
@@ -25,7 +27,8 @@ HEAD = learn(request(b"{}"), 2, ENDPOINT, "", "2.6", "")
 
 @given(st.binary(max_size=2_000))
 def test_a_known_block_gives_the_body_whatever_its_length(body):
-    assert body_of(HEAD, request(body)) == body
+    data = request(body)
+    assert data[start_of(HEAD, data) :] == body
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_a_known_block_gives_the_body_whatever_its_length(body):
     ids=lambda item: item[0],
 )
 def test_anything_else_is_left_to_the_parser(data):
-    assert body_of(HEAD, data[1]) is None
+    assert start_of(HEAD, data[1]) == 0
 
 
 @pytest.mark.parametrize(
@@ -80,12 +83,12 @@ class Sink:
         return False
 
 
-def a_lane(taken):
+def a_lane(taken, sheds=lambda _endpoint, _now_s: False):
     def handle(body, endpoint, arrived_s, done):
         taken.append((body, endpoint.name))
         return 204
 
-    port = Port(handle, Endpoints(BidderConfig(), Metrics()), None, Limits(), Metrics())
+    port = Port(handle, Endpoints(BidderConfig(), Metrics()), None, Limits(), Metrics(), sheds=sheds)
     lane, sink = Lane(port), Sink()
     lane.connection_made(sink)
     return port, lane, sink
@@ -139,3 +142,41 @@ def test_a_server_that_drains_closes_after_a_known_block_too():
     sink.close = lambda: None
     lane.data_received(plain_request(b"{}"))
     assert sink.written.endswith(b"Connection: close\r\n\r\n")
+
+
+def test_under_overload_a_known_block_is_answered_unread():
+    taken, full = [], []
+    _, lane, sink = a_lane(taken, lambda endpoint, _: bool(full) and endpoint.name == "x")
+    lane.data_received(plain_request(b"one"))
+    full.append(1)
+    lane.data_received(plain_request(b"two"))
+    lane.data_received(plain_request(b"three")[:-1])
+    lane.data_received(b"e" + plain_request(b"four", "/bid/y"))
+    full.clear()
+    lane.data_received(plain_request(b"five"))
+    # What comes in pieces, or behind another, goes the long way, where it is refused as well.
+    assert [body for body, _ in taken] == [b"one", b"three", b"four", b"five"]
+    assert sink.written == b"HTTP/1.1 204 No Content\r\n\r\n" * 5
+
+
+def test_no_refusal_overtakes_an_answer_that_is_due():
+    waiting, full = [], []
+
+    def handle(body, _endpoint, _arrived_s, done):
+        if body == b"slow":
+            waiting.append(done)
+            return None
+        return 204
+
+    port = Port(
+        handle, Endpoints(BidderConfig(), Metrics()), None, Limits(), Metrics(), sheds=lambda _e, _s: bool(full)
+    )
+    lane, sink = Lane(port), Sink()
+    lane.connection_made(sink)
+    lane.data_received(plain_request(b"{}"))
+    lane.data_received(plain_request(b"slow"))
+    full.append(1)
+    lane.data_received(plain_request(b"{}"))
+    assert sink.written == b"HTTP/1.1 204 No Content\r\n\r\n"
+    waiting[0](b"{}")
+    assert re.findall(rb"HTTP/1.1 (\d+)", sink.written) == [b"204", b"200", b"204"]

@@ -30,6 +30,30 @@ async def test_requests_read_long_after_the_loop_stood_still_are_shed(tmp_path, 
         assert metrics["tagbid_longest_stall_seconds"] >= 0
 
 
+@pytest.mark.parametrize("headers", [{}, {"x-openrtb-version": "2.6"}])
+async def test_every_way_in_sheds_alike_and_counts_alike(tmp_path, store, headers):
+    """Read by the parser, known by its bytes, or by the ordinary route."""
+    told = []
+    for folder, lane in (("lane", True), ("route", False)):
+        (tmp_path / folder).mkdir()
+        async with running(tmp_path / folder, store, lane=lane) as bidder:
+            assert [(await bidder.bid(body(), **headers))[0] for _ in range(3)] == [200] * 3
+            bidder.service.pressure.limit = bidder.service.pressure.standing = 0
+            assert [await bidder.bid(body(), **headers) for _ in range(4)] == [(204, b"")] * 4
+            metrics = await bidder.metrics()
+            told.append(
+                {
+                    name: value
+                    for name, value in metrics.items()
+                    if name.startswith(("tagbid_requests", "tagbid_no_bid", "tagbid_responses"))
+                    or name == "tagbid_bid_seconds_count"
+                }
+            )
+    assert told[0] == told[1]
+    assert told[0]['tagbid_no_bid_total{reason="overload"}'] == 4
+    assert told[0]["tagbid_bid_seconds_count"] == 7
+
+
 async def test_a_stall_counts_against_a_requests_own_time(tmp_path, store):
     async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 60, "margin_ms": 20}}) as bidder:
         pressure = bidder.service.pressure
