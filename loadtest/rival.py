@@ -34,7 +34,8 @@ from dmp.store import Store, live_generation
 from dmp.taxonomy import tag_id
 from models import features, registry
 from models.context import Context
-from models.pairs import columns_of, pair_columns, row_of
+from models.features import N_CAMPAIGN, N_REQUEST
+from models.pairs import columns_of, pair_columns
 
 PRIOR_CTR = 0.001
 KEEP = 0.85
@@ -56,9 +57,23 @@ class Rules:
         self.hours = frozenset(target.hours)
         self.domains, self.not_domains = frozenset(target.domains), frozenset(target.not_domains)
         self.apps = frozenset(target.apps)
+        self.categories = frozenset(target.categories)
         self.tags = {tag_id(name): least for name, least in target.tags.items()}
         self.audiences = {keys.number(name) for name in target.audiences}
         self.scope = keys.number(campaign.id)
+        self.labels = frozenset(label for cat in campaign.cat for label in with_parents(cat))
+        self.sizes = {(creative.w, creative.h) for creative in campaign.creatives}
+        self.insecure = any("http://" in creative.image_url for creative in campaign.creatives)
+
+
+def with_parents(category: str) -> list[str]:
+    """A category and those it is part of.
+
+    >>> with_parents("IAB9-30")
+    ['IAB9', 'IAB9-30']
+    """
+    parts = category.split("-")
+    return ["-".join(parts[: n + 1]) for n in range(len(parts))] if category else []
 
 
 class Rival:
@@ -92,7 +107,7 @@ class Rival:
         if artefact is not None:
             self.model = registry.load(artefact, "response")
             self.booster = lightgbm.Booster(model_file=artefact / "response" / self.model.version / "model.txt")
-            self.ad_side = [features.campaign_values(self.model.vocabulary, ad) for ad in ads]
+            self.ad_side = np.array([features.campaign_values(self.model.vocabulary, ad) for ad in ads])
 
     async def bid(self, http: web.Request) -> web.Response:
         try:
@@ -146,23 +161,32 @@ class Rival:
     ) -> dict[str, Any] | None:
         floor = round((imp.get("bidfloor") or 0) * 1e6)
         context = context_of(request, imp, floor, now_us, exchange)
+        page = with_parents(context.category)
+        banner = imp.get("banner") or {}
+        sizes = {(size.get("w"), size.get("h")) for size in (*(banner.get("format") or ()), banner)}
+        unwanted = set(banner.get("battr") or ())
         candidates = []
         for rules in self.rules:
-            if fits(rules, request, imp, user, context, now_us):
+            if not rules.sizes.isdisjoint(sizes) and fits(rules, request, imp, user, context, page, now_us):
                 campaign = rules.campaign
-                candidates += [(campaign, creative) for creative in campaign.creatives if shows(creative, imp)]
+                candidates += [
+                    (campaign, creative)
+                    for creative in campaign.creatives
+                    if (creative.w, creative.h) in sizes and unwanted.isdisjoint(creative.attr)
+                ]
         if not candidates:
             return None
         candidates = candidates[:MAX_CANDIDATES]
-        rows: list[list[float]] = []
+        rows = np.empty((len(candidates), len(features.FEATURES)))
         if self.booster is None:
             chances = [PRIOR_CTR] * len(candidates)
         else:
-            request_side = features.request_values(self.model.vocabulary, context, user, now_us)
             places = [self.place[creative.id] for _, creative in candidates]
-            pairs = pair_columns(self.ads, places, context, user, now_us)
-            rows = [request_side + self.ad_side[ad] + row_of(pairs, i) for i, ad in enumerate(places)]
-            chances = self.model.calibrate(np.asarray(self.booster.predict(np.array(rows), num_threads=1))).tolist()
+            rows[:, :N_REQUEST] = features.request_values(self.model.vocabulary, context, user, now_us)
+            rows[:, N_REQUEST : N_REQUEST + N_CAMPAIGN] = self.ad_side[places]
+            for i, column in enumerate(pair_columns(self.ads, places, context, user, now_us), N_REQUEST + N_CAMPAIGN):
+                rows[:, i] = column
+            chances = self.model.calibrate(np.asarray(self.booster.predict(rows, num_threads=1))).tolist()
         ranked = []
         for i, (campaign, creative) in enumerate(candidates):
             value = (
@@ -180,7 +204,8 @@ class Rival:
                 continue
             self.budget[campaign.id] -= price
             bid = self.answer(request, imp, campaign, creative, price)
-            self.write_down(bid, request, context, user, value, chances[-back], rows[-back] if rows else [])
+            row = [] if self.booster is None else rows[-back].tolist()
+            self.write_down(bid, request, context, user, value, chances[-back], row)
             return bid
         return None
 
@@ -296,9 +321,15 @@ def context_of(request: dict[str, Any], imp: dict[str, Any], floor: int, now_us:
 
 
 def fits(
-    rules: Rules, request: dict[str, Any], imp: dict[str, Any], user: User | None, context: Context, now_us: int
+    rules: Rules,
+    request: dict[str, Any],
+    imp: dict[str, Any],
+    user: User | None,
+    context: Context,
+    page: list[str],
+    now_us: int,
 ) -> bool:
-    """Every rule of one campaign, in the order one would write them down."""
+    """Every rule of one campaign, in the order one would write them down. page: the categories it is in."""
     campaign = rules.campaign
     target = campaign.targeting
     if campaign.status != "active":
@@ -321,16 +352,14 @@ def fits(
         return False
     if context.domain in rules.not_domains:
         return False
-    if target.categories and not any(
-        context.category == wanted or context.category.startswith(wanted + "-") for wanted in target.categories
-    ):
+    if rules.categories and rules.categories.isdisjoint(page):
         return False
-    for blocked in request.get("bcat") or ():
-        if not campaign.cat or any(cat == blocked or cat.startswith(blocked + "-") for cat in campaign.cat):
-            return False
+    blocked = request.get("bcat")
+    if blocked and (not rules.labels or not rules.labels.isdisjoint(blocked)):
+        return False
     if campaign.adomain in (request.get("badv") or ()):
         return False
-    if imp.get("secure") and any("http://" in creative.image_url for creative in campaign.creatives):
+    if rules.insecure and imp.get("secure"):
         return False
     if user is None:
         return not (rules.tags or rules.audiences or (campaign.caps and campaign.cap_without_user == "skip"))
@@ -343,14 +372,6 @@ def fits(
         if sum(seen.count for seen in user.contacts if seen.scope == rules.scope and seen.hour >= since) >= cap.limit:
             return False
     return True
-
-
-def shows(creative: Creative, imp: dict[str, Any]) -> bool:
-    banner = imp.get("banner") or {}
-    sizes = [(size.get("w"), size.get("h")) for size in banner.get("format") or ()] + [
-        (banner.get("w"), banner.get("h"))
-    ]
-    return (creative.w, creative.h) in sizes and not set(creative.attr) & set(banner.get("battr") or ())
 
 
 async def serve(application: web.Application, port: int) -> None:
