@@ -10,19 +10,21 @@ The real-time record has a file of its own, `dmp.realtime`.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import starmap
 
 import msgspec
 
 from dmp import realtime
+from dmp.compiled import compiled
 from dmp.errors import CorruptRecord
-from dmp.schema import VECTOR_BYTES, Contact, Tag, User
+from dmp.schema import VECTOR_BYTES, Contact, Realtime, Tag, User
 
 VERSION = 1
 WITH_VECTOR = 2  # version of a profile with a preference vector
 MAX_CONTACTS = 64
+DECODE_VERSION = 1  # of `_decode.c`; one built from other sources is not called
 _NONE: frozenset[int] = frozenset()
 _HEAD = struct.Struct("<BBHI")
 _PAIR = struct.Struct("<II")
@@ -155,8 +157,8 @@ def _both(table: bytes | None, other: bytes | None) -> bytes | None:
     return other if table is None else table if other is None else table + other[1:]
 
 
-def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
-    """A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`."""
+def plain_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
+    """`decode_user` in Python."""
     bank0, bank1, aud, contacts, recent = values
     seen, n = _seen(bank0, bank1, live)
     vector = _vector(seen, n) if seen is not None and seen[0] == WITH_VECTOR else b""
@@ -168,3 +170,19 @@ def decode_user(values: Sequence[bytes | None], live: int, now_s: int) -> User:
         realtime.decode(recent) if recent else None,
         live if vector else 0,
     )
+
+
+def _decoder() -> Callable[[Sequence[bytes | None], int, int], User]:
+    module = compiled("dmp._decode", DECODE_VERSION)
+    if module is None:
+        return plain_user
+    decoder: Callable[[Sequence[bytes | None], int, int], User] = module.Decoder(
+        User, Contact, Realtime, plain_user
+    ).user
+    return decoder
+
+
+decode_user = _decoder()
+"""A user from the five values of `dmp.keys.user_keys`, as of generation `live` and unix second `now_s`: (values, live,
+now_s). Raises CorruptRecord on unknown versions and wrong lengths. In C where that was built: a third of the time.
+"""

@@ -14,38 +14,30 @@ Memory: (thresholds + categories) x trees x 8 bytes, 3 MB for 200 trees of 63 le
 keeps of every feature the trees that look at it.
 """
 
-import logging
 import math
-import os
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dmp.compiled import compiled
 from models import model_text
 from models.model_text import Node, UnsupportedModel
 from models.tables import Feature, Floats, Masks, RowOf, tables
 
-try:
+if TYPE_CHECKING:
     from models import _kernel
-except ImportError:  # built without a compiler
-    _kernel = None  # type: ignore[assignment]
-KERNEL_VERSION = 6  # of the sources; a kernel built from others before is not called
 
-log = logging.getLogger("tagbid.models")
+KERNEL_VERSION = 6  # of the sources; a kernel built from others before is not called
 
 _ONE = np.uint64(1)
 
 
 def kernel() -> ModuleType | None:
     """The compiled inner loops, None where they were not built or `TAGBID_KERNEL=numpy` asks to do without."""
-    if _kernel is None or os.environ.get("TAGBID_KERNEL") == "numpy":
-        return None
-    if getattr(_kernel, "VERSION", 1) != KERNEL_VERSION:
-        log.warning("the compiled kernel is of another release and not used: install the package again to build it")
-        return None
-    return _kernel
+    return compiled("models._kernel", KERNEL_VERSION)
 
 
 class Forest:
@@ -89,10 +81,10 @@ class Forest:
         self._tables = made = tables(nodes, self._full)
         self._by_columns: dict[tuple[int, ...], tuple[tuple[int, RowOf], ...]] = {}  # a few: parts of a request
         self._pairs = tuple((feature.column - n_static, feature.row_of) for feature in made.of(self._pair))
-        compiled = kernel()
+        inner = kernel()
         self._compiled: _kernel.Forest | None = None
-        if compiled is not None:
-            self._compiled = compiled.Forest(
+        if inner is not None:
+            self._compiled = inner.Forest(
                 _plain(made.of(self._request), self._request),
                 _plain(made.of(self._pair), self._pair),
                 n_request,

@@ -18,7 +18,7 @@ MAY_IMPORT = {
 FRONT_ROOM = {
     "commands", "schema", "events", "keys", "codec", "store", "lookup", "pseudonym", "config", "errors", "audiences",
     "taxonomy", "catalogue", "forgotten", "preference", "realtime", "tcf", "tcf_rules", "consent_bits",
-    "trends", "cluster", "clustered", "wire", "link", "naming", "us_privacy", "gif",
+    "trends", "compiled", "cluster", "clustered", "wire", "link", "naming", "us_privacy", "gif",
 }  # fmt: skip
 SERVING = {"context", "features", "pairs", "registry", "forest", "tables", "lookups", "landscape", "artefacts", "live"}
 HEAVY = (
