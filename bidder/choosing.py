@@ -6,9 +6,10 @@ beside it. A dynamic pod gets ads of different advertisers, dearest by the secon
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bidder.offers import Offer, pod_of
+from bidder.offers import Offer
 from bidder.openrtb import Imp
 from bidder.openrtb_media import Timed
+from bidder.shortlist import pod_of
 from bidder.snapshot import Snapshot
 
 Take = Callable[[Offer], bool]

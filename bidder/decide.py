@@ -1,7 +1,7 @@
 """The decision, pure: a request, a user, a snapshot and the time become ranked offers or a reason.
 
-Steps: currency -> request-wide rules -> per imp: its rules, then offers of the ads that pass (`bidder.offers`). Nothing
-here reads a clock, a file, the store or a global.
+Steps: currency -> request-wide rules -> per imp: its rules, then offers of the ads that pass (`bidder.shortlist`).
+Nothing here reads a clock, a file, the store or a global.
 """
 
 from collections import Counter
@@ -12,19 +12,20 @@ from msgspec.structs import replace
 
 from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
-from bidder.offers import Offer, offers_for
+from bidder.offers import Offer
 from bidder.openrtb import Imp, Reason, Request
 from bidder.pricing import bid_currency
 from bidder.privacy import PrivacyDecision
 from bidder.redact import permitted, strip
+from bidder.shortlist import offers_for
 from bidder.snapshot import Snapshot
 from bidder.tastes import UNASKED, Result
-from bidder.view import view
+from bidder.view import View, view
 from dmp.schema import User
 from models.context import Context
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """offers: per imp (same order as `request.imp`), best first, maybe empty, one per campaign and lot.
 
     A capped campaign stands in the list of one imp only, so any choice of one offer per imp is allowed.
@@ -93,40 +94,49 @@ def decide(
     mask, reason = targeting.eligible(snapshot.index, seen)
     if not mask:
         return no_bid(request, reason)
-    mask &= ~exhausted
-    if not mask:
-        return no_bid(request, Reason.BUDGET)
+    if exhausted:
+        mask &= ~exhausted
+        if not mask:
+            return no_bid(request, Reason.BUDGET)
     vector, taste = UNASKED
     if user is not None and user.vector:
         vector, taste = snapshot.tastes.lately(user, request.id, now_us)
         user = replace(user, vector=vector)
+    sent = exchange.open_bids
+    if len(imps) == 1:
+        wanted = 1 if best_only else max(settings.offers, sent)
+        found, where, reason = _offered(0, mask, seen, user, snapshot, currency, wanted, sent)
+        return Decision((found,), reason, (reason,), (where,), currency, vector, taste)
+    wanted = max(settings.offers, sent)
     offers: list[tuple[Offer, ...]] = [()] * len(imps)
     contexts: list[Context | None] = [None] * len(imps)
-    names = Counter(imp.id for imp in imps) if len(imps) > 1 else {}
-    wanted = 1 if best_only and len(imps) == 1 else max(settings.offers, exchange.open_bids)
+    names = Counter(imp.id for imp in imps)
     for i, imp in enumerate(imps):
         if reasons[i] is not Reason.BID:
             continue
-        if names and names[imp.id] > 1:  # an answer could not say which of them it is for
+        if names[imp.id] > 1:  # an answer could not say which of them it is for
             reasons[i] = Reason.IMP_UNUSABLE
-            continue
-        if i and late():
+        elif i and late():
             reasons[i] = Reason.NO_TIME
-            continue
-        candidates, reasons[i] = targeting.eligible_for(snapshot.index, seen, imp, mask)
-        if candidates:
-            offers[i], contexts[i] = offers_for(
-                i, candidates, seen, user, snapshot, currency, wanted, exchange.open_bids
-            )
-            if not offers[i]:
-                reasons[i] = Reason.BELOW_FLOOR
-    if len(imps) > 1:
-        _keep_capped_once(offers, snapshot)
-        reasons = [
-            Reason.FREQUENCY_CAP if reason is Reason.BID and not found else reason
-            for reason, found in zip(reasons, offers, strict=True)
-        ]
+        else:
+            offers[i], contexts[i], reasons[i] = _offered(i, mask, seen, user, snapshot, currency, wanted, sent)
+    _keep_capped_once(offers, snapshot)
+    reasons = [
+        Reason.FREQUENCY_CAP if reason is Reason.BID and not found else reason
+        for reason, found in zip(reasons, offers, strict=True)
+    ]
     return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency, vector, taste)
+
+
+def _offered(
+    index: int, mask: int, seen: View, user: User | None, snapshot: Snapshot, currency: str, wanted: int, sent: int
+) -> tuple[tuple[Offer, ...], Context | None, Reason]:
+    """What is offered for one imp of a request that ads of the mask may answer. Arguments as of `offers_for`."""
+    candidates, reason = targeting.eligible_for(snapshot.index, seen, seen.request.imp[index], mask)
+    if not candidates:
+        return (), None, reason
+    found, where = offers_for(index, candidates, seen, user, snapshot, currency, wanted, sent)
+    return found, where, reason if found else Reason.BELOW_FLOOR
 
 
 def usable(user: User | None, privacy: PrivacyDecision, settings: BidderConfig) -> User | None:

@@ -14,7 +14,7 @@ STRICT = {"strict": True}
 Str = Annotated[str, Meta(max_length=MAX_CHARS)]
 Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Flag = Int | bool
-Strs = list[Str]
+Strs = tuple[Str, ...]
 StrictStrs = Annotated[list[Str], Meta(extra=STRICT)]
 StrictInts = Annotated[list[Int], Meta(extra=STRICT)]
 StrictFlag = Annotated[Int | bool, Meta(extra=STRICT)]

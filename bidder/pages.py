@@ -1,6 +1,5 @@
 """What a request says of the site, app or screen an ad would show on: put into one spelling once, then remembered."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from bidder.openrtb import App, Dooh, Request, Site
@@ -21,22 +20,24 @@ class Page(NamedTuple):
     categories: tuple[str, ...]
 
 
-Told = tuple[str, str, tuple[str, ...], str]
-"""Domain, bundle, categories and the content's, as sent."""
+_Categories = tuple[str, ...] | None
+Told = tuple[str, str | None, _Categories, _Categories, _Categories, _Categories]
+"""Domain, bundle, categories of page, section, site or app, and content, as sent."""
 
 
 def page_of(request: Request) -> Page:
     """Where a request's ads would show."""
     place = request.site or request.app
     if place is None:
-        return _known[_domain(request), "", (), ""]
-    categories = _joined(place.pagecat, place.sectioncat, place.cat)
+        return _known[_domain(request), None, None, None, None, None]
     content = place.content
     return _known[
         _domain(request),
-        (place.bundle or "") if isinstance(place, App) else "",
-        categories,
-        content.cat[0] if content is not None and content.cat else "",
+        place.bundle if isinstance(place, App) else None,
+        place.pagecat,
+        place.sectioncat,
+        place.cat,
+        content.cat if content is not None else None,
     ]
 
 
@@ -71,15 +72,10 @@ def _spelt(domain: str) -> str:
     return domain.lower().removeprefix("www.")
 
 
-def _joined(page: Sequence[str] | None, section: Sequence[str] | None, site: Sequence[str] | None) -> tuple[str, ...]:
-    if page or section:
-        return (*(page or ()), *(section or ()), *(site or ()))
-    return tuple(site) if site else ()
-
-
 def _read(told: Told) -> Page:
-    domain, bundle, categories, content_category = told
-    return Page(_spelt(domain), bundle, categories[0] if categories else "", content_category, categories)
+    domain, bundle, page, section, place, content = told
+    categories = (*(page or ()), *(section or ()), *(place or ()))
+    return Page(_spelt(domain), bundle or "", next(iter(categories), ""), next(iter(content or ()), ""), categories)
 
 
 _known: Remembered[Told, Page] = Remembered(_read, 700, REMEMBERED_BYTES)

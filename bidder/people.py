@@ -1,14 +1,11 @@
 """Rules about who would see an ad: somebody known, with which tags, in which audience, shown how much already."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from bidder.contact import over_cap
 from bidder.index import Index
 from bidder.view import View
 from dmp.realtime import current_tags
-
-V = TypeVar("V")
 
 
 def segment(index: Index, seen: View) -> int:
@@ -35,20 +32,22 @@ def tags(index: Index, seen: View) -> int:
     held: Mapping[int, int] = seen.user.tags
     if index.wanted_tags:
         held = current_tags(held, seen.user.realtime, seen.now_us, index.wanted_tags)
-    mask, blocked = index.tags_free, 0
-    for tag, reached in _met(held, index.tags):
-        mask |= reached[held[tag]]
-    if index.not_tags:
-        for tag, reached in _met(held, index.not_tags):
-            blocked |= reached[held[tag]]
-    return mask & ~blocked
+    mask = index.tags_free | _reached(held, index.tags)
+    return mask & ~_reached(held, index.not_tags) if index.not_tags else mask
 
 
-def _met(held: Mapping[int, int], named: Mapping[int, V]) -> list[tuple[int, V]]:
-    """The tags in both, by a walk through the fewer of them."""
+def _reached(held: Mapping[int, int], named: Mapping[int, Sequence[int]]) -> int:
+    """The ads that name a tag of the user at the score it has or below; walks through the fewer tags."""
+    mask = 0
     if len(named) < len(held):
-        return [both for both in named.items() if both[0] in held]
-    return [(tag, named[tag]) for tag in held if tag in named]
+        for score, reached in zip(map(held.get, named), named.values(), strict=True):
+            if score is not None:
+                mask |= reached[score]
+    else:
+        for tag in held:
+            if tag in named:
+                mask |= named[tag][held[tag]]
+    return mask
 
 
 def audience(index: Index, seen: View) -> int:

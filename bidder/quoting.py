@@ -71,9 +71,9 @@ class Quotes:
         return value_micros * pace.k
 
     def quote(self, ad: int, worth: float, at: int) -> Quote:
-        """The bid for what `worth` said. at: the auction type as announced."""
+        """The bid for what `worth` said. at: the auction type, by `type_of`."""
         pace = self._pace(ad).k
-        if self.type_of(at) != 1:
+        if at != 1:
             return Quote(worth, pace, worth)
         if self._terms is None:
             self._read_terms()

@@ -142,7 +142,7 @@ def refusal(request: Request, exchange: ExchangeConfig, settings: BidderConfig, 
     source = request.source
     if source is not None and source.fd and (exchange.upstream == "skip" or exchange.event_of_record == "win"):
         return Reason.UPSTREAM
-    chain = supply_chain(request)
+    chain = supply_chain(request) if source is not None or request.ext is not None else None
     if chain is None and exchange.schain != "required" and not has.blocked:
         return None
     return _supply(request, chain, exchange, has)

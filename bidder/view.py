@@ -79,6 +79,7 @@ def viewability(imp: Imp) -> float:
 def context(seen: View, imp: Imp, floor_usd_micros: int, fences: tuple[int, ...] = ()) -> Context:
     """What the models may know about one imp of a request. fences: numbers of the geofences the device is in."""
     request, banner, page = seen.request, imp.banner, seen.page
+    site = request.site
     width, height, position = 0, 0, -1
     if banner is not None:
         width, height = banner.w or 0, banner.h or 0
@@ -112,7 +113,7 @@ def context(seen: View, imp: Imp, floor_usd_micros: int, fences: tuple[int, ...]
         len(request.imp),
         page.content_category,
         topics(request),
-        searched(request),
+        searched(request) if site is not None and site.search else (),
         fences,
         viewability(imp) if imp.metric else -1.0,
         int(is_rewarded(imp)),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from bidder.openrtb import App, Dooh, Request, Site
+from bidder.remembered import Remembered
 from dmp import taxonomy
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -19,7 +20,6 @@ MAX_WORD = 100  # characters of a word that may name a topic
 MAX_ODD = 200  # words that are put into normal spelling, 0.5 ms; what is beyond is taken as it is spelt
 
 Texts = tuple[str, ...]
-_SILENT: Texts = ("",)  # of a page that has no keywords
 _NAMES: Mapping[str, int] = {
     label: tag
     for (facet, label), tag in taxonomy.LABELS.items()
@@ -39,9 +39,11 @@ def keywords(request: Request) -> frozenset[str]:
 
 def topics(request: Request) -> tuple[int, ...]:
     """Standard tags the page names, search terms aside, the most often named first."""
+    place = request.site or request.app
+    if place is not None and place.keywords is None and place.kwarray is None and place.content is None:
+        # Most pages say no more than their address, and apps nothing.
+        return _of_address[place.page] if isinstance(place, Site) and place.page else ()
     lists, texts = _told(request)
-    if lists == _SILENT and not texts:
-        return ()
     return topics_of(words_of(lists, texts)) if _long(lists, texts) else _remembered_topics(lists, texts)
 
 
@@ -66,8 +68,12 @@ def _told(request: Request) -> tuple[Texts, Texts]:
             lists += (content.keywords or "", *(content.kwarray or ()), content.genre or "")
             texts = (content.title or "", content.series or "")
         if isinstance(place, Site) and place.page:
-            texts += (place.page.partition("://")[2].partition("/")[2],)
+            texts += (_path(place.page),)
     return lists, texts
+
+
+def _path(address: str) -> str:
+    return address.partition("://")[2].partition("/")[2]
 
 
 def words_of(lists: Texts, texts: Texts) -> frozenset[str]:
@@ -107,6 +113,11 @@ def _long(lists: Texts, texts: Texts) -> bool:
 
 
 _remembered_words = lru_cache(maxsize=REMEMBERED)(words_of)
+
+
+_of_address: Remembered[str, tuple[int, ...]] = Remembered(
+    lambda address: topics_of(words_of((), (_path(address),))), 300, 4 * 1024**2
+)  # 10,000 addresses
 
 
 @lru_cache(maxsize=REMEMBERED)

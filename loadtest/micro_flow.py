@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bidder import bidding, offers, openrtb, reserving, signing, targeting
+from bidder import bidding, openrtb, reserving, shortlist, signing, targeting
 from bidder import decide as deciding
 from bidder.bidding import Bidder
 from bidder.bidlog import BidLog
@@ -39,9 +39,9 @@ PLACES = (
     Place(deciding, "strip", "view"),
     Place(targeting, "eligible", "filter"),
     Place(targeting, "eligible_for", "filter"),
-    Place(offers, "context", "score"),
-    Place(offers, "score", "score"),
-    Place(offers, "priced", "price"),
+    Place(shortlist, "context", "score"),
+    Place(shortlist, "score", "score"),
+    Place(shortlist, "priced", "price"),
     Place(reserving, "reserve", "reserve"),
     Place(signing, "signed", "sign"),
     Place(signing, "body", "encode"),

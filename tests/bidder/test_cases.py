@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from bidder import blocking, people, targeting
 from bidder import decide as decide_file
 from bidder import offers as offers_file
+from bidder import shortlist as shortlist_file
 from bidder.choosing import Pods, choose
 from bidder.config import ExchangeConfig
 from bidder.decide import Decision, decide
@@ -166,10 +167,10 @@ def test_every_rule_is_held_by_a_case(rule: Reason, monkeypatch: pytest.MonkeyPa
     ("where", "name", "mistake"),
     [
         (decide_file, "bid_currency", lambda _allowed, _rates: "USD"),
-        (offers_file, "floor_micros", lambda _floor, _named, _currency, _rates: 0),
+        (shortlist_file, "floor_micros", lambda _floor, _named, _currency, _rates: 0),
         (offers_file, "length_floor", lambda _told, _length, otherwise: otherwise),
         (offers_file, "length_floor", lambda _told, _length, _otherwise: None),
-        (offers_file, "guidance", lambda _imp: {}),
+        (shortlist_file, "guidance", lambda _imp: {}),
         (offers_file, "value_micros", lambda _goal, price, _expected: price),
         (offers_file, "price_micros", lambda worth, _floor, _at, _shaded, _most: int(worth)),
         (offers_file, "price_micros", lambda _worth, _floor, _at, shaded, _most: int(shaded)),

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder.offers import POD_CHOICES, Auction, Offer, best_first, guidance, priced
+from bidder.offers import Auction, Offer, best_first, priced
 from bidder.openrtb import Deal, Imp
 from bidder.pacing import FULL, Pace
 from bidder.pricing import floor_micros, length_floor, price_micros, value_micros
 from bidder.quoting import Quotes
 from bidder.scoring import Scores
+from bidder.shortlist import POD_CHOICES, guidance
 from bidder.snapshot import Snapshot
 from bidder.targeting import deals_of
 from models.context import Context
@@ -143,7 +144,7 @@ def test_the_offers_are_those_of_the_rules_written_down_plainly(
 ) -> None:
     made = a_snapshot(
         *(a_campaign(id=f"c{i}", **fields) for i, (fields, _) in enumerate(portfolio)),
-        rates=RATES, explore_share=explored, offers=wanted, max_price_micros=ceiling,
+        rates=RATES, explore_share=explored, offers=wanted, max_price_micros=ceiling, prior_ctr=1.0,
     )  # fmt: skip
     made.paces.of = {f"c{i}": pace for i, (_, pace) in enumerate(portfolio) if pace is not None}
     imp = msgspec.convert({k: v for k, v in body.items() if v is not None}, Imp)
