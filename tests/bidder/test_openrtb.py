@@ -106,7 +106,7 @@ def test_unknown_fields_are_ignored_and_null_and_empty_are_absent() -> None:
         ({"at": "1"}, lambda r: r.at == 1),
         ({"at": True}, lambda r: r.at == 1),
         ({"at": ""}, lambda r: r.at is None),
-        ({"cur": "EUR"}, lambda r: r.cur == ["EUR"]),
+        ({"cur": "EUR"}, lambda r: r.cur == ("EUR",)),
         ({"id": 7}, lambda r: r.id == "7"),
         ({"device": "phone"}, lambda r: r.device is None),
         (
@@ -115,7 +115,7 @@ def test_unknown_fields_are_ignored_and_null_and_empty_are_absent() -> None:
         ),
         (
             {"site": {"publisher": {"id": 12}, "cat": "IAB1,IAB2-3"}},
-            lambda r: r.site.publisher.id == "12" and r.site.cat == ["IAB1", "IAB2-3"],
+            lambda r: r.site.publisher.id == "12" and r.site.cat == ("IAB1", "IAB2-3"),
         ),
         ({"user": {"id": 5, "ext": 2}}, lambda r: r.user.id == "5" and r.user.ext is None),
         ({"regs": {"gdpr": "0"}}, lambda r: r.regs.gdpr == 0),
