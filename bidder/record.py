@@ -6,26 +6,29 @@ much as encoding it.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
 from bidder.call import Call
 from bidder.decide import Decision, usable
-from bidder.offers import Features, Offer
+from bidder.offers import Offer
 from bidder.quoting import Quote
 from bidder.serving import Serving
 from dmp import keys
+from dmp.compiled import compiled
 from dmp.events import encode_map
 from dmp.pseudonym import KeyRing
 from dmp.schema import User
 from models import features
 from models.context import NAN, Ad, Context, encode_context
 from models.features import USER_COLUMNS, in_columns
-from models.pairs import row_of
+from models.pairs import Columns, row_of
 
 _pack = struct.Struct(f"<{len(features.FEATURES)}d").pack
 _UNQUOTED = Quote(0.0, 1.0, 0.0)
+VECTOR_VERSION = 1  # of `_vector.c`; one built from other sources is not called
 SHADOWED = 16  # one bid in so many is scored by the challenger too, after its answer is out; about 0.2 ms each
 
 
@@ -69,8 +72,11 @@ def bid_record(name: bytes, call: Call, decision: Decision, offer: Offer, arm: s
         said["model"] = snapshot.model.version
     if offer.pctr:
         said["pctr"] = offer.pctr
-    if offer.features is not None:
-        said["vector"] = _vector(offer.features) if user is not None else _without_user(offer)
+    seen = offer.features
+    if seen is not None and user is not None:
+        said["vector"] = vector(COLUMNS, seen.request, seen.campaign, seen.pairs, seen.position)
+    elif seen is not None:
+        said["vector"] = _without_user(offer)
     if where is not None:
         said["context"] = encode_context(where)
     if user is not None:
@@ -110,9 +116,22 @@ def _quoted(said: dict[str, Any], serving: Serving, quote: Quote, of_user: bool)
         said["propensity"] = quote.propensity
 
 
-def _vector(seen: Features) -> bytes:
-    """The features an offer was scored by."""
-    return _pack(*in_columns(*seen.request), *seen.campaign, *row_of(seen.pairs, seen.position))
+Vector = Callable[[bytes, tuple[list[float], ...], list[float], Columns, int], bytes]
+
+
+def plain_vector(
+    _columns: bytes, request: tuple[list[float], ...], campaign: list[float], pairs: Columns, position: int
+) -> bytes:
+    """The features an offer was scored by; arguments as of `bidder.offers.Features`. In C a sixth of the time.
+
+    _columns: where the values of `request` belong, which `in_columns` knows here.
+    """
+    return _pack(*in_columns(*request), *campaign, *row_of(pairs, position))
+
+
+COLUMNS = bytes(features.PLACE_COLUMNS + features.READER_COLUMNS + features.NOW_COLUMNS)
+_compiled = compiled("bidder._vector", VECTOR_VERSION)
+vector: Vector = plain_vector if _compiled is None else _compiled.vector
 
 
 def _without_user(offer: Offer) -> bytes:

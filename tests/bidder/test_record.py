@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidder import record
 from bidder.call import Call
 from bidder.decide import Decision
 from bidder.offers import Features, Offer
 from bidder.openrtb import Reason
 from bidder.privacy import PrivacyDecision
 from bidder.quoting import Quote
-from bidder.record import bid_record
+from bidder.record import Vector, bid_record
 from bidder.tastes import Tastes
 from dmp import events, keys
 from dmp.events import Bid
@@ -25,13 +26,14 @@ from dmp.schema import Contact, Realtime, User
 from models import features
 from models.context import HOUR_US, NAN, Ad, Context, decode_context, encode_context
 from models.features import FEATURES, N_CAMPAIGN, N_PAIR, USER_COLUMNS
+from models.pairs import Columns
 from tests.bidder.factories import EXCHANGE, NOW_US, a_call, a_request, logged_bid
 from tests.bidder.test_tastes import FOOD, TRAVEL, TRAVELLER, a_decision, a_space, lately
 
 RING = KeyRing(bytes(32))
 
 
-def pairs(record: bytes) -> Any:
+def fields(record: bytes) -> Any:
     """The map of a record in its order; the Struct writes the length of a short one in more bytes than it needs."""
     return msgpack.unpackb(record, object_pairs_hook=list, strict_map_key=False)
 
@@ -58,6 +60,47 @@ def test_the_logged_vector_is_that_of_the_logged_user_whatever_the_operator_swit
         again = features.row(made.model.vocabulary, context, logged.user, ad, NOW_US)
         np.testing.assert_array_equal(np.frombuffer(logged.vector, "<f8"), again)
         np.testing.assert_array_equal(np.frombuffer(logged.vector, "<f8"), offer.row)
+
+
+number = st.floats() | st.integers(-5, 5)
+sizes = [len(columns) for columns in (features.PLACE_COLUMNS, features.READER_COLUMNS, features.NOW_COLUMNS)]
+parts = st.tuples(*(st.lists(number, min_size=size, max_size=size) for size in sizes))
+of_three = st.lists(number, min_size=3, max_size=3)
+pair_table = st.lists(number | of_three, min_size=N_PAIR, max_size=N_PAIR)
+
+
+def compiled_vector() -> Vector:
+    if record.vector is record.plain_vector:
+        pytest.skip("built without a compiler")
+    return record.vector
+
+
+@given(parts, st.lists(number, min_size=N_CAMPAIGN, max_size=N_CAMPAIGN), pair_table, st.integers(0, 2))
+def test_the_vector_in_c_is_that_in_python_to_the_last_bit(
+    request: tuple[list[float], ...], campaign: list[float], pairs: Columns, position: int
+) -> None:
+    told = record.COLUMNS, request, campaign, pairs, position
+    assert compiled_vector()(*told) == record.plain_vector(*told)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"request": ([1.0] * 40,)},
+        {"request": ([1.0] * 42,)},
+        {"request": ((1.0,) * 41,)},
+        {"columns": bytes([200] * 41)},
+        {"position": 2},
+        {"position": -1},
+        {"campaign": ["a number"]},
+        {"pairs": None},
+    ],
+)
+def test_a_vector_in_c_of_what_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
+    fits = {"columns": bytes(range(41)), "request": ([1.0] * 41,), "campaign": [2.0], "pairs": [[3.0, 4.0]]}
+    told: dict[str, Any] = {**fits, "position": 1, **changed}
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        compiled_vector()(*told.values())
 
 
 texts = st.sampled_from(["", "a", "ü" * 40, "x" * 300])
@@ -116,10 +159,10 @@ def test_the_record_is_byte_for_byte_what_the_struct_encodes_to_and_says_the_sam
     call.now_us = draw(micros)
     decision = Decision(((offer,),), Reason.BID, (Reason.BID,), (where,), vector=vector)
 
-    record = bid_record(b"worker-and-count", call, decision, offer, arm, RING)
-    found = logged_bid(record)
+    written = bid_record(b"worker-and-count", call, decision, offer, arm, RING)
+    found = logged_bid(written)
     by_struct = events.encode(found)
-    assert record == by_struct or (len(pairs(record)) < 16 and pairs(record) == pairs(by_struct))
+    assert written == by_struct or (len(fields(written)) < 16 and fields(written) == fields(by_struct))
 
     trains = privacy.train and privacy.personalise and use_tags
     kept = user if trains else None
