@@ -62,6 +62,8 @@ class Pressure:
 
     def beat(self) -> None:
         now_s = self._clock()
+        self.limit = min(self._most, max(LEAST, int(BURST_S / self._cost_s)))
+        self.standing = min(self.limit, max(LEAST, int(WORK_S / self._cost_s)))
         self.longest_stall_s = max(self.longest_stall_s, now_s - self._due_s)
         self._due_s = now_s + BEAT_S
         if self._timer is not None:
@@ -84,10 +86,8 @@ class Pressure:
         return in_hand >= self.limit or now_s - self._calm_s > STANDING_S
 
     def decided(self, took_s: float) -> None:
-        """One decision took so long, from the user's arrival to the answer."""
+        """One decision took so long, from the user's arrival to the answer; the next beat draws the conclusion."""
         self._cost_s += WEIGHT * (took_s - self._cost_s)
-        self.limit = min(self._most, max(LEAST, int(BURST_S / self._cost_s)))
-        self.standing = min(self.limit, max(LEAST, int(WORK_S / self._cost_s)))
 
 
 class Quota:

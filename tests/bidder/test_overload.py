@@ -20,11 +20,16 @@ def clock():
     return Clock()
 
 
-def settled(clock, cost_s=0.00005):
-    pressure = Pressure(1_000, clock)
-    for _ in range(2_000):
+def after(decisions, cost_s, pressure):
+    """So many decisions later, at the next beat."""
+    for _ in range(decisions):
         pressure.decided(cost_s)
+    pressure.beat()
     return pressure
+
+
+def settled(clock, cost_s=0.00005):
+    return after(2_000, cost_s, Pressure(1_000, clock))
 
 
 def test_as_many_decisions_are_in_hand_as_fit_into_the_time_set_aside(clock):
@@ -64,18 +69,13 @@ def test_nothing_above_the_limit_is_admitted_and_nothing_below_the_standing_one_
 def test_slow_decisions_lower_the_limit_and_never_below_the_least(clock):
     pressure = Pressure(1_000, clock)
     before = pressure.limit
-    for _ in range(50):
-        pressure.decided(0.001)
-    assert LEAST <= pressure.limit < before
-    for _ in range(5_000):
-        pressure.decided(1.0)
+    assert LEAST <= after(50, 0.001, pressure).limit < before
+    after(5_000, 1.0, pressure)
     assert pressure.limit == pressure.standing == LEAST
 
 
 def test_the_operators_limit_holds_whatever_is_measured(clock):
-    pressure = Pressure(12, clock)
-    for _ in range(5_000):
-        pressure.decided(0.000001)
+    pressure = after(5_000, 0.000001, Pressure(12, clock))
     assert pressure.limit == pressure.standing == 12
 
 
