@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.offers import Offer
-from bidder.openrtb import Imp, Reason, Request
+from bidder.openrtb import BID, Imp, Reason, Request
 from bidder.pricing import bid_currency
 from bidder.privacy import PrivacyDecision
 from bidder.redact import permitted, strip
@@ -82,8 +82,9 @@ def decide(
     if not snapshot.ads:
         return no_bid(request, Reason.NO_CAMPAIGNS)
     imps = request.imp
-    reasons = [_imp_reason(imp) for imp in imps]
-    if Reason.BID not in reasons:
+    alone = len(imps) == 1
+    reasons = [_imp_reason(imps[0])] if alone else [_imp_reason(imp) for imp in imps]
+    if BID not in reasons:
         return Decision(((),) * len(imps), _furthest(reasons), tuple(reasons), (None,) * len(imps))
     currency = bid_currency(request.cur, settings.rates)
     if currency is None:
@@ -103,7 +104,7 @@ def decide(
         vector, taste = snapshot.tastes.lately(user, request.id, now_us)
         user = replace(user, vector=vector)
     sent = exchange.open_bids
-    if len(imps) == 1:
+    if alone:
         wanted = 1 if best_only else max(settings.offers, sent)
         found, where, reason = _offered(0, mask, seen, user, snapshot, currency, wanted, sent)
         return Decision((found,), reason, (reason,), (where,), currency, vector, taste)
@@ -112,7 +113,7 @@ def decide(
     contexts: list[Context | None] = [None] * len(imps)
     names = Counter(imp.id for imp in imps)
     for i, imp in enumerate(imps):
-        if reasons[i] is not Reason.BID:
+        if reasons[i] is not BID:
             continue
         if names[imp.id] > 1:  # an answer could not say which of them it is for
             reasons[i] = Reason.IMP_UNUSABLE
@@ -122,7 +123,7 @@ def decide(
             offers[i], contexts[i], reasons[i] = _offered(i, mask, seen, user, snapshot, currency, wanted, sent)
     _keep_capped_once(offers, snapshot)
     reasons = [
-        Reason.FREQUENCY_CAP if reason is Reason.BID and not found else reason
+        Reason.FREQUENCY_CAP if reason is BID and not found else reason
         for reason, found in zip(reasons, offers, strict=True)
     ]
     return Decision(tuple(offers), _furthest(reasons), tuple(reasons), tuple(contexts), currency, vector, taste)
@@ -159,12 +160,12 @@ def _imp_reason(imp: Imp) -> Reason:
         return Reason.IMP_UNUSABLE
     if imp.banner is None and imp.video is None and imp.audio is None and imp.native is None:
         return Reason.NO_MEDIA_FIT
-    return Reason.BID
+    return BID
 
 
 def _furthest(reasons: Sequence[Reason]) -> Reason:
     """BID when any imp has one, else the reason of the imp that passed the most rules."""
-    return Reason.BID if Reason.BID in reasons else max(reasons, key=_ORDER.__getitem__)
+    return BID if BID in reasons else max(reasons, key=_ORDER.__getitem__)
 
 
 def _keep_capped_once(offers: list[tuple[Offer, ...]], snapshot: Snapshot) -> None:

@@ -34,8 +34,8 @@ class Parts:
         self._place = Remembered(place, size, REMEMBERED_BYTES)
         self._reader = Remembered(reader, size, REMEMBERED_BYTES)
 
-    def of(self, where: Context) -> tuple[list[float], list[float], tuple[Masks, Masks]]:
-        """The features of place and reader, and the masks of both."""
+    def of(self, where: Context, by: Reader) -> tuple[list[float], list[float], tuple[Masks, Masks]]:
+        """The features of place and reader, and the masks of both. by: the reader of `where`."""
         place, place_mask = self._place[features.place_of(where)]
-        reader, reader_mask = self._reader[features.reader_of(where)]
+        reader, reader_mask = self._reader[by]
         return place, reader, (place_mask, reader_mask)

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from bidder.results import PAID_RESULTS
 from bidder.snapshot import Snapshot
+from bidder.view import View
 from dmp.schema import User
 from models import features
 from models.context import Context
@@ -34,8 +35,8 @@ class Scores(Struct, frozen=True, gc=False):
         )  # fmt: skip
 
 
-def score(candidates: list[int], where: Context, user: User | None, now_us: int, snapshot: Snapshot) -> Scores:
-    """candidates: positions in `snapshot.ads`. user: None = nothing may be or could be read about the user."""
+def score(candidates: list[int], seen: View, where: Context, user: User | None, snapshot: Snapshot) -> Scores:
+    """candidates: positions in `snapshot.ads`. where: of an imp of the request. user: as the models may see them."""
     model, masks, parts = snapshot.model, snapshot.masks, snapshot.parts
     if model is None or masks is None or parts is None:
         chances = [snapshot.settings.prior_ctr] * len(candidates)
@@ -43,8 +44,9 @@ def score(candidates: list[int], where: Context, user: User | None, now_us: int,
         return Scores(chances, expected, (), [])
     if not snapshot.settings.use_tags:
         user = None
+    now_us = seen.now_us
     now = parts.now(where, user, now_us)
-    place, reader, folded = parts.of(where)
+    place, reader, folded = parts.of(where, seen.reader)
     pairs = snapshot.pairs(candidates, where, user, now_us)
     chances = model.chances(model.forest.candidate_scores(folded, masks, candidates, pairs, NOW_COLUMNS, now))
     ratios = snapshot.ratios

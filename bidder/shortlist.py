@@ -60,7 +60,7 @@ def offers_for(
     if timed and pod_of(imp):
         kept, wanted = POD_CHOICES, max(wanted, POD_CHOICES)
     auction = Auction(index, imp, seen.at, currency, rate, floor, guided, where, wanted, deals)
-    scores = score(candidates, where, user, seen.now_us, snapshot)
+    scores = score(candidates, seen, where, user, snapshot)
     offers = priced(auction, candidates, scores, seen.request.id, snapshot)
     # There may be more: go on until none of them can be worth more.
     while len(candidates) >= limit and len(candidates) < MOST_SCORED:
@@ -70,7 +70,7 @@ def offers_for(
         batch = _next(lots, after, limit, _bounds(len(lots), offers, kept, floor_bound, snapshot), snapshot)
         if not batch:
             break
-        scores = scores.with_more(score(batch, where, user, seen.now_us, snapshot))
+        scores = scores.with_more(score(batch, seen, where, user, snapshot))
         candidates += batch
         offers = priced(auction, candidates, scores, seen.request.id, snapshot)
         limit *= 2

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from bidder import blocking
 from bidder.fitting import RULES
 from bidder.index import Index
-from bidder.openrtb import Deal, Imp, Reason, is_rewarded
+from bidder.openrtb import BID, Deal, Imp, Reason, is_rewarded
 from bidder.view import View, utc_quarter
 from models.context import Reader
 
@@ -129,7 +129,7 @@ def eligible(index: Index, seen: View) -> tuple[int, Reason]:
         if not mask:
             break
         mask &= rule(index, seen)
-    return (mask, Reason.BID) if mask else _in_order(index.everything, index.rules, index, seen)
+    return (mask, BID) if mask else _in_order(index.everything, index.rules, index, seen)
 
 
 def eligible_for(index: Index, seen: View, imp: Imp, mask: int) -> tuple[int, Reason]:
@@ -139,7 +139,7 @@ def eligible_for(index: Index, seen: View, imp: Imp, mask: int) -> tuple[int, Re
         for _, rule in index.shared_rules:
             left &= rule(index, seen, imp)
         if left:
-            return left, Reason.BID
+            return left, BID
         if not mask & index.banners:
             return 0, Reason.NO_MEDIA_FIT
         return _in_order(mask, index.imp_rules, index, seen, imp)
@@ -156,7 +156,7 @@ def _in_order(mask: int, rules: Iterable[tuple[Reason, Callable[..., int]]], *as
         mask &= rule(*asked)
         if not mask:
             return 0, reason
-    return mask, Reason.BID
+    return mask, BID
 
 
 def answers(index: Index, seen: View, imp: Imp) -> list[tuple[Reason, int]]:

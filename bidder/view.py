@@ -46,7 +46,7 @@ def view(
         lat, lon, offset = geo.lat, geo.lon, geo.utcoffset
     if offset is None:
         offset = exchange.utc_offset_min
-    hour = -1 if offset is None else ((now_us // 1_000_000 + offset * 60) // 3600 + _EPOCH_HOUR) % WEEK_HOURS
+    hour = -1 if offset is None else ((now_us // 60_000_000 + offset) // 60 + _EPOCH_HOUR) % WEEK_HOURS
     at = request.at
     return View(
         request,

@@ -196,7 +196,7 @@ def _cases(
             seen = view(strip(request, privacy), user, now_us, endpoint.exchange, EXCHANGE)
             floor = floor_micros(request.imp[0].bidfloor, request.imp[0].bidfloorcur, "USD", settings.rates) or 0
             candidates, where = _candidates(snapshot, seen), context(seen, seen.request.imp[0], floor)
-            scores = score(candidates, where, user, now_us, snapshot)
+            scores = score(candidates, seen, where, user, snapshot)
             offer = decision.offers[0][0]
             call = Call(request, endpoint, served, privacy, uid, 0.0, 0.0, _nobody, user, now_us, now_us // 1_000_000)
             held = Held(offer, settings.hold_s, reserved_micros(offer.price_usd_micros), ONE_MILLI)
@@ -314,7 +314,7 @@ def _deciding(snapshot: Snapshot, endpoint: Endpoint, cases: Sequence[Case]) -> 
     def scoring() -> None:
         for case in cases:
             where = context(case.seen, case.request.imp[0], case.floor)
-            score(case.candidates, where, case.user, case.seen.now_us, snapshot)
+            score(case.candidates, case.seen, where, case.user, snapshot)
 
     def pricing() -> None:
         rates = snapshot.settings.rates
