@@ -38,12 +38,8 @@ MOST_STUCK = 64  # reads that wait for a server that may not answer: more would 
 
 
 _MGET = encode("MGET", *keys.user_keys(bytes(16))).replace(keys.text(bytes(16)), b"%b")
-"""The command with places for what stands for the user in the five keys, whose lengths never change."""
-
-
-def _command(name: bytes) -> bytes:
-    """The read of a user. name: `dmp.keys.text` of the pseudonym."""
-    return _MGET % (name, name, name, name, name)
+"""The command with places for what stands for the user in the five keys, whose lengths never change: five times
+`dmp.keys.text` of the pseudonym."""
 
 
 class _Read(Struct, eq=False):
@@ -160,10 +156,10 @@ class Lookup:
         waiter: Waiter = read
         if self.former_of is not None and (former := self.former_of(read.uid)) is not None:
             both, other = _Joined(read), keys.text(former)
-            if not self.link.send(b"{%b}" % other, _command(other), partial(both.take, "former")):
+            if not self.link.send(b"{%b}" % other, _MGET % ((other,) * 5), partial(both.take, "former")):
                 return False
             waiter = partial(both.take, "own")
-        return self.link.send_by(line, _command(name), waiter)
+        return self.link.send_by(line, _MGET % (name, name, name, name, name), waiter)
 
     def decode(self, reply: Any) -> User | None:
         """The user in a reply; None for an error or a record of a version this release does not know."""

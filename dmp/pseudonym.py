@@ -29,6 +29,7 @@ MarkKind = Literal["address", "ip"]
 MAX_ID_CHARS = 512
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_CHARS = 36
 _ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PHONE = re.compile(r"\+?[0-9]{6,15}")
@@ -184,9 +185,9 @@ def normalise(id_type: IdType, raw: str) -> str | None:
     lower = text.lower()
     if id_type == "device" and _UUID.fullmatch(lower):  # what nearly all of them are, known by one look
         return None if lower == _ZERO_UUID else lower
-    if not text or len(text) > MAX_ID_CHARS or _ZEROS.fullmatch(text) or lower in _PLACEHOLDERS:
+    if not text or len(text) > MAX_ID_CHARS or lower in _PLACEHOLDERS:
         return None
-    if _UNPRINTABLE.search(text):
+    if (text[0] in "+-0" and _ZEROS.fullmatch(text)) or (not text.isprintable() and _UNPRINTABLE.search(text)):
         return None
     if id_type in ("email", "phone"):
         if _SHA256.fullmatch(lower):  # "" and "null" are hashed too, by those who hash a column unread
@@ -195,7 +196,7 @@ def normalise(id_type: IdType, raw: str) -> str | None:
         if not (_EMAIL if id_type == "email" else _PHONE).fullmatch(plain) or _ZEROS.fullmatch(plain):
             return None
         return hashlib.sha256(plain.encode()).hexdigest()
-    return lower if _UUID.fullmatch(lower) else text
+    return lower if len(lower) == _UUID_CHARS and _UUID.fullmatch(lower) else text
 
 
 def load_key(path: Path, environment: str = ENVIRONMENT) -> bytes:
