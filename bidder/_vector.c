@@ -8,9 +8,18 @@
 #error "logged vectors are little endian: this machine does without"
 #endif
 
+/* No code of the number's own is run, so the lists around it stay as they were counted. */
 static int put(char *to, Py_ssize_t column, PyObject *number) {
-    double value = PyFloat_AsDouble(number);
-    if (value == -1.0 && PyErr_Occurred()) return -1;
+    double value;
+    if (PyFloat_Check(number)) {
+        value = PyFloat_AS_DOUBLE(number);
+    } else if (PyLong_Check(number)) {
+        value = PyLong_AsDouble(number);
+        if (value == -1.0 && PyErr_Occurred()) return -1;
+    } else {
+        PyErr_SetString(PyExc_TypeError, "a feature is a number");
+        return -1;
+    }
     memcpy(to + 8 * column, &value, 8);
     return 0;
 }

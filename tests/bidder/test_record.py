@@ -93,13 +93,14 @@ def test_the_vector_in_c_is_that_in_python_to_the_last_bit(
         {"position": 2},
         {"position": -1},
         {"campaign": ["a number"]},
+        {"campaign": [10**400]},
         {"pairs": None},
     ],
 )
 def test_a_vector_in_c_of_what_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
     fits = {"columns": bytes(range(41)), "request": ([1.0] * 41,), "campaign": [2.0], "pairs": [[3.0, 4.0]]}
     told: dict[str, Any] = {**fits, "position": 1, **changed}
-    with pytest.raises((TypeError, ValueError, IndexError)):
+    with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
         compiled_vector()(*told.values())
 
 
