@@ -56,10 +56,10 @@ async def test_every_way_in_sheds_alike_and_counts_alike(tmp_path, store, header
 
 
 async def test_a_stall_counts_against_a_requests_own_time(tmp_path, store):
-    async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 60, "margin_ms": 20}}) as bidder:
+    async with running(tmp_path, store, exchanges={"x": {"default_tmax_ms": 30, "margin_ms": 20}}) as bidder:
         pressure = bidder.service.pressure
         pressure.stop()
-        pressure._due_s = time.monotonic() - LATE_S * 0.9  # 45 of the 40 ms there are; yet not late enough to shed
+        pressure._due_s = time.monotonic() - LATE_S / 2  # 25 of the 10 ms there are; far from late enough to shed
         assert (await bidder.bid(body()))[0] == 204
         assert (await bidder.metrics())['tagbid_no_bid_total{reason="no_time"}'] == 1
 
