@@ -2,13 +2,19 @@
 
 decode -> privacy -> time left? -> user (one read, shared with other requests of the loop turn) -> decide -> reserve ->
 sign -> answer -> log. Without a user to read the answer is returned at once; else it is handed over when the user
-is there, when the store says it will not be, or at the deadline.
+is there, when the store says it will not be, or at the deadline. Calls whose users arrive together are decided one
+after the other before the first of them is signed: code and tables then stay in the processor's caches from one to the
+next, which saves a tenth of the time of a bid.
 """
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from secrets import token_bytes
+
+from msgspec import Struct
 
 from bidder import answer, openrtb, reserving, signing
 from bidder.budget import Budgets
@@ -39,12 +45,22 @@ from models.landscape import HOWS
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 
 MAX_TMAX_MS = 10_000.0
+TOGETHER = 16  # calls decided before the first of them is answered: about a millisecond
 _COUNTER_BYTES = 6
 
 
 def new_worker() -> bytes:
     """The name of one bidder process, never used again: the first half of all its bid ids."""
     return token_bytes(WORKER_BYTES)
+
+
+class _Choice(Struct, frozen=True, gc=False):
+    """What was decided for a call. barred: ads that may not bid now. best_only: as asked of `decide`."""
+
+    decision: Decision
+    barred: int
+    assigned: Assignment
+    best_only: bool
 
 
 class Bidder:
@@ -67,6 +83,8 @@ class Bidder:
     ) -> None:
         self.serving = serving
         self.in_flight = 0
+        self._read: deque[Call] = deque()
+        self._chosen: deque[tuple[Call, _Choice | Answer]] = deque()
         self._settings = settings
         self._policy = privacy_policy(settings)
         self._lookup = lookup
@@ -161,28 +179,52 @@ class Bidder:
             self._counts[self._no_store] += 1
         else:
             self._counts[self._no_id if privacy.use_ids else self._by_law] += 1
-        return self._finish(call)
+        return self._answer(call, self._decide(call))
 
     def _resume(self, call: Call, user: User | None) -> None:
         """The read of a user has ended, one way or another."""
-        self.in_flight -= 1
         if user is None:
             self._counts[self._no_store] += 1
         call.user = user
+        if not self._read and not self._chosen:
+            asyncio.get_running_loop().call_soon(self._answer_read)
+        self._read.append(call)
+
+    def _answer_read(self) -> None:
+        """Decide calls whose users have been read, then answer them."""
+        calls = [self._read.popleft() for _ in range(min(TOGETHER, len(self._read)))]
+        begun_s = time.monotonic()
+        self._chosen.extend([(call, self._choose(call)) for call in calls])
+        try:
+            while self._chosen:
+                call, choice = self._chosen.popleft()
+                self.in_flight -= 1
+                call.done(self._answered(call, choice))
+            for _ in calls:
+                self._pressure.decided((time.monotonic() - begun_s) / len(calls))
+        finally:  # also when somebody who waits raised: the others still get their answers
+            if self._read or self._chosen:
+                asyncio.get_running_loop().call_soon(self._answer_read)
+
+    def _choose(self, call: Call) -> _Choice | Answer:
         try:
             # Half of what was kept back is for our own queues; beyond that the exchange no longer listens.
-            begun_s = time.monotonic()
-            if begun_s > call.deadline_s + call.endpoint.exchange.margin_ms / 2000:
-                found: Answer = self._nothing(Reason.NO_TIME, call.arrived_s)
-            else:
-                found = self._finish(call)
-                self._pressure.decided(time.monotonic() - begun_s)
+            if time.monotonic() > call.deadline_s + call.endpoint.exchange.margin_ms / 2000:
+                return self._nothing(Reason.NO_TIME, call.arrived_s)
+            return self._decide(call)
         except DEFECTS as error:
-            found = self._defect(error, call.arrived_s)
-        call.done(found)
+            return self._defect(error, call.arrived_s)
 
-    def _finish(self, call: Call) -> Answer:
-        """Decide, reserve, sign, write down."""
+    def _answered(self, call: Call, choice: _Choice | Answer) -> Answer:
+        if not isinstance(choice, _Choice):
+            return choice
+        try:
+            return self._answer(call, choice)
+        except DEFECTS as error:
+            return self._defect(error, call.arrived_s)
+
+    def _decide(self, call: Call) -> _Choice:
+        """What to bid, nothing of it held or told yet."""
         narrowed = after_lookup(call.privacy, call.user)
         if narrowed is not call.privacy:
             call.privacy, call.uid, call.user = narrowed, None, None
@@ -203,19 +245,24 @@ class Bidder:
             self._funnel.ask(
                 call.request, call.privacy, call.user, snapshot, call.now_us, exchange, call.endpoint.name, decision
             )
+        return _Choice(decision, barred, assigned, best_only)
+
+    def _answer(self, call: Call, choice: _Choice) -> Answer:
+        """Reserve, sign, write down."""
+        decision, exchange = choice.decision, call.endpoint.exchange
         if decision.reason is not Reason.BID:
             return self._no_bids(decision.reason, call.arrived_s, call.request, call.endpoint)
         call.issued_s = self._budgets.now_s()
         try:
             reserving.reserve(call, decision, self._budgets, self._settings)
-            if not call.held and best_only:  # seldom: the money ran out with this very bid
-                decision = _decided(call, barred, best_only=False)
+            if not call.held and choice.best_only:  # seldom: the money ran out with this very bid
+                decision = _decided(call, choice.barred, best_only=False)
                 reserving.reserve(call, decision, self._budgets, self._settings)
             if not call.held:
                 return self._no_bids(Reason.BUDGET, call.arrived_s, call.request, call.endpoint)
             if exchange.max_answer_bytes and len(call.held) > 1:
                 self._counts[self._too_many] += reserving.keep_fitting(call, self._budgets, exchange.max_answer_bytes)
-            return self._sent(call, decision, assigned)
+            return self._sent(call, decision, choice.assigned)
         except DEFECTS:
             for held in call.held:  # nothing of it was sent, so nothing of it can cost anything
                 reserving.give_back(call, held, self._budgets)

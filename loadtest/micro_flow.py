@@ -50,6 +50,7 @@ PLACES = (
     Place(Funnel, "ask", "funnel"),
     Place(Bidder, "handle", "bidding"),
     Place(Bidder, "_resume", "bidding"),
+    Place(Bidder, "_answer_read", "bidding"),
 )
 INSIDE = {"whole": "", "user": "store"} | dict.fromkeys(("view", "filter", "score", "price"), "decide")
 """What a step is a part of; the others are of the whole. "bidding" is what holds the steps together."""
