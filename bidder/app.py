@@ -11,6 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from dmp.wire import encode
 
 log = logging.getLogger("tagbid.bidder")
 TICK_S = 1.0
+TICKS = 10  # in a second, each for a part of the campaigns: for 10,000 at once the loop would stand still for 50 ms
 DRAIN_S = 2.0
 
 
@@ -109,19 +111,13 @@ class Service:
         public_url = public_url_of(settings, self._public_socket.getsockname()[1])
         if not is_loopback(settings.host) and not public_url.startswith("https://"):
             log.warning("pages that ask for https get no bids: public_url is %s", public_url)
-        if self._inherited is not None:
-            seen, first = self._inherited.seen, self._inherited.serving
-        else:
-            seen = serving.fingerprint(settings)
-            first = await asyncio.to_thread(
-                serving.load, settings, public_url, self.paces, None, self.topics, self.preferences
-            )
         try:
             await asyncio.gather(self.lookup.start(), self.link.start())
             if self.link.clustered:
                 await self.copied.start()
         except TimeoutError:
             raise StoreUnavailable("the tag store does not answer the bidder; see that it is up and not busy") from None
+        seen, first = await self._loaded(public_url)
         self.bidder = Bidder(
             settings, first, self.lookup, self.budgets, self.signer, self.ring, self._worker, self.metrics,
             self.pressure, self.bidlog.put, self.report, self.pacer.saw,
@@ -138,6 +134,7 @@ class Service:
                     settings,
                     public_url,
                     seen,
+                    first,
                     self.swap,
                     self.metrics,
                     self.paces,
@@ -156,6 +153,22 @@ class Service:
         ]
         gc.collect()
         gc.freeze()
+
+    async def _loaded(self, public_url: str) -> tuple[tuple[object, ...], Serving]:
+        """The fingerprint and what is served first, by what the store knows: nothing is to be made anew after that."""
+        inherited = self._inherited
+        if inherited is not None and not self.preferences.version():  # a nursery does not know the live generation
+            seen, first = inherited.seen, inherited.serving
+        else:
+            seen = serving.fingerprint(self.settings)
+            first = await asyncio.to_thread(
+                serving.load, self.settings, public_url, self.paces, None, self.topics, self.preferences
+            )
+        self._campaigns = _active(first)
+        await serving.read_ratios(self.ratios, self.link, self._campaigns)
+        if self.ratios.of:
+            first = await asyncio.to_thread(serving.recalibrated, first, self.ratios.of)
+        return seen, first
 
     async def serve(self) -> tuple[str, str]:
         """Take budget and answer; returns (public URL, admin URL)."""
@@ -211,7 +224,8 @@ class Service:
             return
         before, after = _budgets(self.bidder.serving), _budgets(made)
         self.budgets.know({c.id: c.daily_budget_micros for c in made.snapshot.portfolio.campaigns})
-        self.budgets.configure(before | after)
+        for _ in self.budgets.configuring(before | after):
+            await asyncio.sleep(0)
         try:
             await self.link.everywhere("PING")  # replies come in order: the leases have been answered
         except redis.exceptions.RedisError:
@@ -224,10 +238,9 @@ class Service:
 
     async def _pace(self, made: Serving) -> None:
         """Pace the campaigns of a snapshot, from where any worker left them."""
-        self._campaigns = {c.id: c for c in made.snapshot.portfolio.campaigns if c.status == "active"}
+        self._campaigns = _active(made)
         new = [name for name in self._campaigns if not self.pacer.knows(name)]
-        asked = (self.link.execute("GET", keys.pace(name)) for name in new)
-        answers = await asyncio.gather(*asked, return_exceptions=True)  # without an answer they start anew
+        answers = await self.link.values(list(map(keys.pace, new)))  # without an answer they start anew
         found = {name: pacer.decode(a) for name, a in zip(new, answers, strict=True) if isinstance(a, bytes)}
         kept = {name: pace for name, pace in found.items() if pace is not None}
         week = supply_week.load(Path(self.settings.models_dir))
@@ -282,15 +295,16 @@ class Service:
             lane.end(None)
 
     async def _ticks(self) -> None:
-        last_s = time.monotonic()
-        while True:
-            await asyncio.sleep(TICK_S)
+        last_s = [time.monotonic()] * TICKS
+        for part in cycle(range(TICKS)):
+            await asyncio.sleep(TICK_S / TICKS)
             now_s = time.monotonic()
-            self.budgets.tick(now_s - last_s)
-            last_s = now_s
-            self.pacer.tick(self.budgets.accounts(), self._campaigns, self.budgets.now_s(), self.ratios.costs)
+            self.budgets.tick(now_s - last_s[part], part, TICKS)
+            last_s[part] = now_s
+            accounts = self.budgets.accounts(part, TICKS)
+            self.pacer.tick(accounts, self._campaigns, self.budgets.now_s(), self.ratios.costs, part)
             self.paces.of = self.pacer.of
-            if self.settings.thompson:
+            if self.settings.thompson and not part:
                 self.drawer.tick(self.budgets.accounts(), self._campaigns, self.ratios.states, self.budgets.now_s())
                 if self.drawer.of is not self.paces.drawn:
                     self.paces.draw(self.drawer.of)
@@ -342,8 +356,12 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
+def _active(served: Serving) -> dict[str, Campaign]:
+    return {c.id: c for c in served.snapshot.portfolio.campaigns if c.status == "active"}
+
+
 def _budgets(served: Serving) -> dict[str, int]:
-    return {c.id: c.daily_budget_micros for c in served.snapshot.portfolio.campaigns if c.status == "active"}
+    return {name: campaign.daily_budget_micros for name, campaign in _active(served).items()}
 
 
 async def serve(

@@ -18,7 +18,7 @@ store's, in UTC. In a cluster a lease counts as far as a replica has it (`bidder
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ KEEP_S = 8 * DAY_S
 SHARE = 10  # a lease's free part is at least this fraction of the budget
 AHEAD_S = 5.0  # and enough for this long at the present rate
 RENEW_S = 15.0
+STEP = 200  # campaigns, between two turns of the loop
 SCRIPT = (Path(__file__).parent / "budget.lua").read_text()
 SHA1 = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -133,9 +134,16 @@ class Budgets:
 
     def configure(self, budgets: Mapping[str, int]) -> None:
         """The campaigns that may spend and their daily budgets; others return what they hold."""
+        for _ in self.configuring(budgets):
+            pass
+
+    def configuring(self, budgets: Mapping[str, int]) -> Iterator[None]:
+        """As `configure`, in steps of up to `STEP` campaigns: 10,000 new ones take 70 ms."""
         self._budgets = dict(budgets)
         self.know(budgets)
-        for campaign, budget in budgets.items():
+        for number, (campaign, budget) in enumerate(budgets.items()):
+            if number % STEP == STEP - 1:
+                yield
             account = self._accounts.get(campaign)
             if account is None:
                 account = self._accounts[campaign] = Account(campaign, self._day, budget)
@@ -144,9 +152,11 @@ class Budgets:
                 account.shrink = budget < account.budget
                 account.budget = budget
                 account.target = -(-budget // SHARE)
+            else:
+                continue
             self._sync(account, again=True)
         for campaign, account in self._accounts.items():
-            if campaign not in budgets:
+            if campaign not in budgets and account.budget:
                 account.budget = account.target = 0
                 account.shrink = True
                 self._sync(account, again=True)
@@ -222,13 +232,16 @@ class Budgets:
                 account.ended += amount
                 self._sync(account, again=True)
 
-    def tick(self, elapsed_s: float) -> None:
-        """Once a second: end holds, renew and resize leases, follow the day."""
+    def tick(self, elapsed_s: float, part: int = 0, parts: int = 1) -> None:
+        """Once a second for each part of the campaigns: end holds, renew and resize leases, follow the day.
+
+        elapsed_s: since the last time for this part. part, parts: the first of `parts` is 0.
+        """
         now_s = self.now_s()
         if now_s // DAY_S > self._day:
             self._new_day(now_s // DAY_S)
         self.release_expired(now_s)
-        for account in self._all():
+        for account in self._all()[part::parts]:
             rate = account.reserved / elapsed_s
             account.reserved = 0
             active = account.budget > 0 and account.day == self._day
@@ -257,9 +270,9 @@ class Budgets:
             account.shrink, account.syncing = True, False
             self._sync(account)
 
-    def accounts(self) -> list[Account]:
-        """Those of today, for metrics and tests."""
-        return list(self._accounts.values())
+    def accounts(self, part: int = 0, parts: int = 1) -> list[Account]:
+        """Those of today. part, parts: as of `tick`."""
+        return list(self._accounts.values())[part::parts]
 
     def _all(self) -> list[Account]:
         return [*self._accounts.values(), *self._earlier.values()]

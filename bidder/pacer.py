@@ -96,14 +96,18 @@ class Pacer:
 
     def __init__(self, save: Callable[[str, bytes], None]) -> None:
         self.of: Mapping[str, Pace] = {}
-        """Campaign id -> pace, for `snapshot.Paces`; those at full pace are absent."""
-        self.untold = 0
-        """Campaigns that pay per conversion and bid less because nobody tells what one costs."""
+        """Campaign id -> pace, for `snapshot.Paces`; those at full pace are absent. Replaced whole."""
         self._save = save
         self._week = NOTHING
         self._courses: dict[str, _Course] = {}
-        self._stepped_s = -math.inf
-        self._told: Mapping[str, Account] = {}
+        self._stepped_s: dict[int, float] = {}
+        self._untold: set[str] = set()
+        self._told: dict[str, Account] = {}
+
+    @property
+    def untold(self) -> int:
+        """Campaigns that pay per conversion and bid less because nobody tells what one costs."""
+        return len(self._untold)
 
     def configure(
         self, campaigns: Iterable[Campaign], kept: Mapping[str, Pace], now_s: float, week: Week = NOTHING
@@ -113,7 +117,8 @@ class Pacer:
         week: when auctions come.
         """
         self._week = week
-        courses = {}
+        courses: dict[str, _Course] = {}
+        plans: dict[tuple[str, int], tuple[float, ...]] = {}
         for campaign in campaigns:
             if campaign.pacing == "asap":
                 continue
@@ -121,10 +126,16 @@ class Pacer:
             if before is None:
                 before = _Course(campaign, kept.get(campaign.id), now_s)
             day = before.day if before.day >= 0 else int(now_s) // DAY_S
-            before.plan = pacing.plan(campaign.pacing, supply_week.slots(week, day))
+            plan = plans.get((campaign.pacing, day))
+            if plan is None:
+                plan = plans[campaign.pacing, day] = pacing.plan(campaign.pacing, supply_week.slots(week, day))
+            before.plan = plan
             courses[campaign.id] = before
         self._courses = courses
-        self._publish(now_s)
+        self._told = {name: account for name, account in self._told.items() if name in courses}
+        self._untold &= courses.keys()
+        self.of = {}
+        self._publish(courses, now_s)
 
     def knows(self, campaign: str) -> bool:
         """Whether it is being paced already."""
@@ -150,30 +161,30 @@ class Pacer:
         campaigns: Mapping[str, Campaign],
         now_s: float,
         costs: Mapping[str, Cost] = NO_COSTS,
+        part: int = 0,
     ) -> None:
-        """Once a second; steps every `STEP_S`. now_s: on the store's clock. accounts: of the present day.
+        """Once a second for each part of the campaigns; steps every `STEP_S`. now_s: on the store's clock.
 
-        costs: of campaigns that pay per conversion; absent = not known.
+        accounts: of the present day and this part. costs: of campaigns that pay per conversion; absent = not known.
         """
-        told = self._told = {account.campaign: account for account in accounts}
-        rushed = [_brake(course, account, campaigns, now_s) for account, course in self._cold(told)]
-        if now_s - self._stepped_s < STEP_S:
-            if any(rushed):
-                self._publish(now_s)
+        told = {account.campaign: account for account in accounts if account.campaign in self._courses}
+        self._told |= told
+        cold = ((account, self._courses[name]) for name, account in told.items() if self._courses[name].cold)
+        rushed = [account.campaign for account, course in cold if _brake(course, account, campaigns, now_s)]
+        if now_s - self._stepped_s.get(part, -math.inf) < STEP_S:
+            if rushed:
+                self._publish(rushed, now_s)
             return
-        self._stepped_s = now_s
-        self.untold = 0
-        for name, course in self._courses.items():
-            account, campaign = told.get(name), campaigns.get(name)
+        self._stepped_s[part] = now_s
+        for name, account in told.items():
+            course, campaign = self._courses[name], campaigns.get(name)
             if campaign is not None:
-                self.untold += not _aim(course, campaign, costs.get(name), now_s)
-            if account is not None and campaign is not None:
+                if _aim(course, campaign, costs.get(name), now_s):
+                    self._untold.discard(name)
+                else:
+                    self._untold.add(name)
                 self._step(name, course, account, campaign, now_s)
-        self._publish(now_s)
-
-    def _cold(self, told: Mapping[str, Account]) -> list[tuple[Account, _Course]]:
-        """Campaigns of which nothing is known yet, with their money."""
-        return [(told[name], course) for name, course in self._courses.items() if course.cold and name in told]
+        self._publish(told, now_s)
 
     def _step(self, name: str, course: _Course, account: Account, campaign: Campaign, now_s: float) -> None:
         if not account.synced_s:
@@ -202,14 +213,17 @@ class Pacer:
         course.at_s, course.spent, course.cold, course.pace = account.synced_s, account.spent, False, pace
         self._save(name, encode(pace))
 
-    def _publish(self, now_s: float) -> None:
-        found = {}
-        for name, course in self._courses.items():
-            account = self._told.get(name)
+    def _publish(self, names: Iterable[str], now_s: float) -> None:
+        """Let bids know of the present paces of some campaigns."""
+        found = dict(self.of)
+        for name in names:
+            course, account = self._courses[name], self._told.get(name)
             age_s = 0.0 if account is None or not account.synced_s else now_s - account.synced_s
             pace = pacing.faded(Pace(min(course.pace.k, course.aim), course.pace.share), age_s)
             if pace != FULL:
                 found[name] = pace
+            else:
+                found.pop(name, None)
         self.of = found
 
 
@@ -249,6 +263,8 @@ def _aim(course: _Course, campaign: Campaign, cost: Cost | None, now_s: float) -
 
 def _brake(course: _Course, account: Account, campaigns: Mapping[str, Campaign], now_s: float) -> bool:
     """Bring a campaign down that puts too much at stake at first; whether that was needed."""
+    if not account.pending and not account.spent:
+        return False
     campaign = campaigns.get(account.campaign)
     spent = account.spent - course.spent if course.day == account.day else 0
     won = course.likely / course.staked if course.bids >= WARM_BIDS and course.staked else 1.0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import redis.exceptions
 from msgspec import Struct
 
@@ -35,7 +36,6 @@ log = logging.getLogger("tagbid.bidder")
 MODEL = "response"  # the kind of model bids are scored with
 DAY_S = 86_400
 RATIOS_S = 60.0
-IDLE_S = 1.0  # before the first campaigns are served
 
 
 class Serving(Struct, frozen=True):
@@ -166,21 +166,34 @@ class Ratios:
             self.version += 1
 
 
+async def read_ratios(ratios: Ratios, link: Link, campaigns: Mapping[str, Campaign]) -> None:
+    """Read live calibration of some campaigns. While the store is away, what was read last holds."""
+    try:
+        states = await _read(link, keys.calibration, list(campaigns))
+        ratios.take(states, {name: campaign.advertiser for name, campaign in campaigns.items()})
+        paid = [name for name, campaign in campaigns.items() if campaign.goal == "cpa"]
+        ratios.costs = live.read_costs(await _read(link, keys.cost, paid))
+    except redis.exceptions.RedisError as error:
+        log.warning("live calibration could not be read: %s", error)
+
+
+async def _read(link: Link, key: Callable[[str], bytes], names: list[str]) -> dict[str, bytes | None]:
+    found = await link.values(list(map(key, names)))
+    if failed := next((reply for reply in found if isinstance(reply, Exception)), None):
+        raise failed
+    return dict(zip(names, found, strict=True))
+
+
 async def follow_ratios(ratios: Ratios, link: Link, campaigns: Callable[[], Mapping[str, Campaign]]) -> None:
-    """Read live calibration every `RATIOS_S`; never returns. While the store is away, what was read last holds."""
+    """Read live calibration every `RATIOS_S`; never returns."""
     while True:
-        served = campaigns()
-        names = list(served)
-        try:
-            states = await asyncio.gather(*(link.execute("GET", keys.calibration(name)) for name in names))
-            advertisers = {name: campaign.advertiser for name, campaign in served.items()}
-            ratios.take(dict(zip(names, states, strict=True)), advertisers)
-            paid = [name for name, campaign in served.items() if campaign.goal == "cpa"]
-            costs = await asyncio.gather(*(link.execute("GET", keys.cost(name)) for name in paid))
-            ratios.costs = live.read_costs(dict(zip(paid, costs, strict=True)))
-        except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
-            log.warning("live calibration could not be read: %s", error)
-        await asyncio.sleep(RATIOS_S if names else IDLE_S)
+        await asyncio.sleep(RATIOS_S)
+        await read_ratios(ratios, link, campaigns())
+
+
+def recalibrated(served: Serving, ratios: Mapping[str, float]) -> Serving:
+    """The same with other live calibration, which changes once a minute: nothing else is made anew."""
+    return msgspec.structs.replace(served, snapshot=snapshot.recalibrated(served.snapshot, ratios))
 
 
 def fingerprint(settings: BidderConfig) -> tuple[object, ...]:
@@ -209,36 +222,41 @@ async def follow(
     settings: BidderConfig,
     public_url: str,
     seen: tuple[object, ...],
+    served: Serving,
     swap: Callable[[Serving], Awaitable[None]],
     metrics: Metrics,
-    paces: Paces | None = None,
-    ratios: Ratios | None = None,
-    topics: Topics | None = None,
-    preferences: Source | None = None,
+    paces: Paces,
+    ratios: Ratios,
+    topics: Topics,
+    preferences: Source,
 ) -> None:
-    """Load again whenever something changed, and hand it to `swap`; never returns. seen: the present fingerprint."""
+    """Load again whenever something changed, and hand it to `swap`; never returns.
 
-    def versions() -> tuple[int, int]:
-        """What `load` depends on besides files: both change in this process."""
-        return 0 if ratios is None else ratios.version, 0 if preferences is None else preferences.version()
-
-    seen = seen, 0, 0  # the first load knows neither live calibration nor the live generation
+    served: what there is; seen: the `fingerprint` it was loaded at, with live calibration and generation as they are.
+    """
+    calibrated, generation = ratios.version, preferences.version()
     good, bad = (metrics.slot("tagbid_snapshot_total", result=result) for result in ("loaded", "failed"))
     while True:
         await asyncio.sleep(settings.reload_s)
         looked = await asyncio.to_thread(fingerprint, settings)  # folders of supply checks may hold thousands of files
-        found = looked, *versions()
-        if found == seen:
+        found, of = (looked, preferences.version()), ratios.of
+        if found == (seen, generation) and ratios.version == calibrated:
             continue
-        seen = found
+        loads = found != (seen, generation)
+        calibrated, (seen, generation) = ratios.version, found
         try:
-            factors = None if ratios is None else ratios.of
-            made = await asyncio.to_thread(load, settings, public_url, paces, factors, topics, preferences)
+            if loads:
+                made = await asyncio.to_thread(load, settings, public_url, paces, of, topics, preferences)
+            else:
+                made = await asyncio.to_thread(recalibrated, served, of)
         except TagbidError as error:
             metrics.counts[bad] += 1
+            calibrated = -1  # what is kept may still be calibrated anew
             log.error("kept the campaigns and model in use: %s", error)  # noqa: TRY400 - for its reader, not a defect
             continue
+        served = made
         await swap(made)
-        gc.freeze()  # a large snapshot must not be walked by every full collection (p99.9 halves)
-        metrics.counts[good] += 1
-        log.info("serving %s", made.snapshot.version)
+        if loads:
+            gc.freeze()  # a large snapshot must not be walked by every full collection (p99.9 halves)
+            metrics.counts[good] += 1
+            log.info("serving %s", made.snapshot.version)

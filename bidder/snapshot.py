@@ -3,9 +3,11 @@
 Built off the loop, swapped by reference; a request keeps the one it started with.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -138,23 +140,14 @@ def build(
     tastes = tastes or UNKNOWN
     ads = [ad_of(campaign, creative, tastes) for _, campaign, creative in rows]
     masks: npt.NDArray[np.uint64] | None = None
-    factors: npt.NDArray[np.float64] | None = None
     values: list[list[float]] = [[] for _ in ads]
-    most = [settings.prior_ctr] * len(rows)
     if model is not None:
         values = [features.campaign_values(model.vocabulary, ad) for ad in ads]
         masks = model.forest.campaign_masks(np.array(values))
-        highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
-        if ratios:
-            factors = np.array([ratios.get(campaign.id, 1.0) for _, campaign, _ in rows])
-            highest = np.minimum(1.0, highest * factors)
-        most = (highest * (1 + SLACK)).tolist()
     results = Results() if outcomes is None or not values else results_of(dict(outcomes), values)
-    most = results.most([campaign.goal for _, campaign, _ in rows], most)
-    bounds = [
-        value_micros(campaign.goal, campaign.price_micros, chance)
-        for (_, campaign, _), chance in zip(rows, most, strict=True)
-    ]
+    factors = _factors(model, [campaign.id for _, campaign, _ in rows], ratios)
+    terms = [(campaign.goal, campaign.price_micros) for _, campaign, _ in rows]
+    bounds = _bounds(terms, model, masks, factors, results, settings.prior_ctr)
     order = sorted(range(len(rows)), key=lambda i: (-bounds[i], i))
     rows = [rows[i] for i in order]
     owners = tuple(position for position, _, _ in rows)
@@ -196,6 +189,48 @@ def build(
         ratios=None if factors is None else tuple(factors[order].tolist()),
         tastes=tastes,
     )
+
+
+def recalibrated(served: Snapshot, ratios: Mapping[str, float]) -> Snapshot:
+    """The same snapshot with other ratios; all else stays where it is in memory, and the ads in their order.
+
+    An ad may then stand before one that can be worth more, so a bound is the highest of all from there on: still more
+    than any of them is worth, only less tight. No ad is lost by it, some may be scored in vain.
+    """
+    factors = _factors(served.model, served.names, ratios)
+    terms = list(zip(served.goals, served.prices, strict=True))
+    bounds = _bounds(terms, served.model, served.masks, factors, served.results, served.settings.prior_ctr)
+    return msgspec.structs.replace(
+        served,
+        ratios=None if factors is None else tuple(factors.tolist()),
+        bounds=tuple(accumulate(reversed(bounds), max))[::-1],
+    )
+
+
+def _factors(
+    model: Model | None, campaigns: Iterable[str], ratios: Mapping[str, float] | None
+) -> npt.NDArray[np.float64] | None:
+    """(ads,) what click chances are multiplied by; None = by 1, all of them. campaigns: of the ads."""
+    return np.array([ratios.get(name, 1.0) for name in campaigns]) if ratios and model is not None else None
+
+
+def _bounds(
+    terms: Sequence[tuple[Goal, int]],
+    model: Model | None,
+    masks: npt.NDArray[np.uint64] | None,
+    factors: npt.NDArray[np.float64] | None,
+    results: Results,
+    prior_ctr: float,
+) -> list[int]:
+    """The most a thousand impressions of each ad can be worth, CPM micro-USD. terms: goal and price of its campaign."""
+    most = [prior_ctr] * len(terms)
+    if model is not None and masks is not None:
+        highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
+        if factors is not None:
+            highest = np.minimum(1.0, highest * factors)
+        most = (highest * (1 + SLACK)).tolist()
+    most = results.most([goal for goal, _ in terms], most)
+    return [value_micros(goal, price, chance) for (goal, price), chance in zip(terms, most, strict=True)]
 
 
 def ad_of(campaign: Campaign, creative: Creative, tastes: Tastes = UNKNOWN) -> Ad:

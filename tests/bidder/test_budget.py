@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from bidder.bidding import new_worker
-from bidder.budget import DAY_S, Budgets
+from bidder.budget import DAY_S, RENEW_S, Budgets
 from bidder.config import BidderConfig
 from bidder.metrics import Metrics
 from bidder.notices import Notices, Result, reserved_micros
@@ -94,9 +94,43 @@ async def test_a_worker_knows_how_many_share_its_campaign(store, client):
     assert second.account.workers == 2
     first.budgets.hand_back()
     await first.synced()
-    second.budgets.configure({CAMPAIGN: BUDGET})
+    second.account.synced_s -= RENEW_S + 1
+    second.budgets.tick(1.0)
     await second.synced()
     assert second.account.workers == 1
+
+
+async def test_each_part_of_the_campaigns_has_its_own_tick_and_each_campaign_one_part(store, client):
+    worker = await Worker.start(store)
+    worker.budgets.configure({CAMPAIGN: BUDGET} | {f"c{i}": BUDGET for i in range(25)})
+    await worker.synced()
+    parts = []
+    for part in range(3):
+        for account in worker.budgets.accounts():
+            account.synced_s -= RENEW_S + 1
+        worker.budgets.tick(1.0, part, 3)
+        parts.append({account.campaign for account in worker.budgets.accounts() if account.syncing})
+        assert parts[-1] == {account.campaign for account in worker.budgets.accounts(part, 3)}
+        await worker.synced()
+    assert sorted(name for part in parts for name in part) == sorted(a.campaign for a in worker.budgets.accounts())
+
+
+async def test_a_campaign_whose_budget_stays_is_left_alone_when_others_change(store, client):
+    worker = await Worker.start(store)
+    worker.budgets.configure({CAMPAIGN: BUDGET, "new": BUDGET})
+    assert {account.campaign: account.syncing for account in worker.budgets.accounts()} == {
+        CAMPAIGN: False,
+        "new": True,
+    }
+    await worker.synced()
+    steps = worker.budgets.configuring({f"c{i}": BUDGET for i in range(1_000)})
+    next(steps)  # the loop turns here
+    assert worker.bid(1_000_000) is not None  # of the campaign that leaves: its requests may still be on their way
+    for _ in steps:
+        pass
+    await worker.synced()
+    assert {account.lease for account in worker.budgets.accounts() if account.campaign != CAMPAIGN} == {BUDGET // 10, 0}
+    assert worker.budgets.accounts()[0].lease == worker.budgets.accounts()[0].pending > 0
 
 
 async def test_a_lost_bid_gives_its_money_back(store, client):

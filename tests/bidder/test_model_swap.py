@@ -144,6 +144,31 @@ async def test_what_was_clicked_lately_moves_bids_within_a_minute(tmp_path, stor
         await eventually(back)
 
 
+async def test_the_first_bid_knows_what_was_clicked_lately_and_a_change_of_that_loads_nothing(
+    tmp_path, store, client, monkeypatch
+):
+    registry.publish(
+        tmp_path / "models", "response", an_artefact(1, created_us=now_us(), knots_x=[0.0, 1.0], knots_y=[0.001, 0.001])
+    )
+    monkeypatch.setattr(serving, "RATIOS_S", 0.02)
+    client.set(keys.calibration("acme"), live.encode(live.Ratio(served=1.25)))
+    text = CAMPAIGNS.replace('goal = "cpm"', 'goal = "cpc"')
+    async with running(tmp_path, store, campaigns=text, reload_s=0.02) as bidder:
+        first = bidder.service.bidder.serving
+        assert first.snapshot.ratios == (1.25,)
+        client.set(keys.calibration("acme"), live.encode(live.Ratio(served=0.5)))
+
+        async def calibrated():
+            return bidder.service.bidder.serving.snapshot.ratios == (0.5,)
+
+        await eventually(calibrated)
+        then = bidder.service.bidder.serving
+        assert then.parts is first.parts
+        assert then.snapshot.portfolio is first.snapshot.portfolio
+        assert then.snapshot.masks is first.snapshot.masks
+        assert (await bidder.metrics())['tagbid_snapshot_total{result="loaded"}'] == 0
+
+
 async def test_what_is_known_of_clicks_and_costs_reaches_the_ranking_and_the_pace(tmp_path, store, client, monkeypatch):
     monkeypatch.setattr(serving, "RATIOS_S", 0.02)
     monkeypatch.setattr(pacer, "STEP_S", 0.01)

@@ -1,11 +1,21 @@
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bidder import snapshot
+from bidder.campaigns import Portfolio
+from bidder.config import BidderConfig
+from bidder.decide import decide
+from bidder.privacy import decide as decide_privacy
+from bidder.privacy import policy
 from bidder.snapshot import ad_of
 from dmp import keys
 from dmp.taxonomy import tag_id
-from tests.bidder.factories import a_campaign, a_snapshot
+from tests.bidder.factories import EXCHANGE, NOW_US, a_campaign, a_request, a_snapshot
 from tests.bidder.test_decide import a_model, interest_logit
 
 
@@ -59,3 +69,45 @@ def test_a_snapshot_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         made.index.everything = 0  # type: ignore[misc]
     assert msgspec.structs.replace(made, version="other").version == "other"
+
+
+RATIOS = st.dictionaries(st.sampled_from([f"c{i}" for i in range(8)]), st.floats(0.25, 4.0))
+
+
+@given(
+    prices=st.lists(st.integers(50_000, 2_000_000), min_size=1, max_size=8),
+    before=RATIOS,
+    after=RATIOS,
+    most=st.integers(1, 3),
+)
+def test_other_ratios_change_no_decision_from_what_building_anew_would_make_it(
+    prices: list[int], before: dict[str, float], after: dict[str, float], most: int
+) -> None:
+    """However few ads are scored at a time: none that could be best is passed over."""
+    goals = ("cpc", "cpm")
+    interests = ("interest.travel", "interest.food", "")
+    campaigns = tuple(
+        a_campaign(id=f"c{i}", goal=goals[i % 2], price_micros=price, interest=interests[i % 3])
+        for i, price in enumerate(prices)
+    )
+    settings = msgspec.convert({"max_candidates": most}, BidderConfig)
+
+    def built(ratios: dict[str, float]) -> snapshot.Snapshot:
+        model: Any = a_model(interest_logit)
+        return snapshot.build(Portfolio(campaigns), model, settings, "test", ratios=ratios)
+
+    old, anew = built(before), built(after)
+    turned = snapshot.recalibrated(old, after)
+    assert turned.index is old.index
+    assert turned.masks is old.masks
+    bounds = dict(zip(anew.names, anew.bounds, strict=True))
+    assert all(bound >= bounds[name] for name, bound in zip(turned.names, turned.bounds, strict=True))
+    assert list(turned.bounds) == sorted(turned.bounds, reverse=True)
+    assert turned.ratios == (tuple(after.get(name, 1.0) for name in turned.names) if after else None)
+    request = a_request()
+    privacy = decide_privacy(request, policy(settings))
+    of_turned, of_anew = (
+        decide(request, privacy, None, served, NOW_US, EXCHANGE, "x").offers[0][0] for served in (turned, anew)
+    )
+    assert of_turned.value_micros == of_anew.value_micros
+    assert of_turned.price_micros == of_anew.price_micros

@@ -11,7 +11,7 @@ import redis.exceptions
 
 from dmp import codec, keys
 from dmp.cluster import slot
-from dmp.link import Link
+from dmp.link import AT_ONCE, Link
 from dmp.lookup import Lookup
 from dmp.schema import NOBODY, Tag, User
 from tests.dmp import nodes
@@ -250,3 +250,32 @@ async def test_a_link_that_is_closed_leaves_nothing_behind_whatever_it_had_found
             await link.start(timeout_s=0.3)
         await link.close()
         assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("kind", ["cluster", "store"])
+async def test_thousands_of_values_are_read_in_their_order_from_whoever_has_them(request, kind):
+    where = request.getfixturevalue(kind)
+    link = Link(where.url)
+    await link.start()
+    names = [b"value:%d" % number for number in range(2 * AT_ONCE + 7)]
+    for name in names[::2]:
+        await link.execute("SET", name, name)
+    assert await link.values(names) == [name if number % 2 == 0 else None for number, name in enumerate(names)]
+    assert await link.values([]) == []
+    await link.close()
+    failed = await link.values(names)
+    assert len(failed) == len(names)
+    assert all(isinstance(reply, redis.exceptions.ConnectionError) for reply in failed)
+
+
+async def test_values_a_lost_server_did_not_tell_are_told_as_lost(store):
+    link = Link(store.url)
+    await link.start()
+    asked = asyncio.create_task(link.values([b"value:%d" % number for number in range(3 * AT_ONCE)]))
+    await asyncio.sleep(0)
+    link.lines[0].drop()
+    async with asyncio.timeout(20):
+        replies = await asked
+    assert len(replies) == 3 * AT_ONCE
+    assert any(isinstance(reply, redis.exceptions.ConnectionError) for reply in replies)
+    await link.close()
