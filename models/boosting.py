@@ -161,8 +161,9 @@ def fit(
 
     labels: (len(frame),). weights: the same. negatives: share w of the rows labelled 0 that train, chosen by their
     lot. The rest is made up for in the logit: logit(p) = logit(p') + ln w (decision science 1.3), by moving the leaves
-    of the first tree, so no scorer has to know of it. trees: at most; patience: without a gain on the validation rows,
-    that end it. team: the processes that train (`models.distributed`).
+    of the first tree, so no scorer has to know of it. trees: at most; patience: so many without a
+    gain on the validation rows end it, 0 for all trees whatever those rows say. team: the processes that train
+    (`models.distributed`).
     """
     moved = 0.0
     if negatives < 1:
@@ -179,6 +180,11 @@ def fit(
         params,
         None if weights is None else weights[train],
     )
+    if not patience:
+        booster = lightgbm.train(dict(params), data, trees)
+        if moved:
+            shift(booster, moved)
+        return booster
     # Validation rows are not sampled: start them from the shift, and their loss is that of the finished model.
     judged = lightgbm.Dataset(
         sequences(frame, valid, encoder),

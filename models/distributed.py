@@ -63,7 +63,7 @@ class Team(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     """What every worker is told. params: LightGBM's. machines: "host:port" of each rank. weighted: rows have weights.
 
-    trees, patience: at most so many, stopped when so many brought nothing.
+    trees, patience: at most so many, stopped when so many brought nothing; patience 0: all of them.
     """
 
     params: dict[str, Any]

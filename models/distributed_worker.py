@@ -31,7 +31,7 @@ def main(folder: Path, rank: int) -> None:
         num_boost_round=job.trees,
         valid_sets=[judged],
         callbacks=[
-            lightgbm.early_stopping(job.patience, verbose=False),
+            *([lightgbm.early_stopping(job.patience, verbose=False)] if job.patience else []),
             lambda at: _say(rank, at.iteration + 1),
         ],
     )

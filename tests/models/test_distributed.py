@@ -80,6 +80,21 @@ def test_left_out_negatives_and_weights_reach_every_worker(planted):
     assert predicted == pytest.approx(clicks, abs=3 * np.sqrt(clicks))
 
 
+@pytest.mark.parametrize("team", [boosting.ALONE, Team(2)])
+def test_without_patience_all_trees_stand_whatever_validation_rows_say(planted, team):
+    """Judged by their opposite, a tree that learns the labels makes things worse: one is all that patience keeps."""
+    rows, frame, train, encoder = planted
+    params = boosting.parameters(int(train.sum()), 3_000, 1)
+    turned = np.where(train, rows.clicks, 1 - rows.clicks)
+
+    def trees(patience):
+        booster = boosting.fit(frame, encoder, train, ~train, turned, params, trees=TREES, patience=patience, team=team)
+        return booster.num_trees()
+
+    assert trees(0) == TREES
+    assert trees(2) < TREES
+
+
 def test_users_stay_with_one_worker_and_rows_without_one_are_spread():
     uids = [bytes([i % 50]) for i in range(500)]
     owners = distributed.shares(uids, [""] * 500, 3)

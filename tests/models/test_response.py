@@ -134,6 +134,29 @@ def test_the_last_day_judges_and_the_day_before_calibrates():
     assert (valid, test) == ({20_003}, {20_004})
 
 
+def test_the_forest_is_grown_again_from_validation_rows_which_chose_its_size(monkeypatch):
+    monkeypatch.setattr(response, "FEW_CLICKS", 0)
+    frame = frames.of_rows(impressions(12_000))
+    train, valid, test = response.split(frame)
+    grown = []
+    fit = boosting.fit
+
+    def watched(frame, encoder, rows, *args, **kwargs):
+        grown.append((rows, kwargs, fit(frame, encoder, rows, *args, **kwargs)))
+        return grown[-1][2]
+
+    monkeypatch.setattr(boosting, "fit", watched)
+    trained = response.fitted(frame, threads=1, baseline=False)
+    (first, asked, stopped), (second, again, last) = grown
+    assert (first == train).all()
+    assert (second == (train | valid)).all()
+    assert not (second & test).any()
+    assert asked["patience"] > 0
+    assert (again["patience"], again["trees"]) == (0, stopped.num_trees())
+    assert trained.booster is last
+    assert 0 < last.num_trees() <= stopped.num_trees()  # fewer where nothing is left to split
+
+
 def test_rows_without_time_are_judged_by_folds_that_use_every_click_once(tmp_path):
     rows = msgspec.structs.replace(impressions(6_000), timed=False)
     report = response.train(rows, tmp_path, now_us=BORN_US, threads=1, publish=False)
