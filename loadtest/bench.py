@@ -42,6 +42,7 @@ from loadtest.load import Load
 from loadtest.scenario import Scenario
 
 PROBE_RATE = 300  # requests per second when bids are compared: within what any of them can do
+WARM_RATE = 500  # likewise, where answers may take their time
 MAX_RATE = 40_000  # more would measure the generator
 COMPARED = 400
 LATENCIES = ("p50_us", "p99_us", "p999_us")
@@ -83,16 +84,17 @@ def run(
     """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, mode=0o700)
-    with Progress(console=Console(stderr=True)) as bar, ExitStack() as stack:
+    # The bar is drawn at steps only: drawn ten times a second it would take the generator's core from it.
+    with Progress(console=Console(stderr=True), auto_refresh=False) as bar, ExitStack() as stack:
         task = bar.add_task("world", total=8 + rounds * (len(PORTS) - len(MARKERS)))
 
         def step(what: str) -> None:
-            bar.update(task, advance=1, description=what)
+            bar.update(task, advance=1, description=what, refresh=True)
 
         config = DmpConfig(data_dir=str(work / "data"))
-        leave_core_to_servers()
         store = stack.enter_context(open_store(config))
-        made = prepare(work, config, store, campaigns, users, step)
+        made = prepare(work, config, store, campaigns, users, step)  # on all cores
+        leave_core_to_servers(*([] if store.server is None else [store.server.pid]))
         ring = KeyRing(load_key(Path(config.data_dir) / "pseudonym.key"))
         scored, difference = uvloop.run(micro.scoring(work, store, ring, made.bodies, rounds))
         servers = [
@@ -102,7 +104,7 @@ def run(
         by_name = {server.name: server for server in servers}
         step("comparing bids")
         for server in servers:
-            play(server, made.bodies, PROBE_RATE, len(made.bodies) / PROBE_RATE / 3)  # caches warm, budgets leased
+            play(server, made.bodies, WARM_RATE, len(made.bodies) / WARM_RATE / 3)  # caches warm, budgets leased
         timed = [server for server in servers if server.name not in MARKERS]
         time.sleep(to_next_hour_s(time.time()))  # the hour is a feature: asked in two hours, the same request differs
         same, bid_rate = compare([by_name[name] for name in ALIKE if name in by_name], made.bodies[:COMPARED])

@@ -144,11 +144,13 @@ def serving(name: str, command: Sequence[object], environ: Mapping[str, str], wo
         yield Server(name, f"http://127.0.0.1:{PORTS[name]}/bid/{scenario.EXCHANGE}", child)
 
 
-def leave_core_to_servers() -> None:
-    """Keep this process, and whatever it starts from now on, off the core that servers are measured on."""
+def leave_core_to_servers(*pids: int) -> None:
+    """Keep this process, whatever it starts from now on, and others off the core that servers are measured on."""
     others = os.sched_getaffinity(0) - {SERVER_CORE} if hasattr(os, "sched_getaffinity") else set()
-    if others:
-        os.sched_setaffinity(0, others)
+    for pid in (0, *pids) if others else ():
+        for thread in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), others)
 
 
 @contextmanager
