@@ -92,7 +92,7 @@ class Quotes:
     def type_of(self, at: int) -> int:
         """1 where winners pay their bid, as announced or as seen; else as announced."""
         land = self._snapshot.landscape
-        return 1 if at == 2 and land is not None and self._where.exchange in land.manifest.first else at
+        return 1 if land is not None and at == 2 and self._where.exchange in land.manifest.first else at
 
     def _read_terms(self) -> None:
         snapshot = self._snapshot
@@ -106,7 +106,8 @@ class Quotes:
         return self._chances if min(self._chances) >= LEAST else [max(p, LEAST) for p in self._chances]
 
     def _pace(self, ad: int) -> Pace:
-        return self._snapshot.paces.of.get(self._snapshot.names[ad], FULL)
+        paces = self._snapshot.paces.of
+        return paces.get(self._snapshot.names[ad], FULL) if paces else FULL
 
     def _unit(self, ad: int) -> bytes:
         return f"{self._request}|{self._snapshot.names[ad]}".encode()
