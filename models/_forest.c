@@ -200,6 +200,13 @@ static void and_whole(uint64_t *to, const uint64_t *from, const uint64_t **whole
     *n = 0;
 }
 
+/* to[trees[w]] &= words[w], each tree once. */
+static void and_scattered(uint64_t *restrict to, const uint64_t *restrict words, const uint32_t *restrict trees,
+                          Py_ssize_t width) {
+#pragma GCC ivdep
+    for (Py_ssize_t w = 0; w < width; w++) to[trees[w]] &= words[w];
+}
+
 /* to[t] = from[t] & first[t] & rows[0][t] & ... of `count` rows. first: NULL for none, and then to may be from. */
 static void and_rows(uint64_t *to, const uint64_t *from, const uint64_t *first, const Row *rows, Py_ssize_t count,
                      Py_ssize_t trees) {
@@ -215,12 +222,8 @@ static void and_rows(uint64_t *to, const uint64_t *from, const uint64_t *first, 
         }
     }
     and_whole(to, from, whole, &n, trees);
-    for (Py_ssize_t r = 0; r < count; r++) {
-        const uint64_t *words = rows[r].words;
-        const uint32_t *own = rows[r].of->trees;
-        if (own)
-            for (Py_ssize_t w = 0; w < rows[r].of->width; w++) to[own[w]] &= words[w];
-    }
+    for (Py_ssize_t r = 0; r < count; r++)
+        if (rows[r].of->trees) and_scattered(to, rows[r].words, rows[r].of->trees, rows[r].of->width);
 }
 
 /* Rows of some request columns, appended to `rows`, which holds as many as the side has columns; their number or -1. */
