@@ -45,7 +45,10 @@ from models.landscape import HOWS
 OK, NO_CONTENT, BAD_REQUEST = 200, 204, 400
 
 MAX_TMAX_MS = 10_000.0
-TOGETHER = 16  # calls decided before the first of them is answered: about a millisecond
+TOGETHER, TOGETHER_S = 16, 0.002
+"""Calls decided before the first of them is answered: about a millisecond. Requests with many impressions take longer;
+then no more are begun after `TOGETHER_S`, so that none waits long for its answer and the loop for what arrives.
+"""
 _COUNTER_BYTES = 6
 
 
@@ -192,17 +195,22 @@ class Bidder:
 
     def _answer_read(self) -> None:
         """Decide calls whose users have been read, then answer them."""
-        calls = [self._read.popleft() for _ in range(min(TOGETHER, len(self._read)))]
-        begun_s = time.monotonic()
-        self._chosen.extend([(call, self._choose(call)) for call in calls])
+        begun_s, decided = time.monotonic(), 0
         try:
+            for _ in range(min(TOGETHER, len(self._read))):
+                call = self._read.popleft()
+                self.in_flight -= 1
+                choice = self._choose(call)
+                self._chosen.append((call, choice))
+                decided += isinstance(choice, _Choice)  # what came too late has cost next to nothing
+                if time.monotonic() - begun_s >= TOGETHER_S:
+                    break
             while self._chosen:
                 call, choice = self._chosen.popleft()
-                self.in_flight -= 1
                 call.done(self._answered(call, choice))
-            for _ in calls:
-                self._pressure.decided((time.monotonic() - begun_s) / len(calls))
-        finally:  # also when somebody who waits raised: the others still get their answers
+            for _ in range(decided):
+                self._pressure.decided((time.monotonic() - begun_s) / decided)
+        finally:  # also when somebody who waits raised, or memory ran out: the others still get their answers
             if self._read or self._chosen:
                 asyncio.get_running_loop().call_soon(self._answer_read)
 
