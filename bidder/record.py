@@ -1,8 +1,8 @@
 """A bid as the log keeps it: what was known, what was offered, and the vector the model saw.
 
 The record is a `dmp.events.Bid` and is read back as one. It is written from a map of what is not at its default, in the
-order of that Struct's fields, whose bytes are the same: to make the Struct first, with 32 fields by keyword, costs as
-much as encoding it.
+order of that Struct's fields: to make the Struct first, with 32 fields by keyword, costs as much as encoding it. The
+bytes are those of the Struct that is read back, but for the head of a map of fewer than 16 fields, which is shorter.
 """
 
 import struct

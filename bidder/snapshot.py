@@ -195,7 +195,8 @@ def recalibrated(served: Snapshot, ratios: Mapping[str, float]) -> Snapshot:
     """The same snapshot with other ratios; all else stays where it is in memory, and the ads in their order.
 
     An ad may then stand before one that can be worth more, so a bound is the highest of all from there on: still more
-    than any of them is worth, only less tight. No ad is lost by it, some may be scored in vain.
+    than any of them is worth, only less tight. No ad is lost by it where fewer than `bidder.shortlist.MOST_SCORED` fit,
+    some may be scored in vain; with the next change of a file or model the order is made anew.
     """
     factors = _factors(served.model, served.names, ratios)
     terms = list(zip(served.goals, served.prices, strict=True))
