@@ -97,6 +97,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._serves = False
         self._campaigns: Mapping[str, Campaign] = {}
+        self._retiring: asyncio.TimerHandle | None = None
 
     async def start(self) -> tuple[str, str]:
         """Load, connect, listen; returns (public URL, admin URL). Raises TagbidError when any of it cannot be done."""
@@ -222,6 +223,8 @@ class Service:
         if not self._serves:
             self.bidder.serving = made
             return
+        if self._retiring is not None:
+            self._retiring.cancel()  # in the middle of this it would take the new campaigns' budgets away again
         before, after = _budgets(self.bidder.serving), _budgets(made)
         self.budgets.know({c.id: c.daily_budget_micros for c in made.snapshot.portfolio.campaigns})
         for _ in self.budgets.configuring(before | after):
@@ -234,7 +237,7 @@ class Service:
         self.bidder.serving = made
         self.notices.contacts_keep_s = made.contacts_keep_s
         # Requests that started with the old snapshot may still bid for campaigns that have left.
-        asyncio.get_running_loop().call_later(TICK_S, self._retire)
+        self._retiring = asyncio.get_running_loop().call_later(TICK_S, self._retire)
 
     async def _pace(self, made: Serving) -> None:
         """Pace the campaigns of a snapshot, from where any worker left them."""

@@ -9,7 +9,7 @@ import time
 import aiohttp
 import pytest
 
-from bidder import bidding
+from bidder import app, bidding, budget, serving
 from bidder.defects import Reporter
 from bidder.sockets import CannotListen
 from bidder.user_ids import user_uid
@@ -394,3 +394,19 @@ async def test_the_log_tells_who_shares_an_address_never_the_address_and_nothing
         assert marks["r0"] == marks["r1"] != marks["r2"]
         assert {len(marks[name]) for name in ("r0", "r1", "r2")} == {32}
         assert marks["r3"] == ""
+
+
+async def test_a_swap_that_takes_several_turns_is_not_undone_by_what_the_one_before_left_to_do(
+    tmp_path, store, monkeypatch
+):
+    async with running(tmp_path, store, reload_s=3_600.0) as bidder:
+        service = bidder.service
+        (tmp_path / "campaigns.toml").write_text("".join(CAMPAIGNS.replace("acme", f"acme{i}") for i in range(5)))
+        made = serving.load(service.settings, "http://127.0.0.1")
+        monkeypatch.setattr(budget, "STEP", 3)
+        with monkeypatch.context() as soon:
+            soon.setattr(app, "TICK_S", 0.0)
+            await service.swap(service.bidder.serving)
+        await service.swap(made)
+        money = {account.campaign: account.budget for account in service.budgets.accounts()}
+        assert {name for name, left in money.items() if left} == {"acme", *(f"acme{i}" for i in range(5))}
