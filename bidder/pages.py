@@ -5,7 +5,7 @@ from typing import NamedTuple
 from bidder.openrtb import App, Dooh, Request, Site
 from bidder.remembered import Remembered
 
-REMEMBERED_BYTES = 8 * 1024**2  # 10,000 pages
+REMEMBERED_BYTES = 8 * 1024**2  # 7,000 pages
 
 
 class Page(NamedTuple):

@@ -7,7 +7,7 @@ from models.features import PLACE_COLUMNS, READER_COLUMNS, Place, Reader
 from models.registry import Model
 from models.tables import Masks
 
-REMEMBERED_BYTES = 8 * 1024**2  # of each part: 3,000 placements at 200 trees
+REMEMBERED_BYTES = 8 * 1024**2  # of each part: 2,500 placements at 200 trees
 
 Part = tuple[list[float], Masks]
 """Features in the order of their columns, and their mask."""

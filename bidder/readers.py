@@ -9,7 +9,7 @@ from bidder.remembered import Remembered
 from bidder.useragent import families, os_name
 from models.context import Reader
 
-REMEMBERED_BYTES = 8 * 1024**2  # 8,000 readers with User-Agent headers of 150 characters
+REMEMBERED_BYTES = 8 * 1024**2  # 5,000 readers with User-Agent headers of 150 characters
 
 _Text = str | None
 Told = tuple[_Text, _Text, _Text, int | None, int | None, _Text, _Text, _Text, _Text, int]

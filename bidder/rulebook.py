@@ -12,7 +12,7 @@ from bidder.openrtb import Reason
 from bidder.remembered import Remembered
 from bidder.view import View
 
-REMEMBERED_BYTES = 4 * 1024**2  # of masks by page, by reader and by banner each: 5,000 of a thousand ads
+REMEMBERED_BYTES = 4 * 1024**2  # of masks by page, by reader and by banner each: 3,500 of a thousand ads
 Subject = TypeVar("Subject", bound=Hashable)
 
 
