@@ -109,7 +109,8 @@ def _words(lists: Texts, texts: Texts) -> frozenset[str]:
 
 
 def _long(lists: Texts, texts: Texts) -> bool:
-    return sum(map(len, lists + texts)) > MAX_REMEMBERED_CHARS
+    said = lists + texts
+    return len(said) + sum(map(len, said)) > MAX_REMEMBERED_CHARS  # empty words take memory, too
 
 
 _remembered_words = lru_cache(maxsize=REMEMBERED)(words_of)

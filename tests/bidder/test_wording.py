@@ -99,3 +99,10 @@ def test_a_viewability_that_is_no_share_is_unknown(value):
 )
 def test_the_placement_of_a_video_is_read_in_either_numbering(told, place):
     assert placement_of(Video(**told)) == place
+
+
+def test_many_empty_words_are_not_remembered():
+    request = a_request(site={"kwarray": [""] * 50_000})
+    before = wording._remembered_words.cache_info().currsize, wording._remembered_topics.cache_info().currsize
+    assert (wording.keywords(request), wording.topics(request)) == (frozenset(), ())
+    assert (wording._remembered_words.cache_info().currsize, wording._remembered_topics.cache_info().currsize) == before
