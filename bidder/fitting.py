@@ -4,25 +4,24 @@ Ads of one shape (length, files, frameworks, attributes) are judged together. A 
 and again, so what is remembered answers nearly every request; a new one costs a few microseconds for each shape.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
-
-from msgspec.json import encode
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from bidder import clips, native
 from bidder.clips import ClipShape, clip_shape
 from bidder.creatives import Creative
 from bidder.openrtb import Reason
 from bidder.openrtb_media import Audio, Native, Timed, Video, native_text
+from bidder.remembered import Remembered
 
-REMEMBERED = 10_000  # objects; a mask of 1,000 ads and its keys take about 1 kB
-MAX_REMEMBERED_BYTES = (
-    8_192  # of JSON; the longest native request collected has 547: who sends more does it to fill memory
-)
+REMEMBERED_BYTES = 4 * 1024**2  # of each medium: 1,500 objects and what fits them, of a thousand ads
 Rows = Sequence[tuple[Creative, frozenset[int], frozenset[int]]]
 Masks = dict[Reason, int]
 """Rule -> the ads of one medium that pass it."""
+NativeKey = tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]
+"""Text of the native request, `api` and `battr`."""
+T = TypeVar("T", Video, Audio, NativeKey)
 
 RULES: tuple[Reason, ...] = (*(reason for reason, _ in clips.RULES), Reason.ASSETS)
 """The rules of media in the order they are asked."""
@@ -44,7 +43,14 @@ class Fitting:
                 for creative, attr, _ in rows
             )
         )
-        self._known: OrderedDict[Hashable, Masks] = OrderedDict()
+        size = 500 + len(RULES) * (len(rows) // 8 + 100)
+
+        def remembered(judge: Callable[[T], Masks]) -> Remembered[T, Masks]:
+            return Remembered(judge, size, REMEMBERED_BYTES)
+
+        self._by_video: Remembered[Video, Masks] = remembered(partial(_judged, self._videos))
+        self._by_audio: Remembered[Audio, Masks] = remembered(partial(_judged, self._audios))
+        self._by_native: Remembered[NativeKey, Masks] = remembered(self._native)
 
     @staticmethod
     def _clips(rows: Rows, name: str) -> tuple[int, dict[ClipShape, int]]:
@@ -54,18 +60,18 @@ class Fitting:
         )
 
     def video(self, offered: Video) -> Masks:
-        return self._remembered(offered, lambda: _judged(self._videos, offered)) if self.video_ads else {}
+        return self._by_video[offered] if self.video_ads else {}
 
     def audio(self, offered: Audio) -> Masks:
-        return self._remembered(offered, lambda: _judged(self._audios, offered)) if self.audio_ads else {}
+        return self._by_audio[offered] if self.audio_ads else {}
 
     def native(self, offered: Native) -> Masks:
         if not self.native_ads:
             return {}
-        key = (native_text(offered), offered.api, offered.battr)
-        return self._remembered(key, lambda: self._native(*key))
+        return self._by_native[native_text(offered), offered.api, offered.battr]
 
-    def _native(self, text: str, api: Sequence[int] | None, battr: Sequence[int] | None) -> Masks:
+    def _native(self, key: NativeKey) -> Masks:
+        text, api, battr = key
         found = dict.fromkeys((Reason.API, Reason.CREATIVE_ATTRIBUTE, Reason.ASSETS), 0)
         request = native.read(text)
         for (of, attr, apis), mask in self._natives.items():
@@ -75,17 +81,6 @@ class Fitting:
                 found[Reason.CREATIVE_ATTRIBUTE] |= mask
             if request is not None and native.suits(of, request):
                 found[Reason.ASSETS] |= mask
-        return found
-
-    def _remembered(self, key: Hashable, make: Callable[[], Masks]) -> Masks:
-        known = self._known
-        found = known.get(key)
-        if found is None:
-            found = make()
-            if len(encode(key)) <= MAX_REMEMBERED_BYTES:
-                known[key] = found
-                if len(known) > REMEMBERED:
-                    known.popitem(last=False)
         return found
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import msgspec
@@ -5,10 +6,11 @@ import pytest
 
 from bidder import native
 from bidder.creatives import NativeAd
-from bidder.fitting import Fitting
+from bidder.fitting import REMEMBERED_BYTES, Fitting
 from bidder.native import answer, native_shape, read, suits
 from bidder.openrtb import Reason
 from bidder.openrtb_media import Native
+from bidder.remembered import weight
 from tests.bidder.factories import a_creative
 
 AD = msgspec.convert(
@@ -143,4 +145,22 @@ def test_objects_made_to_fill_memory_are_neither_read_nor_remembered():
     assert read(text) is None
     assert fitting.native(Native(request=text))[Reason.ASSETS] == 0
     assert fitting.native(Native(request=asking({"id": 1, "title": {"len": 9}})))[Reason.ASSETS] == 1
-    assert len(fitting._known) == 1
+    assert len(fitting._by_native) == 1
+
+
+@pytest.mark.rule("S-04")
+def test_ever_new_objects_take_no_more_memory_than_was_meant_for_them():
+    fitting = Fitting([(a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]}), frozenset(), frozenset())])
+    for i in range(3_000):
+        fitting.native(Native(request=asking({"id": 1, "title": {"len": 9}}, ext="x" * 1_000), battr=(i,)))
+    assert 0 < sum(map(weight, fitting._by_native)) <= REMEMBERED_BYTES
+    assert len(fitting._by_native) < 3_000
+
+
+@pytest.mark.rule("S-04")
+def test_lists_that_hash_alike_are_judged_but_not_kept():
+    fitting = Fitting([(a_creative(image_url="", w=0, h=0, native={"titles": ["Sale"]}), frozenset(), frozenset())])
+    text = asking({"id": 1, "title": {"len": 9}})
+    for battr in itertools.product((-1, -2), repeat=4):
+        assert fitting.native(Native(request=text, battr=battr))[Reason.ASSETS] == 1
+    assert len(fitting._by_native) == 1  # the one without -2
