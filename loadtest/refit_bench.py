@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest import world_rows
-from models import evaluate, frames, refitting, response
+from models import evaluate, frames, leaves, response
 from models.figures import Figure, Options
 from models.forest import sigmoid
 from models.frames import Frame
@@ -61,7 +61,8 @@ def chain(frame: Frame, later: npt.NDArray[np.bool_], labels: Floats, trained: T
         X = np.concatenate([frames.matrix(vocabulary, part) for _, part in frames.chunks(frame, keep)])
         raw = np.asarray(lightgbm.Booster(model_str=text).predict(X, raw_score=True, num_threads=1))
         found.append(np.interp(sigmoid(raw), trained.knots_x, trained.knots_y))
-        text, n = refitting.leaves(text, X, labels[keep], np.ones(len(X))).model_to_string(), n + 1
+        refitted = leaves.refreshed(text, X, labels[keep], np.ones(len(X)), found[-1], EVERY_H / 24)
+        text, n = refitted.model_to_string(), n + 1
     return np.concatenate(found), n
 
 
@@ -81,4 +82,5 @@ def _told(data: str, clicks: Floats, refitted: Floats, alone: Floats, truth: Flo
     yield Figure(
         part=PART, data=data, metric="calibration in the last third", value=ratio, se=se,
         goal=f"{low} to {high}, within 2 standard errors", met=low - 2 * se <= ratio <= high + 2 * se,
+        about={"calibration_of_the_model_left_alone": float(alone[last].sum() / clicks[last].sum())},
     )  # fmt: skip

@@ -1,9 +1,6 @@
 """Between two trainings: the live forest keeps its trees, and its leaves learn from the impressions since its data end.
 
-Each leaf becomes `decay` of what it was and the rest of what the new rows that reach it say (LightGBM's refit; decision
-science 1.6). Two things differ from the library's. The forest's first tree carries the base rate, and a refit that
-starts from even odds would pull it towards them; so it starts from the base rate, which is taken out of the tree
-before and put back after. And a leaf no new row reaches keeps its value instead of losing a tenth of it every hour.
+What a leaf learns, and how much of what it knew it keeps, is said in `models.leaves`.
 
 Codes, rates and calibration stay as they were, so that whatever shares them with the live model still does. The newest
 third of the new rows judges and never refits: the next refit begins where this one's leaves ended.
@@ -11,14 +8,13 @@ third of the new rows judges and never refits: the next refit begins where this 
 
 from pathlib import Path
 
-import lightgbm
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dmp.errors import TagbidError
-from models import boosting, card, evaluate, features, frames, gate, registry, response
+from models import card, evaluate, features, frames, gate, leaves, registry, response
 from models.evaluate import Gain, Metrics
 from models.forest import Forest, sigmoid
 from models.frames import Frame
@@ -27,7 +23,6 @@ from models.registry import Artefact
 
 Floats = npt.NDArray[np.float64]
 
-DECAY = 0.9
 REFIT_SHARE = 2 / 3  # of the new rows, by time
 MOST_ROWS = 1_000_000  # the newest; of an hour there are fewer, of a day older ones say little more
 MIN_CLICKS = 20  # in either part
@@ -54,7 +49,7 @@ class Refit(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
-def refit(frame: Frame, root: Path, *, now_us: int, decay: float = DECAY, force: bool = False) -> Refit:
+def refit(frame: Frame, root: Path, *, now_us: int, force: bool = False) -> Refit:
     """Refit the live click model on the rows since its data end, judge it, publish it unless the gate refuses.
 
     frame: rows in order of time. force: publish although refused. Raises NothingNew, and BadArtefact when the live
@@ -77,7 +72,14 @@ def refit(frame: Frame, root: Path, *, now_us: int, decay: float = DECAY, force:
             f"{MIN_CLICKS} each are needed to refit and to judge; wait"
         )
     (X, _), (judged_X, judged_table) = (_matrix(frame, part, live) for part in parts)
-    booster = leaves(live.text, X, clicked[parts[0]], weights[parts[0]], decay)
+    booster = leaves.refreshed(
+        live.text,
+        X,
+        clicked[parts[0]],
+        weights[parts[0]],
+        live.calibrate(sigmoid(live.forest.predict(X))),
+        elapsed_days=int(times[parts[0][-1]] - live.manifest.to_us) / frames.DAY_US,
+    )
     text = booster.model_to_string()
     clicks = clicked[parts[1]]
     ours, theirs = (
@@ -124,7 +126,12 @@ def refit(frame: Frame, root: Path, *, now_us: int, decay: float = DECAY, force:
         card=card.compose(
             purpose="probability that a won impression is clicked",
             data={"rows": {"refit": found.rows[0], "test": found.rows[1]}, "split": "time", "refit_of": version},
-            model={"trees": booster.num_trees(), "decay": decay, "calibration": "that of the parent"},
+            model={
+                "trees": booster.num_trees(),
+                "half_life_days": leaves.HALF_LIFE_DAYS,
+                "level_share": leaves.LEVEL,
+                "calibration": "that of the parent",
+            },
             test=figures,
             judged=seen,
             samples=card.Samples(train=X, test=judged_X, campaigns=campaigns),
@@ -147,29 +154,6 @@ def enough(gain: Gain) -> Check:
         f"above {LEAST_GAIN:.1%}",
         gain.value > LEAST_GAIN,
     )
-
-
-def leaves(text: str, X: Floats, clicks: Floats, weights: Floats, decay: float = DECAY) -> lightgbm.Booster:
-    """A forest of the same trees with refreshed leaves. text: LightGBM's. X: (rows, features)."""
-    old, moved = lightgbm.Booster(model_str=text), lightgbm.Booster(model_str=text)
-    reached = np.asarray(old.predict(X, pred_leaf=True, num_threads=1), dtype=np.int64).reshape(len(X), -1)
-    sizes = [int(line.partition("=")[2]) for line in text.splitlines() if line.startswith("num_leaves=")]
-    first = np.array([old.get_leaf_output(0, leaf) for leaf in range(sizes[0])])
-    base = float(first[reached[:, 0]].mean())
-    boosting.shift(moved, -base)
-    found = moved.refit(
-        X,
-        clicks,
-        decay_rate=decay,
-        weight=None if (weights == 1).all() else weights,
-        init_score=np.full(len(X), base),
-        dataset_params={"verbosity": -1, "num_threads": 1},
-    )
-    boosting.shift(found, base)
-    for tree, size in enumerate(sizes):
-        for leaf in np.setdiff1d(np.arange(size), reached[:, tree]).tolist():
-            found.set_leaf_output(tree, leaf, old.get_leaf_output(tree, leaf))
-    return lightgbm.Booster(model_str=found.model_to_string())
 
 
 def _matrix(frame: Frame, rows: npt.NDArray[np.intp], live: registry.Model) -> tuple[Floats, pa.Table]:

@@ -1,7 +1,6 @@
 import json
 import time
 
-import lightgbm
 import msgspec
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from typer.testing import CliRunner
 
 from dmp import events
 from dmp.events import Click, Impression
-from models import distributed, frames, refitting, registry, response, upkeep
+from models import frames, refitting, registry, response, upkeep
 from models.__main__ import app
 from models.dataset import Rows
 from models.refitting import NothingNew
@@ -82,17 +81,24 @@ def test_a_world_that_turned_is_learnt_and_published_with_its_parent(old, root):
     assert structure(model.text) == structure(parent.text)
     assert model.text != parent.text
     assert model.vocabulary.same(parent.vocabulary)
+    card = json.loads((root / "response" / model.version / "card.json").read_text())
+    assert card["model"]["half_life_days"] == 7
+    assert card["model"]["level_share"] == 0.05
     # 9,000 new rows, 6,000 of them refit; the next refit begins behind them.
     assert model.manifest.to_us == BORN_US + (OLD + 5_999) * SECOND_US
     assert model.manifest.judged_from_us == model.manifest.to_us + SECOND_US
     assert registry.rollback(root, response.KIND) == parent.version
 
 
-def test_a_world_that_stayed_is_not_worth_a_swap(old, root):
+def test_what_held_for_some_hours_only_is_not_worth_a_swap(old, root):
+    """The newest third, which judges, is again as the training was."""
     before = registry.current(root, response.KIND)
-    frame = frames.of_rows(joined(old, later(impressions(NEW, seed=1), OLD)))
+    new = impressions(NEW, seed=1)
+    clicks = np.where(np.arange(NEW) < NEW * refitting.REFIT_SHARE, turned(new, 2).clicks, new.clicks)
+    frame = frames.of_rows(joined(old, later(msgspec.structs.replace(new, clicks=clicks), OLD)))
     found = refitting.refit(frame, root, now_us=BORN_US + DAY_US)
     assert found.version is None
+    assert found.gain.value < 0
     assert "gain in normalised entropy over the live model" in found.refused
     assert "above 0.1%" in found.refused
     assert registry.current(root, response.KIND) == before
@@ -110,48 +116,10 @@ def test_a_tenth_of_a_percent_is_the_least_gain(gain, passed):
     assert refitting.enough(refitting.Gain(gain, 0.0)).passed is passed
 
 
-@pytest.fixture
-def stump():
-    """One split of one feature: 400 rows of 0 with 40 clicks, 400 rows of 1 with 120; base rate 1/5."""
-    X = np.repeat([0.0, 1.0], 400)[:, None]
-    y = np.concatenate((np.arange(400) < 40, np.arange(400) < 120)).astype(float)
-    params = {"objective": "binary", "num_leaves": 2, "lambda_l2": 5.0, "learning_rate": 0.1, "verbosity": -1,
-              "num_threads": 1}  # fmt: skip
-    return lightgbm.train(params, lightgbm.Dataset(X, y, params=params), 1)
-
-
-def test_a_leaf_keeps_nine_tenths_and_learns_one_from_the_base_rate(stump):
-    """New rows: 100 of each, 20 clicks and 20. Newton's step from the base rate p (raw b): -G / (H + 5)."""
-    X = np.repeat([0.0, 1.0], 100)[:, None]
-    y = np.concatenate((np.arange(100) < 20, np.arange(100) < 20)).astype(float)
-    old = stump.predict([[0.0], [1.0]], raw_score=True)
-    base = old.mean()
-    p = 1 / (1 + np.exp(-base))
-    step = (20 - 100 * p) / (100 * p * (1 - p) + 5.0)
-    found = refitting.leaves(stump.model_to_string(), X, y, np.ones(200), 0.9)
-    expected = base + 0.9 * (old - base) + 0.1 * step
-    assert found.predict([[0.0], [1.0]], raw_score=True) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_leaf_that_no_new_row_reaches_keeps_its_value(stump):
-    X, y = np.zeros((100, 1)), (np.arange(100) < 50).astype(float)
-    found = refitting.leaves(stump.model_to_string(), X, y, np.ones(100), 0.9)
-    before, after = (model.predict([[0.0], [1.0]], raw_score=True) for model in (stump, found))
-    assert after[1] == before[1]
-    assert after[0] > before[0]
-
-
-def test_a_model_trained_by_several_is_refitted_by_one(stump):
-    text = stump.model_to_string()
-    told = text.replace("\nparameters:\n", "\nparameters:\n[machines: 127.0.0.1:1,127.0.0.1:2]\n[num_machines: 2]\n")
-    assert told != text
-    assert distributed.without_team(told) == distributed.without_team(text)
-    assert "machines" not in distributed.without_team(told)
-
-
-def a_log(folder):
-    """Of the hours after the training: four times the clicks there were."""
-    rows = impressions(1_500, seed=3, rate=0.2)
+def a_log(folder, last=0.2):
+    """Of the hours after the training: four times the clicks there were. last: rate of the newest third."""
+    rows, newest = (impressions(1_500, seed=3, rate=rate) for rate in (0.2, last))
+    rows = msgspec.structs.replace(rows, clicks=np.concatenate((rows.clicks[:1_000], newest.clicks[1_000:])))
     start_us = BORN_US + OLD * SECOND_US
     logged = []
     for i, (_, user, ad, _) in enumerate(rows.items):
@@ -166,20 +134,21 @@ def a_log(folder):
 
 
 def test_the_command_publishes_what_the_gate_lets_pass_and_says_why_it_does_not(root, tmp_path, monkeypatch):
-    log = a_log(tmp_path / "log")
+    fell, risen = a_log(tmp_path / "fell", last=0.05), a_log(tmp_path / "risen")
     monkeypatch.setenv("TAGBID_MODELS_MODELS_DIR", str(root))
     before = registry.current(root, response.KIND)
 
-    def run(*options):
-        ran = CliRunner().invoke(app, ["refit", str(log), "--json", *options], catch_exceptions=False)
+    def run(log):
+        cache = ["--cache", str(log.with_suffix(".cache"))]
+        ran = CliRunner().invoke(app, ["refit", str(log), "--json", *cache], catch_exceptions=False)
         return ran.exit_code, json.loads(ran.stdout)
 
-    # A leaf that keeps everything gains nothing. Else the clicks are soon taken up.
-    code, told = run("--decay", "1")
-    assert (code, told["version"], told["gain"]["value"]) == (1, None, pytest.approx(0.0))
+    # Four times as many clicks are soon taken up; where they have gone again, that is seen.
+    code, told = run(fell)
+    assert (code, told["version"]) == (1, None)
     assert "above 0.1%" in told["refused"]
     assert registry.current(root, response.KIND) == before
-    code, told = run()
+    code, told = run(risen)
     assert (code, told["refused"], told["parent"]) == (0, "", before)
     assert registry.current(root, response.KIND) == told["version"]
 
