@@ -81,7 +81,8 @@ def evidence(text: str, row: float) -> list[Floats]:
     found = []
     for size, weight, count in zip(sizes, weights, counts, strict=True):
         mass = np.array(weight.split(), dtype=np.float64) if weight else np.zeros(int(size))
-        counted = np.array_equal(mass, np.array(count.split(), dtype=np.float64))
+        # Not to the last digit: LightGBM writes 15.999999999999998 for 16.
+        counted = np.allclose(mass, np.array(count.split(), dtype=np.float64), rtol=1e-9, atol=0.0)
         found.append(mass * row / 2 if counted else mass)
     return found
 

@@ -87,6 +87,15 @@ def test_trees_fitted_to_squares_count_rows_twice():
     assert leaves.evidence(text, 0.16)[0] == pytest.approx([64, 64])
 
 
+def test_counts_are_known_although_lightgbm_rounds_them():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((4_000, 4)), rng.normal(size=4_000)
+    params = PARAMS | {"objective": "regression", "num_leaves": 8, "min_data_in_leaf": 1}
+    text = lightgbm.train(params, lightgbm.Dataset(X, y, params=params), 5).model_to_string()
+    assert ".999999" in "".join(line for line in text.splitlines() if line.startswith("leaf_weight="))
+    assert [mass.sum() for mass in leaves.evidence(text, 0.02)] == pytest.approx([40.0] * 5)
+
+
 def chain(text, rates, hours, rng, rows=200):
     for _ in range(hours):
         X = np.repeat(SIDES, rows, axis=0)
