@@ -63,14 +63,14 @@ class Snapshot(Struct, frozen=True):
     """One ad is one creative of one campaign; `ads`, `owners`, `creatives`, `values` and the rows of `masks` line up.
 
     Ads stand in falling order of `bounds`, the most a thousand impressions of them can be worth in CPM micro-USD, so
-    the lowest bits of an index mask are the best candidates. pairs: fills the ads' pair features. owners: position
-    in `portfolio.campaigns` of an ad's campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether
+    the lowest bits of an index mask are the best candidates. pairs: fills the ads' pair features. owners: position in
+    `portfolio.campaigns` of an ad's campaign; by_ad: that campaign; names, goals, prices: of it. by_results: whether
     any is paid by what follows a click. lengths: seconds of a clip, 0 for what has none. campaign_bits: campaign id ->
-    the mask of its ads. masks: uint64 (ads, trees), the forest's campaign side; None without a model; parts: its
-    request side. values: campaign features per ad. version: names this in logs. landscape: of prices, None = not known.
-    paces and the index's topics: the parts that change under a snapshot, by reference. results: models of what follows
-    a click. ratios: per ad, factors on click probabilities from what was clicked lately; None = all 1. tastes: the
-    space that users and ads have directions in.
+    the mask of its ads. highest: float64 (ads,), no click probability is above it, before ratios. masks: uint64 (ads,
+    trees), the forest's campaign side; None without a model; parts: its request side. values: campaign features per ad.
+    version: names this in logs. landscape: of prices, None = not known. paces and the index's topics: the parts that
+    change under a snapshot, by reference. results: models of what follows a click. ratios: per ad, factors on click
+    probabilities from what was clicked lately; None = all 1. tastes: the space that users and ads have directions in.
     """
 
     portfolio: Portfolio
@@ -97,6 +97,7 @@ class Snapshot(Struct, frozen=True):
     landscape: Landscape | None
     paces: Paces
     experiments: tuple[Experiment, ...]
+    highest: npt.NDArray[np.float64]
     results: Results = Results()
     ratios: tuple[float, ...] | None = None
     tastes: Tastes = UNKNOWN
@@ -140,14 +141,16 @@ def build(
     tastes = tastes or UNKNOWN
     ads = [ad_of(campaign, creative, tastes) for _, campaign, creative in rows]
     masks: npt.NDArray[np.uint64] | None = None
+    highest = np.full(len(ads), settings.prior_ctr)
     values: list[list[float]] = [[] for _ in ads]
     if model is not None:
         values = [features.campaign_values(model.vocabulary, ad) for ad in ads]
         masks = model.forest.campaign_masks(np.array(values))
+        highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
     results = Results() if outcomes is None or not values else results_of(dict(outcomes), values)
     factors = _factors(model, [campaign.id for _, campaign, _ in rows], ratios)
     terms = [(campaign.goal, campaign.price_micros) for _, campaign, _ in rows]
-    bounds = _bounds(terms, model, masks, factors, results, settings.prior_ctr)
+    bounds = _bounds(terms, highest, factors, results)
     order = sorted(range(len(rows)), key=lambda i: (-bounds[i], i))
     rows = [rows[i] for i in order]
     owners = tuple(position for position, _, _ in rows)
@@ -185,6 +188,7 @@ def build(
         landscape=landscape,
         paces=paces or Paces(),
         experiments=experiments,
+        highest=highest[order],
         results=results.ordered(order),
         ratios=None if factors is None else tuple(factors[order].tolist()),
         tastes=tastes,
@@ -200,7 +204,7 @@ def recalibrated(served: Snapshot, ratios: Mapping[str, float]) -> Snapshot:
     """
     factors = _factors(served.model, served.names, ratios)
     terms = list(zip(served.goals, served.prices, strict=True))
-    bounds = _bounds(terms, served.model, served.masks, factors, served.results, served.settings.prior_ctr)
+    bounds = _bounds(terms, served.highest, factors, served.results)
     return msgspec.structs.replace(
         served,
         ratios=None if factors is None else tuple(factors.tolist()),
@@ -217,20 +221,13 @@ def _factors(
 
 def _bounds(
     terms: Sequence[tuple[Goal, int]],
-    model: Model | None,
-    masks: npt.NDArray[np.uint64] | None,
+    highest: npt.NDArray[np.float64],
     factors: npt.NDArray[np.float64] | None,
     results: Results,
-    prior_ctr: float,
 ) -> list[int]:
     """The most a thousand impressions of each ad can be worth, CPM micro-USD. terms: goal and price of its campaign."""
-    most = [prior_ctr] * len(terms)
-    if model is not None and masks is not None:
-        highest = model.calibrate(sigmoid(model.forest.upper_bounds(masks)))
-        if factors is not None:
-            highest = np.minimum(1.0, highest * factors)
-        most = (highest * (1 + SLACK)).tolist()
-    most = results.most([goal for goal, _ in terms], most)
+    chances = highest if factors is None else np.minimum(1.0, highest * factors)
+    most = results.most([goal for goal, _ in terms], (chances * (1 + SLACK)).tolist())
     return [value_micros(goal, price, chance) for (goal, price), chance in zip(terms, most, strict=True)]
 
 
