@@ -4,7 +4,7 @@ decode -> privacy -> time left? -> user (one read, shared with other requests of
 sign -> answer -> log. Without a user to read the answer is returned at once; else it is handed over when the user
 is there, when the store says it will not be, or at the deadline. Calls whose users arrive together are decided one
 after the other before the first of them is signed: code and tables then stay in the processor's caches from one to the
-next, which saves a tenth of the time of a bid.
+next, which saves some 6 % of a bid.
 """
 
 import asyncio
@@ -139,11 +139,8 @@ class Bidder:
             return False
         if not self._overloaded(arrived_s):
             return False
-        counts = self._counts
-        counts[endpoint.requests_slot] += 1
-        counts[self._no_bid[Reason.OVERLOAD]] += 1
-        counts[self._statuses[NO_CONTENT]] += 1
-        self._latency.observe(0)
+        self._counts[endpoint.requests_slot] += 1
+        self._nothing(Reason.OVERLOAD, arrived_s)
         return True
 
     def _overloaded(self, arrived_s: float) -> bool:

@@ -3,7 +3,7 @@
 Asking every rule for every campaign costs more than a bid, so it is done for one request in `every`; those counts are
 a sample (`tagbid_funnel_sampled_total` tells its size). What is sent, won, billed and clicked is counted whole.
 
-The sample counts all campaigns of a snapshot at once, in one array a step: 1 ms a request at 5,000 campaigns, where
+The sample counts all campaigns of a snapshot at once, in one array a step: .13 ms a request at 5,000 campaigns, where
 one counter after the other took 24, in which the loop stood still.
 """
 
