@@ -276,11 +276,6 @@ def encode_map(fields: dict[str, Any]) -> bytes:
     return _encoder.encode(fields)
 
 
-def encode_all(events: Iterable[Event]) -> bytes:
-    """Concatenated records, as stored."""
-    return b"".join(map(_encoder.encode, events))
-
-
 def decode(record: bytes) -> Event:
     """One record back; raises BadEvents when it is none."""
     try:

@@ -8,11 +8,11 @@ from bidder import pacing, supply_week
 from bidder.pacer import Pacer
 from bidder.pacing import FULL
 from bidder.supply_week import DAY_US, HOUR_US, NOTHING, Week
-from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Bid
 from tests.bidder.factories import a_campaign
 from tests.bidder.test_pacer import DAY, START_S, an_account
+from tests.stored import encode_all
 
 FRIDAY = 4  # of the day 20,000: 2024-10-04
 
@@ -27,7 +27,7 @@ def a_log(folder: Path, auctions: list[tuple[int, int, str]]) -> Path:
         )
         for n, (day, hour, name) in enumerate(auctions)
     ]  # fmt: skip
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(bids))
+    (folder / "bids-1.mpk").write_bytes(encode_all(bids))
     return folder
 
 

@@ -1,8 +1,6 @@
 """The compiled decoder of users answers as its Python twin does, to whatever bytes it gets."""
 
-import gc
 import random
-import resource
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +15,7 @@ from dmp.codec import plain_user
 from dmp.compiled import compiled
 from dmp.errors import CorruptRecord
 from dmp.schema import Contact, Tag, User
+from tests.growth import growth_kb
 
 module = compiled("dmp._decode", codec.DECODE_VERSION)
 pytestmark = pytest.mark.skipif(module is None, reason="built without a compiler")
@@ -169,11 +168,7 @@ def grown_kb(calls: int) -> int:
             with suppress(CorruptRecord):
                 codec.decode_user(users[number % 5], 3, 5)
 
-    play(2_000)
-    gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    play(calls)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) - before
+    return growth_kb(play, calls)
 
 
 def test_decoding_leaves_no_memory_behind() -> None:

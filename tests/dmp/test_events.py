@@ -11,6 +11,7 @@ from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Bid, Click, Crm, Location, Loss, Purchase, Search, View, Win
 from dmp.schema import Contact, User
+from tests.stored import encode_all
 
 UID = bytes(range(16))
 FIRST = View(event_id="e1", uid=UID, time_us=1_700_000_000_000_000, category="travel", dwell_ms=1_200)
@@ -33,12 +34,12 @@ ALL = [
 
 
 def test_every_kind_reads_back_as_written():
-    assert list(events.read(io.BytesIO(events.encode_all(ALL)))) == ALL
+    assert list(events.read(io.BytesIO(encode_all(ALL)))) == ALL
     assert [events.decode(events.encode(event)) for event in ALL] == ALL
 
 
 def test_any_messagepack_reader_reads_our_bytes():
-    unpacker = msgpack.Unpacker(io.BytesIO(events.encode_all(ALL)), raw=False, strict_map_key=False)
+    unpacker = msgpack.Unpacker(io.BytesIO(encode_all(ALL)), raw=False, strict_map_key=False)
     plain = list(unpacker)
     assert [record["kind"] for record in plain] == [
         "view", "search", "purchase", "crm", "location", "bid", "win", "click", "loss"
@@ -109,7 +110,7 @@ def test_a_torn_end_is_the_end_and_all_before_it_is_read(cut, chunk):
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
 def test_events_with_changed_bytes_give_events_or_bad_events(changes):
-    data = bytearray(events.encode_all(ALL))
+    data = bytearray(encode_all(ALL))
     for at, byte in changes:
         data[at % len(data)] = byte
     with suppress(BadEvents):
@@ -138,7 +139,7 @@ def test_any_bytes_give_events_or_bad_events(data):
 
 def test_records_larger_than_a_read_and_across_its_border_arrive_whole():
     big = [View(event_id="x" * n, uid=UID, time_us=n) for n in (1, 700_000, 1_048_576, 3_000_000, 5)]
-    assert list(events.read(io.BytesIO(events.encode_all(big)))) == big
+    assert list(events.read(io.BytesIO(encode_all(big)))) == big
 
 
 def test_a_broken_file_is_named(tmp_path):

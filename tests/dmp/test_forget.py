@@ -30,11 +30,12 @@ from dmp import (
 from dmp.catalogue import open_catalogue
 from dmp.config import DmpConfig
 from dmp.engine import family_sql
-from dmp.events import Bid, View, encode, encode_all, read_file
+from dmp.events import Bid, View, encode, read_file
 from dmp.forgotten import Forgotten
 from dmp.pseudonym import key_ring
 from dmp.store import live_generation, open_store, read_users
 from tests.dmp.factories import DAY_US
+from tests.stored import encode_all
 
 MARKER = "marker-4711-forget-me"
 CSV = "user,at,action,topic\n"

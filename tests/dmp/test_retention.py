@@ -7,8 +7,9 @@ import pytest
 from dmp import __main__ as main
 from dmp import commands, retention
 from dmp.config import DmpConfig, RetentionConfig
-from dmp.events import Bid, Click, encode_all, read_file
+from dmp.events import Bid, Click, read_file
 from tests.dmp.factories import DAY_US, NOW_US
+from tests.stored import encode_all
 
 BID = Bid(
     event_id="b1", time_us=NOW_US, exchange="x", auction_id="a", imp_id="1", campaign="c", creative="k", price_micros=1

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmp import events
 from dmp.events import Bid, Click, Event, Loss, Win
 from loadtest import own_log
 from loadtest.replay import NoReplay
@@ -15,6 +14,7 @@ from models.context import Context, encode_context
 from models.landscape import Terms
 from models.landscape_fit import ABOVE, BELOW, EXACT
 from tests.models.price_world import a_log, a_market, bids_of
+from tests.stored import encode_all
 
 HOUR_US = 3_600_000_000
 BORN_US = 20_000 * 24 * HOUR_US
@@ -48,7 +48,7 @@ def second_price_log(folder: Path, n: int = 1_000, seed: int = 1) -> tuple[Path,
         else:
             logged.append(notice(Loss, i, reason=102, min_to_win_micros=int(m[i])))
     folder.mkdir(exist_ok=True)
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
     return folder, m
 
 
@@ -90,7 +90,7 @@ def test_for_the_same_money_a_multiple_of_the_value_buys_more_than_one_bid_where
         worth = 9 if i % 2 else 1
         logged.append(a_bid(i, 9_000_000, value=worth * 1_000_000, pctr=worth / 1_000))
         logged.append(notice(Win, i, price_micros=int(rng.integers(500_000, 3_000_000))))
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(logged))
     quarter = {
         figure.data.removeprefix("c, second price"): figure.value
         for figure in own_log.figures(own_log.read(tmp_path), None, 0.85)
@@ -162,7 +162,7 @@ def test_prices_varied_by_chance_tell_what_other_bids_would_earn_or_why_not(tmp_
         logged.append(
             notice(Win, n, price_micros=price) if won else notice(Loss, n, reason=102, min_to_win_micros=1_900_000)
         )
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(logged))
     low, middle, high = own_log.varied(own_log.read(tmp_path))
     assert low.value == 0
     # E[4 - 2 e^u; u > ln .95] over [-.1, .1], and E[4 - 2 e^u] over [.1, .3], in dollars.

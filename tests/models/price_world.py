@@ -8,6 +8,7 @@ import numpy as np
 from dmp import events
 from dmp.events import Bid, Loss, Win
 from models.context import Context, encode_context
+from tests.stored import encode_all
 
 SITES = 40
 SIZES = ((300, 250), (728, 90))
@@ -64,5 +65,5 @@ def a_log(folder: Path, market: Market, told: float = 0.5, at: int = 1, factor: 
             price = int(m) + 1 if rng.random() < told else 0
             loss = Loss(event_id=f"b{i}:loss", time_us=DAY_US + i, reason=102, min_to_win_micros=price, **common)
             records.append(loss)
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(records))
+    (folder / "bids-1.mpk").write_bytes(encode_all(records))
     return folder

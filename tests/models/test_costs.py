@@ -2,11 +2,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from dmp import events, keys
+from dmp import keys
 from dmp.events import Bid, Billing, Click, Conversion, Event
 from models import costs, live, live_commands
 from models.live import Cost
 from tests.models.factories import BORN_US, MINUTE_US, SECOND_US, bid, notice, uid
+from tests.stored import encode_all
 
 HOUR_US = 60 * MINUTE_US
 NOW_US = BORN_US + 10 * HOUR_US
@@ -24,7 +25,7 @@ def conversion(number: int, at_us: int, order: str = "") -> Conversion:
 
 
 def today(folder, *logged: Event) -> Cost:
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
     return costs.today(folder, NOW_US)["travel"]
 
 
@@ -72,7 +73,7 @@ def test_an_order_told_twice_and_one_of_nobodys_bid_count_once_and_never(tmp_pat
 
 def test_costs_reach_the_store_beside_the_ratios_and_damaged_ones_count_for_nothing(client, tmp_path):
     logged = [bid(1, BORN_US), billing(1, BORN_US), notice(Click, 1, BORN_US + 1), conversion(1, BORN_US + MINUTE_US)]
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(logged))
     live_commands.step(client, tmp_path, NOW_US, 30 * MINUTE_US)
     stored = client.get(keys.cost("travel"))
     assert live.read_costs({"travel": stored, "a": None, "b": b"\xc1"}) == {"travel": Cost(1_000.0, 1.0, NOW_US)}

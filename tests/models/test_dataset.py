@@ -9,6 +9,7 @@ from dmp.schema import User
 from models import dataset, features
 from models.features import Vocabulary
 from tests.models.factories import ADS, BORN_US, MINUTE_US, SECOND_US, TRAVEL, bid, impressions, notice, uid
+from tests.stored import encode_all
 
 LATER_US = BORN_US + 120 * MINUTE_US
 
@@ -18,7 +19,7 @@ def log(tmp_path):
     """Writes events as the bidder's log does and returns the folder."""
 
     def write(*logged):
-        (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+        (tmp_path / "bids-1.mpk").write_bytes(encode_all(logged))
         return tmp_path
 
     return write
@@ -99,7 +100,7 @@ def test_a_bid_logged_without_its_ad_takes_it_from_the_campaigns(log):
 
 
 def test_a_torn_last_record_is_the_end_of_the_log(tmp_path):
-    whole = events.encode_all([bid(1, BORN_US), notice(Impression, 1, BORN_US)])
+    whole = encode_all([bid(1, BORN_US), notice(Impression, 1, BORN_US)])
     (tmp_path / "a.mpk").write_bytes(whole + events.encode(bid(2, BORN_US))[:-5])
     assert dataset.rows(tmp_path, until_us=LATER_US).keys == ["b1/1"]
 

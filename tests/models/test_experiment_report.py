@@ -9,6 +9,7 @@ from dmp import events
 from dmp.events import Bid, Click, Conversion, Win
 from models import experiment_report as er
 from models.experiment_report import BUCKETS, NoExperiment, compare, report, sample_ratio_p
+from tests.stored import encode_all
 
 
 def a_table(rng: np.random.Generator, users: int, rate: float = 0.05, taste: np.ndarray | None = None) -> np.ndarray:
@@ -137,7 +138,7 @@ def a_log(folder: Path, users: int = 600, arms: tuple[str, ...] = ("a", "b")) ->
                 records.append(
                     Conversion(event_id=f"{name}:c", uid=uid, time_us=3_000, bid_id=name, value_micros=5_000_000)
                 )
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(records))
+    (folder / "bids-1.mpk").write_bytes(encode_all(records))
     return folder
 
 

@@ -1,8 +1,6 @@
 """The compiled features are those of their Python twins, to the last bit; and whatever they get, no crash."""
 
-import gc
 import math
-import resource
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from models import features, pairs
 from models.context import HOUR_US, Ad, Context
 from models.features import Vocabulary
 from models.forest import kernel
+from tests.growth import growth_kb
 
 compiled = kernel()
 pytestmark = pytest.mark.skipif(compiled is None, reason="built without a compiler")
@@ -294,11 +293,7 @@ def grown_kb(calls: int) -> int:
             except (TypeError, AttributeError):
                 pass
 
-    play(2_000)
-    gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    play(calls)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) - before
+    return growth_kb(play, calls)
 
 
 def test_filling_features_leaves_no_memory_behind() -> None:

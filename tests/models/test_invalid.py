@@ -2,12 +2,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from dmp import events
 from dmp.events import Bid, Click, Event, Impression
 from models import boosting, encoding, evaluate, frames, invalid, joining
 from models.context import Context, encode_context
 from models.forest import sigmoid
 from tests.models.factories import BORN_US, DAY_US, MINUTE_US, SECOND_US, bid, impressions, notice, uid
+from tests.stored import encode_all
 
 MS = 1_000
 ROWS = 9_000
@@ -15,7 +15,7 @@ ROWS = 9_000
 
 def frame_of(folder, logged: list[Event]) -> joining.Log:
     folder.mkdir(exist_ok=True)
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
     until_us = max(event.time_us for event in logged) + 40 * DAY_US
     return joining.frame_of(folder, folder / "cache", until_us=until_us, click_wait_us=2 * DAY_US)
 

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Click, Impression, Viewable
 from dmp.schema import User
 from models import dataset, features, frames, joining
 from tests.models.factories import ADS, BORN_US, DAY_US, MINUTE_US, SECOND_US, TRAVEL, bid, notice, uid
+from tests.stored import encode_all
 
 HOUR_US = 60 * MINUTE_US
 LATER_US = BORN_US + 30 * DAY_US
@@ -27,7 +27,7 @@ def world(tmp_path):
 
         def write(self, *logged, name="bids-1.mpk"):
             self.log.mkdir(exist_ok=True)
-            (self.log / name).write_bytes(events.encode_all(logged))
+            (self.log / name).write_bytes(encode_all(logged))
 
         def convert(self, *lines):
             folder = self.archive / "kind=conversion" / "date=2024-10-04" / "hour=00"

@@ -17,6 +17,7 @@ from models.artefacts import BadArtefact
 from models.context import Context, decode_context, encode_context
 from models.landscape import Landscape
 from tests.models.price_world import Market, a_log, a_market, bids_of
+from tests.stored import encode_all
 
 NOW_US = 20_001 * 86_400_000_000
 
@@ -169,7 +170,7 @@ def test_every_outcome_is_read_for_what_it_tells(tmp_path: Path) -> None:
         loss("floor", 100), bid("blocked"), loss("blocked", 202), bid("silent"), bid("euro", currency="EUR"),
         bid("other", exchange="y"),
     ]  # fmt: skip
-    (tmp_path / "b.mpk").write_bytes(events.encode_all(records))
+    (tmp_path / "b.mpk").write_bytes(encode_all(records))
     found = landscape_train.observations(tmp_path)
     told = [(round(math.exp(y)), int(kind)) for y, kind in zip(found.y, found.kind, strict=True)]
     # in order of bid id: first, floor, other (its exchange tells of no losses), second, silent, told, untold
@@ -188,7 +189,7 @@ def test_losses_that_are_told_in_part_do_not_make_winning_look_cheap(
     market = msgspec.structs.replace(a_market(4_000), m=np.exp(rng.normal(14, 0.5, 4_000)))
     logged = list(events.read_file(a_log(tmp_path, market) / "bids-1.mpk"))
     kept = [one for one in logged if not isinstance(one, events.Loss) or rng.random() < told]
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(kept))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(kept))
     found = landscape_train.observations(tmp_path)
     mu, spread = landscape_fit.marginal(found.y, found.kind)
     assert mu == pytest.approx(14, abs=0.05)
@@ -204,7 +205,7 @@ def test_bids_whose_notices_may_still_come_are_not_taken_for_lost(tmp_path: Path
             event = msgspec.structs.replace(event, time_us=event.time_us + 300)
         if not isinstance(event, events.Loss) and event.time_us < 20_000 * 86_400_000_000 + 1_000:
             records.append(event)
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(records))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(records))
     found = landscape_train.observations(tmp_path)
     won = (bids_of(market) >= market.m)[:700]
     assert found.won.sum() == won.sum()
@@ -242,7 +243,7 @@ def test_an_exchange_that_was_found_out_is_found_out_again(tmp_path: Path) -> No
         else one
         for one in events.read_file(path)
     ]
-    path.write_bytes(events.encode_all(said))
+    path.write_bytes(encode_all(said))
     assert landscape_train.charged(landscape_train.observations(tmp_path)) == ({}, ["x"])
 
 

@@ -11,6 +11,7 @@ from dmp import events
 from models import artefacts, landscape, landscape_refresh, landscape_train
 from models.context import Context, encode_context
 from tests.models.price_world import DAY_US, Market, a_market
+from tests.stored import encode_all
 
 HOUR_US = 3_600_000_000
 HALF_US = landscape_refresh.HALF_HOUR_US
@@ -39,7 +40,7 @@ def a_log(folder: Path, market: Market, factor: float = 1.0, since_us: int = 0) 
         else:
             told = {"reason": 102, "min_to_win_micros": int(price) + 1}
             records.append(events.Loss(event_id=f"b{i}:loss", time_us=at_us, **told, **common))
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(records))
+    (folder / "bids-1.mpk").write_bytes(encode_all(records))
     return folder
 
 

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmp import events, keys
+from dmp import keys
 from dmp.events import Bid, Click, Impression
 from models import live, live_commands
 from models.live import HALF_LIFE_US, HOUR_US, Ratio
 from tests.models.factories import BORN_US, DAY_US, MINUTE_US, SECOND_US, bid, notice
+from tests.stored import encode_all
 
 WAIT_US = 30 * MINUTE_US
 
@@ -111,7 +112,7 @@ def test_only_ripe_impressions_count_and_each_once(client, tmp_path):
     logged = [event for n in range(40) for event in a_bid(n, start + n * SECOND_US)]
     logged += [notice(Click, n, start + n * SECOND_US + MINUTE_US) for n in range(30)]
     logged += a_bid(99, start + 2 * WAIT_US)  # not ripe at the first step
-    (tmp_path / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (tmp_path / "bids-1.mpk").write_bytes(encode_all(logged))
     now_us = start + 2 * WAIT_US + SECOND_US
     first = live_commands.step(client, tmp_path, now_us, WAIT_US)["travel"]
     assert (first.clicks, first.predicted) == pytest.approx((30, 20))

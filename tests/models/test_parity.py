@@ -3,7 +3,7 @@ import struct
 import msgspec
 import numpy as np
 
-from dmp import events, keys, preference, realtime
+from dmp import keys, preference, realtime
 from dmp.schema import DIMENSIONS, Contact, User
 from dmp.taxonomy import INTERESTS, tag_id
 from models import features, parity, registry
@@ -12,6 +12,7 @@ from models.features import Rates, Vocabulary
 from models.pairs import pair_values
 from tests.models.factories import BORN_US, MINUTE_US, bid
 from tests.models.test_registry import an_artefact
+from tests.stored import encode_all
 
 VOCABULARY = Vocabulary(
     {
@@ -66,7 +67,7 @@ def log_bids(folder, version, n, served=None):
                 context=encode_context(context), ad=encode_ad(ad),
             )
         )  # fmt: skip
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
 
 
 def test_ten_thousand_logged_vectors_are_what_the_log_gives_again(tmp_path):

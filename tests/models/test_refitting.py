@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dmp import events
 from dmp.events import Click, Impression
 from models import frames, refitting, registry, response, upkeep
 from models.__main__ import app
@@ -15,6 +14,7 @@ from models.refitting import NothingNew
 from models.upkeep import Job
 from tests.models.factories import ADS, BORN_US, DAY_US, SECOND_US, bid, impressions, notice
 from tests.models.test_upkeep import PATIENCE_S, at_work, line_with
+from tests.stored import encode_all
 
 OLD, NEW = 12_000, 9_000
 
@@ -129,7 +129,7 @@ def a_log(folder, last=0.2):
             logged.append(notice(Click, i, at_us + 5))
     logged.append(bid(5_000, start_us + 3_600 * SECOND_US, ad=ADS[0]))
     folder.mkdir()
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
     return folder
 
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from dmp import events
 from dmp.events import Click, Impression
 from dmp.schema import User
 from dmp.taxonomy import INTERESTS
@@ -19,6 +18,7 @@ from models.forest import sigmoid
 from models.pairs import pair_values
 from models.response import TooFewClicks
 from tests.models.factories import ADS, BORN_US, DAY_US, MINUTE_US, bid, impressions, notice, over_days
+from tests.stored import encode_all
 
 
 def chance(model: registry.Model, user: User | None, ad: Ad) -> float:
@@ -187,7 +187,7 @@ def a_log(folder: Path, n: int) -> Path:
             logged.append(notice(Click, i, BORN_US + i + 5))
     logged.append(bid(n, BORN_US + 60 * MINUTE_US))
     folder.mkdir()
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
     return folder
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dmp import events
 from dmp.errors import BadEvents
 from dmp.events import Click, Impression
 from models import registry, shadowing
 from models.__main__ import app
 from tests.models.factories import BORN_US, MINUTE_US, SECOND_US, bid, notice
 from tests.models.test_registry import an_artefact
+from tests.stored import encode_all
 
 WAIT_US = 30 * MINUTE_US
 
@@ -30,7 +30,7 @@ def a_log(folder, version, knows):
         if rng.random() < rate:
             logged.append(notice(Click, n, BORN_US + MINUTE_US))
     logged.append(bid(9_999, BORN_US + 2 * WAIT_US))
-    (folder / "bids-1.mpk").write_bytes(events.encode_all(logged))
+    (folder / "bids-1.mpk").write_bytes(encode_all(logged))
 
 
 @pytest.mark.parametrize(("knows", "better"), [(1.0, True), (0.0, False), (-0.8, False)])
