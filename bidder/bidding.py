@@ -26,12 +26,13 @@ from bidder.endpoints import Endpoint
 from bidder.experiments import NONE, Assignment, assign
 from bidder.funnel import SENT, Funnel
 from bidder.metrics import Metrics
-from bidder.openrtb import BadRequest, Reason, Request, nbr
+from bidder.openrtb import BadRequest, Request
 from bidder.overload import Pressure
 from bidder.privacy import after_lookup
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy as privacy_policy
 from bidder.quoting import Quote
+from bidder.reasons import Reason, nbr
 from bidder.record import bid_record
 from bidder.serving import Serving
 from bidder.tastes import RESULTS

@@ -6,8 +6,8 @@ from typing import Any
 from msgspec import Struct
 
 from bidder.creatives import DAAST, INLINE, SKIPPABLE, WRAPPED, Clip, shape
-from bidder.openrtb import Reason
 from bidder.openrtb_media import Timed, Video, placement_of
+from bidder.reasons import Reason
 
 NON_LINEAR = 2
 UNLIMITED = -1  # maxextended

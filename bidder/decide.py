@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from bidder import targeting, traffic
 from bidder.config import BidderConfig, ExchangeConfig
 from bidder.offers import Offer
-from bidder.openrtb import BID, Imp, Reason, Request
+from bidder.openrtb import Imp, Request
 from bidder.pricing import bid_currency
 from bidder.privacy import PrivacyDecision
+from bidder.reasons import BID, Reason
 from bidder.redact import permitted, strip
 from bidder.shortlist import offers_for
 from bidder.snapshot import Snapshot

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from bidder import clips, native
 from bidder.clips import ClipShape, clip_shape
 from bidder.creatives import Creative
-from bidder.openrtb import Reason
 from bidder.openrtb_media import Audio, Native, Timed, Video, native_text
+from bidder.reasons import Reason
 from bidder.remembered import Remembered
 
 REMEMBERED_BYTES = 4 * 1024**2  # of each medium: 1,500 objects and what fits them, of a thousand ads

@@ -11,9 +11,10 @@ import msgspec
 from bidder.campaigns import FrequencyCap
 from bidder.fences import Fences
 from bidder.fitting import Fitting
-from bidder.openrtb import Imp, Reason
+from bidder.openrtb import Imp
 from bidder.openrtb_media import Banner
 from bidder.pages import Page
+from bidder.reasons import Reason
 from bidder.topics import Topics
 from bidder.view import View
 from models.context import Reader

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bidder import banners, blocking, people, places, targeting
 from bidder.index import BannerRule, ImpRule, Index, PageRule, ReaderRule, RequestRule
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 from bidder.remembered import Remembered
 from bidder.view import View
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from bidder import blocking
 from bidder.fitting import RULES
 from bidder.index import Index
-from bidder.openrtb import BID, Deal, Imp, Reason, is_rewarded
+from bidder.openrtb import Deal, Imp, is_rewarded
+from bidder.reasons import BID, Reason
 from bidder.view import View, utc_quarter
 from models.context import Reader
 

@@ -16,8 +16,9 @@ from typing import TypeVar
 from msgspec import Struct
 
 from bidder.config import BidderConfig, ExchangeConfig
-from bidder.openrtb import Device, Reason, Request, SupplyChain
+from bidder.openrtb import Device, Request, SupplyChain
 from bidder.pages import domain_of
+from bidder.reasons import Reason
 from bidder.useragent import MAX_CHARS, families, os_name
 from dmp.errors import ConfigError
 

@@ -30,11 +30,12 @@ from bidder.endpoints import PREFIX, Endpoint, Endpoints
 from bidder.metrics import Metrics
 from bidder.notices import reserved_micros
 from bidder.offers import Auction, priced
-from bidder.openrtb import Reason, Request
+from bidder.openrtb import Request
 from bidder.overload import Pressure
 from bidder.pricing import bid_currency, floor_micros
 from bidder.privacy import PrivacyDecision, policy
 from bidder.privacy import decide as decide_privacy
+from bidder.reasons import Reason
 from bidder.record import bid_record
 from bidder.redact import strip
 from bidder.scoring import Scores, score

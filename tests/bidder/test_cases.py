@@ -25,9 +25,10 @@ from bidder.config import ExchangeConfig
 from bidder.decide import Decision, decide
 from bidder.explain import explain
 from bidder.index import Index
-from bidder.openrtb import Reason, Request
+from bidder.openrtb import Request
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
+from bidder.reasons import Reason
 from bidder.rulebook import remembering
 from bidder.snapshot import Snapshot
 from dmp import keys

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bidder.decide import decide
-from bidder.openrtb import Reason
 from bidder.privacy import PrivacyDecision
+from bidder.reasons import Reason
 from dmp import keys
 from dmp.schema import NOBODY, Contact, User
 from dmp.taxonomy import tag_id

@@ -8,8 +8,8 @@ from bidder import native
 from bidder.creatives import NativeAd
 from bidder.fitting import REMEMBERED_BYTES, Fitting
 from bidder.native import answer, native_shape, read, suits
-from bidder.openrtb import Reason
 from bidder.openrtb_media import Native
+from bidder.reasons import Reason
 from bidder.remembered import weight
 from tests.bidder.factories import a_creative
 

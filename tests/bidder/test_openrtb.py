@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidder import openrtb
 from bidder.decide import decide
-from bidder.openrtb import BadRequest, Reason, decode
+from bidder.openrtb import BadRequest, decode
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
+from bidder.reasons import Reason, nbr
 from tests.bidder.factories import EXCHANGE, NOW_US, a_body, a_campaign, a_snapshot, decision
 
 EVERY_SIZE = (
@@ -179,7 +179,7 @@ def test_an_unreadable_restriction_of_an_imp_drops_that_imp_only(imp: dict[str, 
 
 
 def test_every_reason_has_a_code_of_the_standard() -> None:
-    assert all(0 <= openrtb.nbr(reason) <= 17 for reason in Reason)
+    assert all(0 <= nbr(reason) <= 17 for reason in Reason)
     assert len(set(Reason)) == len({reason.value for reason in Reason})
 
 

@@ -13,8 +13,8 @@ from bidder.config import BidderConfig
 from bidder.decide import Decision
 from bidder.gpp_sections import LAYOUTS
 from bidder.offers import Features, Offer
-from bidder.openrtb import Reason
 from bidder.privacy import PERMISSIONS, PrivacyDecision, after_lookup, decide, policy
+from bidder.reasons import Reason
 from bidder.record import bid_record
 from dmp import keys
 from dmp.pseudonym import KeyRing

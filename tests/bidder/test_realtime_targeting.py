@@ -2,7 +2,7 @@
 
 import pytest
 
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 from dmp import realtime
 from dmp.realtime import CART, PURCHASE, Basket, Parts, landmark_us
 from dmp.schema import Contact, User

@@ -13,9 +13,9 @@ from bidder import record
 from bidder.call import Call
 from bidder.decide import Decision
 from bidder.offers import Features, Offer
-from bidder.openrtb import Reason
 from bidder.privacy import PrivacyDecision
 from bidder.quoting import Quote
+from bidder.reasons import Reason
 from bidder.record import Vector, bid_record
 from bidder.tastes import Tastes
 from dmp import events, keys

@@ -2,8 +2,8 @@ import msgspec
 import pytest
 
 from bidder.config import BidderConfig
-from bidder.openrtb import Reason
 from bidder.privacy import PrivacyDecision, decide, policy
+from bidder.reasons import Reason
 from bidder.redact import permitted, short_ip, strip
 from dmp.schema import User
 from dmp.taxonomy import tag_id

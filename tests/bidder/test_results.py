@@ -8,9 +8,9 @@ from bidder import results, snapshot
 from bidder.campaigns import Portfolio
 from bidder.config import BidderConfig
 from bidder.decide import decide
-from bidder.openrtb import Reason
 from bidder.privacy import decide as decide_privacy
 from bidder.privacy import policy
+from bidder.reasons import Reason
 from dmp.schema import NOBODY
 from models import features, registry
 from models.forest import sigmoid

@@ -12,7 +12,7 @@ from bidder.bidding import TOGETHER, TOGETHER_S, Bidder, _Choice
 from bidder.call import Answer, Call
 from bidder.config import ExchangeConfig
 from bidder.experiments import NONE
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 
 
 class Steps(Bidder):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bidder import topics
 from bidder.explain import explain
 from bidder.metrics import Metrics
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 from bidder.targeting import eligible
 from bidder.topics import Topics
 from bidder.view import view

@@ -4,7 +4,7 @@ import pytest
 
 from bidder import serving, traffic
 from bidder.config import BidderConfig
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 from bidder.traffic import in_networks, is_bot, load
 from dmp.errors import ConfigError
 from tests.bidder.factories import a_request, decision

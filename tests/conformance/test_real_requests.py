@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bidder.openrtb import Reason
+from bidder.reasons import Reason
 from dmp.store import Store
 from loadtest import forbids, referee, referee_media, referee_read
 from loadtest.forbids import forbids as forbidden_by
